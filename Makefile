@@ -1,0 +1,54 @@
+# Python 3.11 gets the lowest supported versions, 3.12 and newer the newest: the two ends that are tested.
+PYTHON ?= python3
+VENV ?= .venv
+PYTHON_VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+LOCK := requirements/$(if $(filter 3.11,$(PYTHON_VERSION)),py311-lowest,newest).txt
+STAMP := $(VENV)/installed-$(PYTHON_VERSION)
+UV_COMPILE := uv pip compile setup.py --extra test --upgrade --no-annotate --no-emit-index-url \
+	--no-emit-find-links --custom-compile-command "make lock" --quiet
+
+.PHONY: help venv demo lint quick test test-slow lock clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s%s\n", $$1, $$2 }' Makefile
+
+venv: $(STAMP)  ## make .venv with pinned CPU dependencies (another Python: make venv PYTHON=python3.12)
+
+$(STAMP): setup.py $(LOCK)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "ddaepp_jax needs Python 3.11 or newer: make PYTHON=/path/to/python $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c $(LOCK) -e '.[test]'
+	@touch $@
+
+demo: venv  ## train on digits, then draw samples: a first run on a CPU
+	$(VENV)/bin/python -m ddaepp_jax.main --workdir=runs/digits
+	$(VENV)/bin/python -m ddaepp_jax.sample --workdir=runs/digits
+
+lint: venv  ## ruff
+	$(VENV)/bin/ruff check .
+
+quick: venv
+	$(VENV)/bin/python -m pytest -q -n 2 --dist worksteal -m "not slow"
+
+test: lint quick  ## lint and the quick tests
+
+test-slow: venv  ## the slow tests, then the quick ones under a second Python where there is one
+	$(VENV)/bin/python -m pytest -q -m slow
+	@for version in $(if $(filter 3.11,$(PYTHON_VERSION)),3.12 3.13,3.11); do \
+		for python in python$$version "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$version*/bin/python; do \
+			: 'a pyenv shim can be there and not run'; \
+			if "$$python" --version >/dev/null 2>&1; then \
+				exec $(MAKE) quick VENV=.venv-second PYTHON="$$python"; \
+			fi; \
+		done; \
+	done; \
+	echo "second Python: none found, skipped"
+
+lock:  ## compile the constraint files anew (needs uv and Python 3.11 and 3.12)
+	$(UV_COMPILE) --python-version 3.11 --resolution lowest-direct -o requirements/py311-lowest.txt
+	$(UV_COMPILE) --python-version 3.12 -o requirements/newest.txt
+
+clean:  ## remove everything made here except runs/
+	rm -rf .venv .venv-second build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

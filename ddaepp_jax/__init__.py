@@ -1,0 +1,15 @@
+"""DDAE++ in JAX: a diffusion model as one learner for generation and recognition.
+
+``ddaepp_jax.load("runs/NAME")`` opens a trained run. The door is lazy: importing the package imports no backend.
+"""
+
+__version__ = "0.1.0"
+__all__ = ["Run", "__version__", "load"]
+
+
+def __getattr__(name: str):
+    if name in ("load", "Run"):
+        from ddaepp_jax import run
+
+        return getattr(run, name)
+    raise AttributeError(f"module 'ddaepp_jax' has no attribute {name!r}")

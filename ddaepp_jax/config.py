@@ -1,0 +1,221 @@
+"""The schema of a run's config, its defaults, its validation, and its JSON.
+
+This file is itself a config file: the one that runs without ``--config``. It trains a self-conditioned U-ViT on
+scikit-learn's handwritten digits: no download, no accelerator, a few minutes on two CPU cores.
+
+    python -m ddaepp_jax.main --workdir=runs/digits
+"""
+
+import json
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from ddaepp_jax.errors import InputError
+
+
+def uvit() -> ConfigDict:
+    """Fields of the U-ViT backbone; see ``ddaepp_jax.models.uvit.UViT`` for what each means."""
+    return ConfigDict(
+        dict(
+            name="uvit",
+            patch_size=2,
+            width=512,
+            depth=12,
+            num_heads=8,
+            mlp_ratio=4.0,
+            qkv_bias=False,
+            mlp_time_embed=False,
+            skip=True,
+            conv=True,
+            class_conditional=False,
+            self_condition=True,
+            bottleneck="mid",
+            pool="mean",  # or "cls"
+            inject="add",  # or "token"
+            projection="linear",  # or "mlp"
+            time_scale=True,
+            attention="auto",  # "xla", "cudnn"; auto: cudnn on a GPU in bfloat16 where it takes the shape
+            remat=False,
+            dtype="float32",  # or "bfloat16": of the computation; parameters are float32
+        )
+    )
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The default: handwritten digits. Every other config starts from here and changes what differs.
+
+    Args:
+      variant: "" or "tiny", a few steps of a tiny network.
+    """
+    config = ConfigDict()
+    config.seed = 0
+    config.init_from = ""  # another run: start from its EMA weights, e.g. to add self-conditioning
+
+    config.model = uvit()
+    config.model.update(width=128, depth=4, num_heads=4)
+
+    config.diffusion = ConfigDict(
+        dict(name="ddpm", num_steps=1000, beta_start=1e-4, beta_end=0.02, time_input="999t/T")
+    )
+
+    config.data = ConfigDict()
+    config.data.name = "digits"  # "digits", "folder", or any data set of tensorflow-datasets
+    config.data.data_dir = ""  # the folder itself; a TFDS directory ("": TFDS's own default)
+    config.data.split = "train"
+    config.data.eval_split = "test"  # held out: never trained on
+    config.data.size = (0, 0)  # height and width to crop to; (0, 0): as stored
+    config.data.flip = False  # random horizontal flips
+    config.data.device_bytes = 4 * 2**30  # a set of at most so many bytes lives in device memory; others are streamed
+    config.data.stream_threads = 4
+
+    config.train = ConfigDict()
+    config.train.steps = placeholder(int)  # exactly one of steps, epochs, images
+    config.train.epochs = placeholder(float)
+    config.train.images = placeholder(int)
+    config.train.batch_size = 64
+    config.train.steps_per_dispatch = 20
+    config.train.log_every = 50
+    config.train.checkpoint_every = 500
+    config.train.keep_checkpoints = 2
+    config.train.steps = 2500
+
+    config.objectives = ConfigDict()
+    config.objectives.denoising = ConfigDict(dict(weight=1.0, label_dropout=0.1))
+
+    config.optimizer = ConfigDict(
+        dict(
+            name="adamw",  # "adamw", "adam", "sgd"
+            learning_rate=1e-3,
+            schedule="cosine",  # "constant"; cosine falls to zero at the last step
+            warmup_steps=100,
+            b1=0.9,
+            b2=0.99,
+            weight_decay=0.03,
+            decay_mask="all",  # "matrices": leaves biases, norms and embeddings alone
+            clip_norm=1.0,  # 0: no clipping
+        )
+    )
+
+    config.ema = ConfigDict(dict(decays=(0.999,), ramp=True))
+
+    # Axes of the device mesh; -1 takes the rest. A rule is (regex over parameter paths, axes by dimension); the first
+    # that matches counts. The axes "fsdp" alone shard the largest dimension that divides; what no rule matches is replicated.
+    config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1, rules=((".*", ("fsdp",)),)))
+
+    config.evals = ConfigDict()
+    config.evals.heldout_loss = ConfigDict(dict(every=500, images=256, levels=10))
+    config.evals.samples = ConfigDict(dict(every=500, n=64))
+
+    config.sampling = ConfigDict(dict(sampler="ddim", steps=100, guidance=1.0, batch_size=64))
+
+    config.logging = ConfigDict(dict(tensorboard=True, wandb=False))
+    config.profile = ConfigDict(dict(start=0, steps=0))  # a window of steps traced for a profiler; 0 steps: none
+    if variant not in ("", "tiny"):
+        raise ValueError(f"--config: this config has no variant {variant!r}; it has 'tiny'")
+    return tiny(config) if variant == "tiny" else config
+
+
+def tiny(config: ConfigDict) -> ConfigDict:
+    """The variant of every config that runs anywhere in seconds: its structure, a tiny network, digits for data."""
+    config.model.update(width=32, depth=2, num_heads=2, patch_size=2)
+    config.data.update(name="digits", data_dir="", size=(0, 0), split="train", eval_split="test")
+    config.train.update(
+        steps=4, epochs=None, images=None, batch_size=16, steps_per_dispatch=2, log_every=2, checkpoint_every=2
+    )
+    config.optimizer.warmup_steps = 2
+    config.evals.heldout_loss.update(every=4, images=32, levels=3)
+    config.evals.samples.update(every=4, n=4)
+    config.sampling.update(steps=4, batch_size=16)
+    return config
+
+
+def to_json(config: ConfigDict) -> str:
+    return json.dumps(config.to_dict(), indent=2) + "\n"
+
+
+def from_json(text: str, file: str) -> ConfigDict:
+    """The config of a run directory's ``config.json``; JSON's lists become tuples again."""
+
+    def tuples(value: Any) -> Any:
+        if isinstance(value, list):
+            return tuple(tuples(v) for v in value)
+        return {k: tuples(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+    try:
+        config = ConfigDict(tuples(json.loads(text)))
+        validate(config)
+    except (json.JSONDecodeError, AttributeError, TypeError) as error:
+        raise InputError(f"{file}: not the config of a run of this program ({error}); is this a run directory?") from None
+    return config
+
+
+# Fields that a resumed run may change: they move no number of the training (the mesh's rounding apart).
+MAY_CHANGE = (
+    "train.steps", "train.epochs", "train.images", "train.steps_per_dispatch", "train.log_every",
+    "train.checkpoint_every", "train.keep_checkpoints", "data.data_dir", "data.device_bytes", "data.stream_threads",
+    "model.remat", "model.attention", "mesh.", "evals.", "sampling.", "logging.", "profile.",
+)  # fmt: skip
+
+
+def changes(old: ConfigDict, new: ConfigDict) -> list[str]:
+    """Fields that differ and that a resumed run may not change, as "field: old -> new"."""
+    before, after = _flat(old), _flat(new)
+    allowed = MAY_CHANGE
+    if after.get("optimizer.schedule") == "cosine":  # its learning rate depends on the length
+        allowed = tuple(name for name in MAY_CHANGE if name not in ("train.steps", "train.epochs", "train.images"))
+    return [
+        f"{name}: {before.get(name, 'absent')} -> {after.get(name, 'absent')}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name, "absent") != after.get(name, "absent") and not name.startswith(allowed)
+    ]
+
+
+def _flat(config: ConfigDict) -> dict[str, Any]:
+    """Leaves by dotted name."""
+    leaves = {}
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            leaves |= {f"{name}.{inner}": leaf for inner, leaf in _flat(value).items()}
+        else:
+            leaves[name] = value
+    return leaves
+
+
+def _require(ok: bool, message: str) -> None:
+    if not ok:
+        raise InputError(message)
+
+
+def validate(config: ConfigDict) -> None:
+    """Check what can be checked without the data and the devices.
+
+    Raises:
+      InputError: names the first field that is wrong, and the mend.
+    """
+    train, model = config.train, config.model
+    given = [name for name in ("steps", "epochs", "images") if train[name] is not None]
+    _require(
+        len(given) == 1,
+        f"train.steps, train.epochs, train.images: {' and '.join(given) or 'none'} given; give exactly one "
+        "(--config.train.steps=None takes one back)",
+    )
+    _require(train[given[0]] > 0, f"train.{given[0]}: {train[given[0]]} is not positive")
+    for name in ("batch_size", "steps_per_dispatch", "log_every", "checkpoint_every", "keep_checkpoints"):
+        _require(train[name] > 0, f"train.{name}: {train[name]} is not positive")
+    _require(0 <= config.seed < 2**32, f"seed: {config.seed} is not in 0..2**32-1")
+    _require(
+        bool(config.ema.decays) and all(0 < d < 1 for d in config.ema.decays),
+        f"ema.decays: {config.ema.decays}: give at least one number between 0 and 1, e.g. (0.9999,)",
+    )
+    _require(
+        model.dtype in ("float32", "bfloat16"), f"model.dtype: {model.dtype!r} is neither 'float32' nor 'bfloat16'"
+    )
+    weights = {name: objective.weight for name, objective in config.objectives.items()}
+    _require(all(w >= 0 for w in weights.values()), f"objectives.<name>.weight: negative in {weights}")
+    _require(any(w > 0 for w in weights.values()), "objectives.<name>.weight: all are 0; there is nothing to train on")
+    _require(config.optimizer.learning_rate > 0, f"optimizer.learning_rate: {config.optimizer.learning_rate} is not positive")
+    for name, evaluation in config.evals.items():
+        _require(evaluation.every >= 0, f"evals.{name}.every: {evaluation.every} is negative; 0 turns it off")
+    _require(config.sampling.batch_size > 0, f"sampling.batch_size: {config.sampling.batch_size} is not positive")

@@ -1,0 +1,41 @@
+"""Pixels to floats and back, and the augmentation that runs inside the training step."""
+
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = TypeVar("Array", np.ndarray, jax.Array)
+
+_FLIP_STREAM = 0x666C6970  # keeps the flips' random bits apart from others that are made of the same seed and step
+
+
+def to_float(images: Array) -> Array:
+    """uint8 images in 0..255, any shape, as float32 in [-1, 1]; numpy or jax."""
+    return images.astype(np.float32) / 127.5 - 1
+
+
+def to_uint8(images: Array) -> Array:
+    """Float images in [-1, 1], any shape, as uint8: rounded to the nearest level and clipped; numpy or jax."""
+    xp = jnp if isinstance(images, jax.Array) else np
+    return xp.clip(xp.round((images.astype(np.float32) + 1) * 127.5), 0, 255).astype(np.uint8)
+
+
+def horizontal_flip(images: jax.Array, seed: int | jax.Array, step: int | jax.Array, index: jax.Array) -> jax.Array:
+    """Mirrors each image left to right with probability 1/2.
+
+    Whether an image is flipped is a function of (seed, step, its index) alone, not of its neighbours or its place in
+    the batch; so it does not depend on how the batch is split over devices.
+
+    Args:
+        images: (B, H, W, C), any type.
+        seed, step: integers, may be traced.
+        index: (B,) int, the images' numbers in the data set.
+
+    Returns:
+        (B, H, W, C) of the same type.
+    """
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _FLIP_STREAM), step)
+    flip = jax.vmap(lambda i: jax.random.bernoulli(jax.random.fold_in(key, i)))(index)
+    return jnp.where(flip[:, None, None, None], images[:, :, ::-1, :], images)

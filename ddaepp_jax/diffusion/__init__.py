@@ -1,0 +1,1 @@
+"""The mathematics of noise: processes, samplers, guidance. They take callables and know no network."""

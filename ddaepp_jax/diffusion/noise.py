@@ -1,0 +1,26 @@
+"""Random numbers that belong to an image, not to a batch: image i's draws are a function of (seed, stream, i) alone."""
+
+import zlib
+
+import jax
+from jax import Array
+
+
+def image_keys(seed: int, stream: str, ids: Array) -> Array:
+    """(B,) keys, one an image. ``stream`` names the use, so that two uses of a seed are independent."""
+    base = jax.random.fold_in(jax.random.key(seed), zlib.crc32(stream.encode()))
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(base, ids)
+
+
+def image_noise(keys: Array, shape: tuple[int, ...]) -> Array:
+    """(B, *shape) standard normal, bitwise the same at any batch size and device count.
+
+    Image by image: every image runs through the same compiled body. A vectorised draw is faster, but a compiler may
+    round its last bits by an image's place in the vector.
+    """
+    return jax.lax.map(lambda key: jax.random.normal(key, shape), keys)
+
+
+def step_noise(keys: Array, step: Array, shape: tuple[int, ...]) -> Array:
+    """(B, *shape) standard normal for one step of a stochastic sampler."""
+    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, step), shape))(keys)

@@ -1,0 +1,13 @@
+"""The one exception that is the user's to mend."""
+
+
+class InputError(ValueError):
+    """Something that the user gave is wrong: a config field, a file, a flag.
+
+    The message is one line that names the field or the file, says what is wrong with it, and how to mend it.
+    Programs print it without a traceback and exit with code 2; library callers may catch it as a ``ValueError``.
+    """
+
+
+class NonFiniteError(RuntimeError):
+    """Training met a loss or gradient that is not finite. Nothing of that step or after it was saved."""

@@ -1,0 +1,58 @@
+"""The training loss on held-out images, by noise level, with noise that is the same at every evaluation."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import Array
+from jax.sharding import Mesh
+
+from ddaepp_jax.data.augment import to_float
+from ddaepp_jax.diffusion.noise import image_keys, image_noise
+from ddaepp_jax.evaluation import placing
+
+
+def make_heldout_loss(
+    network: nn.Module,
+    process: Any,
+    images: np.ndarray,
+    labels: np.ndarray | None,
+    *,
+    levels: Sequence[int | float],
+    seed: int,
+    batch_size: int,
+    mesh: Mesh,
+) -> Callable[[Any], dict[str, float]]:
+    """A function of the network's parameters that yields the loss at each level ("t0112") and their "mean".
+
+    Args:
+      images: (N, H, W, C) uint8.
+      labels: (N,) int, or None where the network takes none.
+    """
+
+    def losses(params: Any, images: Array, labels: Array | None, ids: Array, number: Array, level: Array) -> Array:
+        x0 = to_float(images)
+        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(image_keys(seed, "heldout", ids), number)
+        noise, levels = image_noise(keys, x0.shape[1:]), jnp.full(ids.shape, level)
+        out, _ = network.apply({"params": params}, *process.inputs(process.perturb(x0, noise, levels), levels), labels)
+        return process.loss_terms(out, x0, noise, levels)
+
+    compiled = jax.jit(losses, out_shardings=placing.whole(mesh))
+
+    def heldout_loss(params: Any) -> dict[str, float]:
+        totals = np.zeros(len(levels))
+        for rows, count in placing.batches(len(images), batch_size, mesh):
+            pixels, ids = placing.place(mesh, images[rows], rows)
+            given = None if labels is None else placing.place(mesh, labels[rows])[0]
+            # All levels are under way before the first is read.
+            queued = [
+                compiled(params, pixels, given, ids, jnp.uint32(i), jnp.asarray(level)) for i, level in enumerate(levels)
+            ]
+            totals += [np.asarray(loss, np.float64)[:count].sum() for loss in queued]
+        means = totals / len(images)
+        return {f"t{level:04g}": float(m) for level, m in zip(levels, means, strict=True)} | {"mean": float(means.mean())}
+
+    return heldout_loss

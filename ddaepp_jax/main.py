@@ -1,0 +1,267 @@
+"""Train what a config describes, into a run directory. The same command again resumes it.
+
+    python -m ddaepp_jax.main                                               # handwritten digits, on anything
+    python -m ddaepp_jax.main --config=configs/uvit_cifar.py --workdir=runs/uvit_cifar
+    python -m ddaepp_jax.main --config=configs/uvit_cifar.py:tiny --config.model.depth=8 --dry_run
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from ml_collections import ConfigDict
+
+from ddaepp_jax import __version__, build, cli
+from ddaepp_jax import config as schema
+from ddaepp_jax.data.datasets import Dataset
+from ddaepp_jax.data.order import batch_indices
+from ddaepp_jax.data.stream import stream
+from ddaepp_jax.errors import InputError
+from ddaepp_jax.evaluation.heldout_loss import make_heldout_loss
+from ddaepp_jax.evaluation.pictures import grid
+from ddaepp_jax.evaluation.sampling import make_sample_batch, sample_images
+from ddaepp_jax.training import loop, sharding
+from ddaepp_jax.training.checkpoint import Checkpoints
+from ddaepp_jax.training.program import Program, compile_program
+from ddaepp_jax.training.step import Learner, TrainState
+from ddaepp_jax.training.writers import Writer
+
+
+def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike, *, dry_run: bool = False) -> TrainState | None:
+    """Run a config into ``workdir``; resumes what is there.
+
+    Returns:
+      The final state; None after a dry run, which prints what would be done and stops.
+
+    Raises:
+      InputError: names the field or file that is wrong. NonFiniteError: names the step and leaf.
+    """
+    schema.validate(config)
+    mesh = build.mesh(config)
+    data = build.dataset(config, config.data.split)
+    total = build.total_steps(config, len(data))
+    learner = build.learner(config, data.image_shape, data.num_classes, total)
+    build.sampler(config, config.sampling.sampler, config.sampling.steps)
+    workdir = Path(workdir)
+    if not dry_run:
+        _claim(config, workdir)
+    source, abstract, fetch, resident = _source(config, data, mesh, dry_run)
+    program = compile_program(
+        learner, mesh, config.mesh.rules, source=abstract, fetch=fetch, prepare=build.prepare(config), many=resident
+    )
+    _say(f"compiled in {program.compile_seconds:.1f} s; {_bytes(program.memory)} a device, {_flops(program)}")
+    if dry_run:
+        _describe(config, program, data, total)
+        return None
+
+    checkpoints = Checkpoints(workdir / "checkpoints", config.train.keep_checkpoints)
+    state = _initial_state(config, program, checkpoints)
+    start = int(state.step)
+    if start >= total:
+        _say(f"{workdir} has all of its {total} steps; train.steps makes it longer")
+    logging = config.logging
+    writer = Writer(
+        workdir, active=jax.process_index() == 0, start=start, tensorboard=logging.tensorboard, wandb=logging.wandb,
+        config=config.to_dict(),
+    )  # fmt: skip
+    schedule = loop.Schedule(
+        total=total,
+        dispatch=config.train.steps_per_dispatch,
+        log_every=config.train.log_every,
+        checkpoint_every=config.train.checkpoint_every,
+        batch_size=config.train.batch_size,
+        evaluators=_evaluators(config, learner, data, mesh),
+        profile_start=config.profile.start,
+        profile_steps=config.profile.steps,
+    )
+    meta = {"image_shape": data.image_shape, "num_classes": data.num_classes, "class_names": data.class_names}
+    with contextlib.closing(checkpoints), contextlib.closing(writer):
+        state = loop.train(
+            program, state, source, schedule, mesh=mesh, writer=writer, checkpoints=checkpoints, meta=meta,
+            trace_dir=str(workdir / "profile"),
+        )  # fmt: skip
+    _say(f"run directory {workdir}: metrics.jsonl, samples/, checkpoints/")
+    _say(f"next: python -m ddaepp_jax.sample --workdir={workdir}")
+    return state
+
+
+def _claim(config: ConfigDict, workdir: Path) -> None:
+    """Make the run directory, or check that it holds a run of this config; the config is written either way."""
+    file = workdir / "config.json"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if file.exists():
+            changed = schema.changes(schema.from_json(file.read_text(), str(file)), config)
+            if changed:
+                raise InputError(f"{file}: this run has another config ({'; '.join(changed)}); use another --workdir")
+        elif any(workdir.iterdir()):
+            raise InputError(f"--workdir: {workdir} is not empty and not a run directory; use another")
+        if jax.process_index() == 0:
+            file.write_text(schema.to_json(config))
+            (workdir / "version.txt").write_text(f"ddaepp_jax {__version__}, jax {jax.__version__}\n")
+    except OSError as error:
+        raise InputError(f"--workdir: cannot write {workdir} ({error.strerror}); use another") from None
+
+
+def _source(config: ConfigDict, data: Dataset, mesh: Mesh, dry_run: bool) -> tuple[Any, dict, Callable, bool]:
+    """Where batches come from: (source, its shapes, fetch, whether the set lives on the device)."""
+    seed, batch_size = config.seed, config.train.batch_size
+    resident = data.nbytes <= config.data.device_bytes
+
+    def shapes(rows: int, placed: NamedSharding) -> dict[str, jax.ShapeDtypeStruct]:
+        image = jax.ShapeDtypeStruct((rows, *data.image_shape), jnp.uint8, sharding=placed)
+        return {"image": image, "label": jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=placed)}
+
+    if resident:
+        everywhere, split = sharding.replicated(mesh), NamedSharding(mesh, sharding.BATCH)
+
+        def fetch(source: dict, step: jax.Array) -> dict:
+            index = jax.lax.with_sharding_constraint(batch_indices(seed, step, batch_size, len(data)), split)
+            return {"image": source["image"][index], "label": source["label"][index], "index": index}
+
+        images, labels = (None, None) if dry_run else data.arrays()
+        source = None if dry_run else sharding.put({"image": images, "label": labels}, everywhere)
+        return source, shapes(len(data), everywhere), fetch, True
+
+    split = NamedSharding(mesh, sharding.BATCH)
+    rows = sharding.local_rows(mesh, batch_size)
+
+    def batches(start: int):
+        stop, threads = build.total_steps(config, len(data)), config.data.stream_threads
+        for batch in stream(data, seed, batch_size, start, stop, rows, threads):
+            yield {
+                name: jax.make_array_from_process_local_data(split, value, (batch_size, *value.shape[1:]))
+                for name, value in batch.items()
+            }
+
+    abstract = shapes(batch_size, split)
+    return batches, abstract | {"index": abstract["label"]}, lambda source, step: source, False
+
+
+def _initial_state(config: ConfigDict, program: Program, checkpoints: Checkpoints) -> TrainState:
+    """The newest good checkpoint's state, else a fresh one, from another run's weights where the config says so."""
+    restored = checkpoints.restore(program.state)
+    if restored:
+        state, damage = restored
+        for line in damage:
+            _say(f"warning: {line}; set aside")
+        _say(f"resumed at step {int(state.step)}")
+        return state
+    state = program.init()
+    if not config.init_from:
+        return state
+    from ddaepp_jax.run import load
+
+    taken, kept, unused = _graft(state.params["network"], load(config.init_from).params)
+    for what, names in (("keeps its own initial", kept), ("does not use", unused)):
+        if names:
+            _say(f"init_from: the network {what} {', '.join(names[:3])}{' ..' * (len(names) > 3)} ({len(names)} leaves)")
+    params = {**state.params, "network": taken}
+    averages = {decay: jax.tree.map(jnp.copy, params) for decay in state.ema}
+    return state.replace(params=params, ema=averages)
+
+
+def _graft(target: Any, source: Any) -> tuple[Any, list[str], list[str]]:
+    """``source``'s leaves in ``target``'s places and shardings; names of leaves without a source, and of unused ones."""
+    given = dict(zip(sharding.path_names(source), jax.tree.leaves(source), strict=True))
+    names, leaves, kept = sharding.path_names(target), [], []
+    for name, leaf in zip(names, jax.tree.leaves(target), strict=True):
+        if name not in given:
+            kept.append(name)
+            leaves.append(leaf)
+        elif given[name].shape != leaf.shape:
+            raise InputError(f"init_from: {name} has shape {given[name].shape} there and {leaf.shape} here; the models differ")
+        else:
+            leaves.append(sharding.put(np.asarray(given[name]), leaf.sharding))
+    return jax.tree.unflatten(jax.tree.structure(target), leaves), kept, sorted(given.keys() - set(names))
+
+
+def _evaluators(config: ConfigDict, learner: Learner, data: Dataset, mesh: Mesh) -> dict[str, tuple[int, loop.Evaluator]]:
+    """What is measured in training, on the EMA weights of the first decay."""
+    decay = str(config.ema.decays[0])
+    conditional = config.model.class_conditional
+    made: dict[str, tuple[int, loop.Evaluator]] = {}
+    fields = config.evals.heldout_loss
+    if fields.every:
+        held_out = build.dataset(config, config.data.eval_split)
+        batch = held_out.batch(np.arange(min(fields.images, len(held_out))))
+        heldout_loss = make_heldout_loss(
+            learner.network, learner.process, batch["image"], batch["label"] if conditional else None,
+            levels=learner.process.loss_levels(fields.levels).tolist(), seed=config.seed,
+            batch_size=config.sampling.batch_size, mesh=mesh,
+        )  # fmt: skip
+
+        def losses(state: TrainState) -> dict[str, Any]:
+            return {f"ema{decay}/{name}": loss for name, loss in heldout_loss(state.ema[decay]["network"]).items()}
+
+        made["heldout_loss"] = (fields.every, losses)
+
+    fields, sampling = config.evals.samples, config.sampling
+    if fields.every:
+        sample_batch = make_sample_batch(
+            learner.network, learner.process, build.sampler(config, sampling.sampler, sampling.steps),
+            image_shape=data.image_shape, steps=sampling.steps, guidance=sampling.guidance, mesh=mesh,
+        )  # fmt: skip
+        ids = np.arange(fields.n)
+        labels = ids % data.num_classes if conditional else None
+
+        def samples(state: TrainState) -> dict[str, Any]:
+            params = state.ema[decay]["network"]
+            pieces = sample_images(sample_batch, params, config.seed, ids, labels, sampling.batch_size, mesh)
+            return {"samples": grid(np.concatenate(list(pieces)), data.num_classes if conditional else 0)}
+
+        made["samples"] = (fields.every, samples)
+    return made
+
+
+def _describe(config: ConfigDict, program: Program, data: Dataset, total: int) -> None:
+    """What a dry run prints."""
+    from clu import parameter_overview
+
+    print(schema.to_json(config), end="")
+    specs = {name: leaf.sharding.spec for name, leaf in zip(program.leaf_names, jax.tree.leaves(program.state.params), strict=True)}
+    print(parameter_overview.get_parameter_overview(program.state.params, include_stats=False))
+    print("sharding (others are replicated):")
+    print("\n".join(f"  {name}: {spec}" for name, spec in specs.items() if any(spec)) or "  none")
+    print(f"data: {data.name} {data.split}, {len(data)} images of {data.image_shape}, {_bytes(data.nbytes)} as uint8")
+    print(f"steps: {total}, {total * config.train.batch_size / len(data):.1f} epochs")
+    print(f"memory: {_bytes(program.memory)} a device, by the compiler; {_flops(program)}")
+
+
+def _bytes(n: int) -> str:
+    return f"{n / 2**30:.2f} GiB" if n >= 2**29 else f"{n / 2**20:.1f} MiB"
+
+
+def _flops(program: Program) -> str:
+    return f"{program.flops / 1e9:.2f} GFLOP a step and device"
+
+
+def _say(line: str) -> None:
+    if jax.process_index() == 0:
+        print(line, flush=True)
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = cli.Parser("ddaepp_jax.main", __doc__)
+    parser.add_argument("--config", metavar="FILE[:VARIANT]", help="config file (default: digits); --config.FIELD=VALUE overrides a field")
+    parser.add_argument("--workdir", help="run directory (default: runs/<config's name>)")
+    parser.add_argument("--dry_run", action="store_true", help="print config, parameters, sharding and memory, and stop")
+    parser.add_argument("--coordinator", default="", metavar="HOST:PORT", help="join several processes; 'auto' on a pod or a cluster")
+    parser.add_argument("--num_processes", type=int, default=1, help="with --coordinator=HOST:PORT")
+    parser.add_argument("--process_id", type=int, default=0, help="with --coordinator=HOST:PORT")
+    args, rest = parser.parse_known_args(argv)
+    config = cli.parse_config([*([f"--config={args.config}"] if args.config else []), *rest])
+    cli.start_backend(args.coordinator, args.num_processes, args.process_id)
+    name = Path((args.config or "digits").split(":")[0]).stem
+    train_and_evaluate(config, args.workdir or Path("runs") / name, dry_run=args.dry_run)
+
+
+if __name__ == "__main__":
+    cli.launch(main)

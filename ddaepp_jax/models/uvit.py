@@ -1,0 +1,184 @@
+"""U-ViT (arXiv 2209.12152): a vision transformer whose later blocks take the earlier ones' outputs by long skips.
+
+Self-conditioning, off by default, is the only addition: without it the parameter tree and the function are the paper's.
+"""
+
+from collections import OrderedDict
+
+import einops
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from ddaepp_jax.models.layers import CONV_INIT, LINEAR_INIT, Attention, Mlp, conv_bias_init, layer_norm, sinusoid
+from ddaepp_jax.models.self_conditioning import SelfConditioning
+
+
+def block_names(depth: int) -> list[str]:
+    """Names of the blocks of a U-ViT in order: ``in_1 .., mid, out_1 ..``; ``depth`` is even and leaves ``mid`` out."""
+    half = depth // 2
+    return [*(f"in_{i + 1}" for i in range(half)), "mid", *(f"out_{i + 1}" for i in range(half))]
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block; with a skip, a Linear of the concatenation stands at its entry."""
+
+    num_heads: int
+    mlp_ratio: float
+    qkv_bias: bool
+    attention: str
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array, skip: Array | None = None) -> Array:
+        width = x.shape[-1]
+        if skip is not None:
+            x = jnp.concatenate([x, skip], axis=-1)
+            x = nn.Dense(width, kernel_init=LINEAR_INIT, dtype=self.dtype, name="skip_linear")(x)
+        attention = Attention(self.num_heads, self.qkv_bias, self.attention, self.dtype, name="attn")
+        x = x + attention(layer_norm("norm1", self.dtype)(x))
+        mlp = Mlp(int(width * self.mlp_ratio), self.dtype, name="mlp")
+        return x + mlp(layer_norm("norm2", self.dtype)(x))
+
+
+class UViT(nn.Module):
+    """U-ViT, with labels where ``num_classes`` is positive, with self-conditioning where ``self_condition`` is set.
+
+    Attributes:
+      depth: even; ``depth / 2`` blocks in, one in the middle, ``depth / 2`` out (the reference counts so).
+      num_classes: classes of the data; the table has one row more, the null class ``num_classes``. 0: no labels.
+      augment_dim: length of the augmentation vector, which enters as a token of its own. 0: none.
+      mlp_time_embed, skip, conv: options of the reference.
+      bottleneck: the block whose pooled output is the feature ``bottleneck`` and, with ``self_condition``, conditions
+        what follows.
+      pool: "mean" over the patch tokens, or "cls": a learned token's output.
+      inject: "add" to the time token at the entry of the next block, or "token": a token of its own from there on.
+      projection, time_scale: see ``SelfConditioning``.
+      attention: implementation of the attention product, "xla" or "cudnn".
+      remat: recompute each block in the backward pass.
+      dtype: of the computation; parameters, norms, softmax and the output are float32.
+    """
+
+    patch_size: int = 2
+    width: int = 512
+    depth: int = 12
+    num_heads: int = 8
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = False
+    num_classes: int = 0
+    augment_dim: int = 0
+    mlp_time_embed: bool = False
+    skip: bool = True
+    conv: bool = True
+    self_condition: bool = False
+    bottleneck: str = "mid"
+    pool: str = "mean"
+    inject: str = "add"
+    projection: str = "linear"
+    time_scale: bool = True
+    attention: str = "xla"
+    remat: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Array, t: Array, y: Array | None = None, augment_label: Array | None = None, train: bool = False
+    ) -> tuple[Array, OrderedDict[str, Array]]:
+        """Predict from a noisy image.
+
+        Args:
+          x: (B, H, W, C), H and W multiples of ``patch_size``.
+          t: (B,) time, as ``time_input`` of the process gives it.
+          y: (B,) int labels in 0..num_classes (the last is null); None is the null class.
+          augment_label: (B, augment_dim); None is the zero vector, that of a clean image.
+          train: part of the networks' contract; U-ViT has no dropout.
+
+        Returns:
+          ``out`` (B, H, W, C) float32, and the features: each block's (B, L, width) without extra tokens, then
+          ``bottleneck`` (B, width).
+        """
+        del train
+        time_embedding = self._embed_time(t)
+        tokens, extras = self._embed(x, time_embedding, y, augment_label)
+
+        half, skips, features = self.depth // 2, [], OrderedDict()
+        block_class = nn.remat(Block) if self.remat else Block
+        bottleneck = None
+        for i, name in enumerate(block_names(self.depth)):
+            block = block_class(
+                self.num_heads, self.mlp_ratio, self.qkv_bias, self.attention, self.dtype, name=name
+            )
+            tokens = block(tokens, skips.pop()) if self.skip and i > half else block(tokens)
+            if i < half:
+                skips.append(tokens)
+            features[name] = tokens[:, extras:]
+            if name == self.bottleneck:
+                bottleneck = tokens[:, 0] if self.pool == "cls" else features[name].mean(axis=1)
+                if self.self_condition:
+                    tokens, extras, skips = self._condition(tokens, extras, skips, bottleneck, time_embedding)
+        features["bottleneck"] = bottleneck
+        return self._unembed(tokens[:, extras:], x.shape), features
+
+    def _embed_time(self, t: Array) -> Array:
+        embedding = sinusoid(t, self.width).astype(self.dtype)
+        if self.mlp_time_embed:
+            dense = dict(kernel_init=LINEAR_INIT, dtype=self.dtype)
+            embedding = nn.silu(nn.Dense(4 * self.width, **dense, name="time_embed_1")(embedding))
+            embedding = nn.Dense(self.width, **dense, name="time_embed_2")(embedding)
+        return embedding
+
+    def _embed(self, x: Array, time: Array, y: Array | None, augment_label: Array | None) -> tuple[Array, int]:
+        """Tokens (B, extras + L, width), the time token the last of the extras; and the number of extras."""
+        batch, channels, patch = x.shape[0], x.shape[-1], (self.patch_size, self.patch_size)
+        bias_init = conv_bias_init(self.patch_size**2 * channels)
+        patches = nn.Conv(
+            self.width, patch, patch, "VALID", kernel_init=CONV_INIT, bias_init=bias_init, dtype=self.dtype,
+            name="patch_embed",
+        )(x)
+        extras = [time]
+        if self.num_classes:
+            y = jnp.full((batch,), self.num_classes) if y is None else y
+            table = nn.Embed(
+                self.num_classes + 1, self.width, embedding_init=nn.initializers.normal(1.0), dtype=self.dtype,
+                name="label_embed",
+            )
+            extras.insert(0, table(y))
+        if self.augment_dim:
+            label = jnp.zeros((batch, self.augment_dim)) if augment_label is None else augment_label
+            dense = nn.Dense(
+                self.width, use_bias=False, kernel_init=LINEAR_INIT, dtype=self.dtype, name="augment_embed"
+            )
+            extras.insert(0, dense(label))
+        if self.pool == "cls":
+            cls = self.param("cls_token", LINEAR_INIT, (1, self.width)).astype(self.dtype)
+            extras.insert(0, jnp.broadcast_to(cls, (batch, self.width)))
+        tokens = jnp.concatenate([jnp.stack(extras, 1), einops.rearrange(patches, "b h w c -> b (h w) c")], axis=1)
+        position = self.param("pos_embed", LINEAR_INIT, (1, *tokens.shape[1:]))
+        return tokens + position.astype(self.dtype), len(extras)
+
+    def _condition(
+        self, tokens: Array, extras: int, skips: list[Array], pooled: Array, time_embedding: Array
+    ) -> tuple[Array, int, list[Array]]:
+        """Hand the pooled feature to the blocks after it, by the time token or by a token of its own."""
+        condition = SelfConditioning(
+            self.width, self.projection, self.time_scale, zero_init=self.inject == "add", dtype=self.dtype,
+            name="self_conditioning",
+        )(pooled, time_embedding)
+        if self.inject == "add":
+            return tokens.at[:, extras - 1].add(condition), extras, skips
+        # The earlier blocks have no such token: their skips bring zeros to its place.
+        skips = [jnp.pad(skip, ((0, 0), (1, 0), (0, 0))) for skip in skips]
+        return jnp.concatenate([condition[:, None], tokens], axis=1), extras + 1, skips
+
+    def _unembed(self, tokens: Array, image_shape: tuple[int, ...]) -> Array:
+        _, height, width, channels = image_shape
+        p = self.patch_size
+        tokens = layer_norm("norm", self.dtype)(tokens)
+        pixels = nn.Dense(p * p * channels, kernel_init=LINEAR_INIT, dtype=self.dtype, name="decoder_pred")(tokens)
+        out = einops.rearrange(
+            pixels, "b (h w) (p q c) -> b (h p) (w q) c", h=height // p, w=width // p, p=p, q=p
+        ).astype(jnp.float32)
+        if self.conv:
+            bias_init = conv_bias_init(9 * channels)
+            out = nn.Conv(channels, (3, 3), kernel_init=CONV_INIT, bias_init=bias_init, name="final_conv")(out)
+        return out

@@ -1,0 +1,176 @@
+"""Run: a run directory opened, for features, samples, and everything that was saved."""
+
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from ddaepp_jax import build
+from ddaepp_jax import config as schema
+from ddaepp_jax.errors import InputError
+from ddaepp_jax.evaluation import placing
+from ddaepp_jax.evaluation.features import extract, make_feature_batch
+from ddaepp_jax.evaluation.sampling import make_sample_batch, sample_images
+from ddaepp_jax.training import checkpoint, sharding
+from ddaepp_jax.training.program import abstract_state
+
+
+def load(workdir: str | os.PathLike, step: int | None = None, decay: float | None = None) -> "Run":
+    """Open a run directory on the devices that are here, whatever it was trained on.
+
+    Args:
+      step: of the checkpoint; the newest by default.
+      decay: of the averaged weights, one of ``ema.decays``; the first by default.
+
+    Raises:
+      InputError: not a run directory, no such checkpoint or average, or a damaged checkpoint.
+    """
+    return Run(Path(workdir), step, decay)
+
+
+class Run:
+    """A trained run. Images are uint8 NHWC; noise levels are in the process's own unit.
+
+    Attributes:
+      config: what it was trained by.
+      module: the network, a Flax module.
+      process: the diffusion process.
+      params: the network's averaged parameters, on every device.
+      step: of the checkpoint.
+      image_shape, num_classes, class_names: of the data.
+    """
+
+    def __init__(self, workdir: Path, step: int | None = None, decay: float | None = None) -> None:
+        file = workdir / "config.json"
+        if not file.is_file():
+            raise InputError(f"{workdir}: not a run directory (no config.json); give the --workdir of a training run")
+        self.workdir = workdir
+        self.config = schema.from_json(file.read_text(), str(file))
+        self._checkpoints = workdir / "checkpoints"
+        self.step = checkpoint.latest_step(self._checkpoints) if step is None else step
+        decay = self.config.ema.decays[0] if decay is None else decay
+        if decay not in self.config.ema.decays:
+            raise InputError(f"decay: no average {decay}; {file} has ema.decays={self.config.ema.decays}")
+        meta = checkpoint.read_meta(self._checkpoints, self.step)
+        self.image_shape, self.num_classes = tuple(meta["image_shape"]), meta["num_classes"]
+        self.class_names = tuple(meta["class_names"])
+        self.mesh = sharding.make_mesh((-1, 1, 1))
+        self.module = build.network(self.config, self.image_shape, self.num_classes)
+        self.process = build.process(self.config)
+        self.params = checkpoint.restore_network(self._checkpoints, self.step, str(decay), placing.whole(self.mesh))
+        self._compiled: dict[Any, Any] = {}
+
+    def features(
+        self,
+        images: np.ndarray,
+        noise_level: float,
+        layers: Sequence[str] = ("bottleneck",),
+        seed: int = 0,
+        draws: int = 1,
+        batch_size: int = 256,
+    ) -> dict[str, np.ndarray]:
+        """Pooled features of noisy images.
+
+        Args:
+          images: (N, H, W, C) uint8.
+          noise_level: in the process's unit (DDPM: a time step; see ``process.probe_levels()``).
+          layers: names out of ``self.layers``.
+          seed: image i's noise is a function of (seed, i).
+          draws: of noise, whose features are averaged.
+
+        Returns:
+          {layer: (N, C) float32}.
+        """
+        images = np.asarray(images)
+        if images.dtype != np.uint8 or images.shape[1:] != self.image_shape:
+            raise InputError(f"images: {images.dtype} {images.shape}; give uint8 of shape (N, {', '.join(map(str, self.image_shape))})")
+        if not self.process.is_level(noise_level):
+            raise InputError(f"noise_level: {noise_level} is not {self.process.levels_text()}")
+        for layer in layers:
+            build.choose("layers", layer, self.layers)
+        key = ("features", *layers)
+        if key not in self._compiled:
+            self._compiled[key] = make_feature_batch(self.module, self.process, layers, self.mesh)
+        level = int(noise_level) if noise_level == int(noise_level) else noise_level
+        pieces = list(
+            extract(
+                self._compiled[key], self.params, images, level=level, seed=seed, draws=draws, batch_size=batch_size, mesh=self.mesh
+            )
+        )
+        return {layer: np.concatenate([piece[layer] for piece in pieces]) for layer in layers}
+
+    @cached_property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the network's features, in their order."""
+        x = jax.ShapeDtypeStruct((1, *self.image_shape), np.float32)
+        t = jax.ShapeDtypeStruct((1,), np.float32)
+        return tuple(jax.eval_shape(lambda p, x, t: self.module.apply({"params": p}, x, t)[1], self.params, x, t))
+
+    def sample(
+        self,
+        n: int = 64,
+        seed: int = 0,
+        labels: Sequence[int] | int | None = None,
+        guidance: float | None = None,
+        sampler: str | None = None,
+        steps: int | None = None,
+        first: int = 0,
+        batch_size: int | None = None,
+        progress: bool = False,
+    ) -> np.ndarray:
+        """Sample images. Image i's start noise is a function of (seed, i), whatever the batch and the devices.
+
+        Args:
+          n: how many.
+          labels: a class, or one an image; class-conditional runs only, which otherwise run through their classes.
+          guidance: scale of classifier-free guidance, 1 is none.
+          sampler, steps, guidance, batch_size: the config's ``sampling`` by default.
+          first: number of the first image: parts of one set can be made at different places.
+
+        Returns:
+          (N, H, W, C) uint8.
+        """
+        defaults = self.config.sampling
+        guidance = defaults.guidance if guidance is None else guidance
+        sampler, steps = sampler or defaults.sampler, steps or defaults.steps
+        if n < 1:
+            raise InputError(f"n: {n} is not positive")
+        ids = np.arange(first, first + n)
+        given = self._labels(labels, ids, guidance)
+        key = ("sample", sampler, steps, guidance)
+        if key not in self._compiled:
+            self._compiled[key] = make_sample_batch(
+                self.module, self.process, build.sampler(self.config, sampler, steps),
+                image_shape=self.image_shape, steps=steps, guidance=guidance, mesh=self.mesh,
+            )  # fmt: skip
+        pieces = []
+        with tqdm(total=n, unit="image", desc=f"{sampler}-{steps}", disable=not progress) as bar:
+            batch_size = batch_size or defaults.batch_size
+            for piece in sample_images(self._compiled[key], self.params, seed, ids, given, batch_size, self.mesh):
+                pieces.append(piece)
+                bar.update(len(piece))
+        return np.concatenate(pieces)
+
+    def _labels(self, labels: Sequence[int] | int | None, ids: np.ndarray, guidance: float) -> np.ndarray | None:
+        if not self.config.model.class_conditional:
+            if labels is not None or guidance != 1:
+                what = "labels" if labels is not None else "guidance"
+                raise InputError(f"{what}: this run was trained without labels (model.class_conditional=False); leave it out")
+            return None
+        given = ids % self.num_classes if labels is None else np.broadcast_to(np.asarray(labels), (len(ids),))
+        if (given < 0).any() or (given >= self.num_classes).any():
+            wrong = given[(given < 0) | (given >= self.num_classes)][0]
+            raise InputError(f"labels: {wrong} is not in 0..{self.num_classes - 1}")
+        return given
+
+    def state(self) -> Any:
+        """Everything that was saved: the ``TrainState`` of the checkpoint, on every device."""
+        learner = build.learner(self.config, self.image_shape, self.num_classes, total=1)
+        target = abstract_state(learner, self.mesh, self.image_shape, ())
+        return checkpoint.restore_state(self._checkpoints, self.step, target)

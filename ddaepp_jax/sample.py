@@ -1,0 +1,69 @@
+"""Sample images from a run: a grid to look at, and an .npz to score.
+
+    python -m ddaepp_jax.sample --workdir=runs/digits
+    python -m ddaepp_jax.sample --workdir=runs/cond --n=80 --labels=3,5 --guidance=2 --sampler=ddpm --steps=1000 --seed=1
+
+Image i is a function of (seed, i): neither the batch size nor the devices change it.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ddaepp_jax import cli, load
+from ddaepp_jax.errors import InputError
+from ddaepp_jax.evaluation.pictures import grid
+
+GRID_AT_MOST = 400  # images in the picture; the npz holds all
+
+
+def main(argv: Sequence[str]) -> None:
+    args = _parse(argv)
+    cli.start_backend()
+    run = load(args.workdir, step=args.step, decay=args.decay)
+    labels = None
+    if args.labels is not None:  # 3,5: half of the images are of class 3, the other half of 5
+        labels = np.repeat(args.labels, -(-args.n // len(args.labels)))[: args.n]
+    images = run.sample(
+        n=args.n, seed=args.seed, labels=labels, guidance=args.guidance, sampler=args.sampler, steps=args.steps,
+        first=args.first, batch_size=args.batch_size, progress=True,
+    )  # fmt: skip
+    out = Path(args.out or Path(args.workdir) / "samples" / f"step{run.step}_seed{args.seed}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        columns = args.columns or (run.num_classes if run.config.model.class_conditional and labels is None else 0)
+        grid(images[:GRID_AT_MOST], columns).save(out.with_name(out.name + ".png"))
+        arrays = {"images": images} if labels is None else {"images": images, "labels": labels}
+        np.savez(out.with_name(out.name + ".npz"), **arrays)
+    except OSError as error:
+        raise InputError(f"--out: cannot write {out} ({error.strerror}); give another") from None
+    print(f"look at {out}.png; all {len(images)} images are in {out}.npz")
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = cli.Parser("ddaepp_jax.sample", __doc__)
+    add = parser.add_argument
+    add("--workdir", required=True, help="run directory")
+    add("--n", type=int, default=64, help="how many images (64)")
+    add("--seed", type=int, default=0, help="of the images' start noise (0)")
+    add("--first", type=int, default=0, help="number of the first image: parts of one set can be made apart (0)")
+    add("--labels", type=_labels, help="a class, or several with commas; class-conditional runs (default: all in turn)")
+    add("--guidance", type=float, help="classifier-free guidance scale, 1 is none (default: the config's)")
+    add("--sampler", help="ddim or ddpm (default: the config's)")
+    add("--steps", type=int, help="evaluations of the network an image (default: the config's)")
+    add("--batch_size", type=int, help="(default: the config's)")
+    add("--step", type=int, help="of the checkpoint (default: the newest)")
+    add("--decay", type=float, help="of the averaged weights, one of the config's ema.decays (default: the first)")
+    add("--columns", type=int, default=0, help="of the grid (default: about square; the classes where there are some)")
+    add("--out", help="path without suffix (default: WORKDIR/samples/step<STEP>_seed<SEED>)")
+    return parser.parse_args(argv)
+
+
+def _labels(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+if __name__ == "__main__":
+    cli.launch(main)

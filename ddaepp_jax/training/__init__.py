@@ -1,0 +1,1 @@
+"""The sharded train step and what surrounds it: state, optimizer, EMA, loop, checkpoints, writers."""

@@ -1,0 +1,127 @@
+"""The compiled train program: as many steps a dispatch as it is told, one compilation a run."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.sharding import Mesh, NamedSharding
+
+from ddaepp_jax.training import sharding
+from ddaepp_jax.training.step import Learner, TrainState, init_state, train_step
+
+# (images uint8, step, index) -> float32 images: augmentation of each image by (step, index) alone.
+Prepare = Callable[[Array, Array, Array], Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What XLA made of a learner on a mesh.
+
+    Attributes:
+      run: ``(state, totals, source, stop) -> (state, totals)``: steps until ``state.step`` is ``stop``; both are donated.
+      init: ``() -> state``, born sharded.
+      state: shapes of the state with their shardings, a target for restoring.
+      zeros: ``() -> totals`` of no steps.
+      leaf_names: of the leaves that ``totals["bad_leaves"]`` flags.
+      compile_seconds, flops (of one step on one device), memory (bytes on one device).
+    """
+
+    run: Callable[[TrainState, dict, Any, Array], tuple[TrainState, dict]]
+    init: Callable[[], TrainState]
+    state: TrainState
+    zeros: Callable[[], dict]
+    leaf_names: list[str]
+    compile_seconds: float
+    flops: float
+    memory: int
+
+
+def add_totals(totals: dict, metrics: dict[str, Array], step: Array) -> dict:
+    """Sums of metrics over steps; the first step whose loss or gradient is not finite, and its leaves, are kept."""
+    finite = metrics.pop("finite")
+    bad = ~(jnp.isfinite(metrics["loss"]) & finite.all())
+    first = bad & (totals["bad_step"] < 0)
+    return {
+        "sums": jax.tree.map(jnp.add, totals["sums"], metrics),
+        "count": totals["count"] + 1,
+        "bad_step": jnp.where(first, step, totals["bad_step"]),
+        "bad_leaves": jnp.where(first, ~finite, totals["bad_leaves"]),
+    }
+
+
+def abstract_state(learner: Learner, mesh: Mesh, image_shape: tuple[int, int, int], rules: Any) -> TrainState:
+    """Shapes, dtypes and shardings of the state; nothing is computed."""
+    shapes = jax.eval_shape(lambda: init_state(learner, image_shape))
+    placed = sharding.infer(shapes, mesh, rules)
+    return jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, placed)
+
+
+def compile_program(
+    learner: Learner,
+    mesh: Mesh,
+    rules: Any,
+    *,
+    source: Mapping[str, jax.ShapeDtypeStruct],
+    fetch: Callable[[Any, Array], Mapping[str, Array]],
+    prepare: Prepare,
+    many: bool,
+) -> Program:
+    """Compile the train program.
+
+    Args:
+      source: what the program reads at each dispatch: the whole data set on the device, or one batch.
+      fetch: ``(source, step) -> {"image" uint8, "label", "index"}``, the global batch of a step.
+      prepare: augmentation, and uint8 to [-1, 1].
+      many: steps until ``stop``; otherwise one (a batch from the host serves one step).
+    """
+    state = abstract_state(learner, mesh, source["image"].shape[1:], rules)
+    everywhere = sharding.replicated(mesh)
+
+    def one(state: TrainState, source: Any) -> tuple[TrainState, dict[str, Array]]:
+        batch = dict(fetch(source, state.step))
+        batch["image"] = prepare(batch["image"], state.step, batch["index"])
+        batch = jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, sharding.BATCH))
+        return train_step(learner, state, batch)
+
+    metric_names = [name for name in jax.eval_shape(one, state, source)[1] if name != "finite"]
+    leaf_names = sharding.path_names(state.params)
+
+    def zeros() -> dict:
+        return {
+            "sums": {name: jnp.zeros(()) for name in metric_names},
+            "count": jnp.zeros((), jnp.int32),
+            "bad_step": jnp.full((), -1, jnp.int32),
+            "bad_leaves": jnp.zeros((len(leaf_names),), bool),
+        }
+
+    def train(state: TrainState, totals: dict, source: Any, stop: Array) -> tuple[TrainState, dict]:
+        def body(carry: tuple[TrainState, dict]) -> tuple[TrainState, dict]:
+            state, totals = carry
+            new, metrics = one(state, source)
+            return new, add_totals(totals, metrics, state.step)
+
+        return jax.lax.while_loop(lambda c: c[0].step < stop, body, (state, totals)) if many else body((state, totals))
+
+    placements = jax.tree.map(lambda s: s.sharding, state)
+    jitted = jax.jit(train, donate_argnums=(0, 1), out_shardings=(placements, everywhere))
+    start = time.perf_counter()
+    totals = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=everywhere), jax.eval_shape(zeros))
+    stop = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
+    compiled = jitted.lower(state, totals, source, stop).compile()
+    seconds = time.perf_counter() - start
+    cost, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
+    held = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes if memory else 0
+    return Program(
+        run=compiled,
+        init=jax.jit(lambda: init_state(learner, source["image"].shape[1:]), out_shardings=placements),
+        state=state,
+        zeros=jax.jit(zeros, out_shardings=everywhere),
+        leaf_names=leaf_names,
+        compile_seconds=seconds,
+        flops=cost.get("flops", 0.0),
+        memory=held - (memory.alias_size_in_bytes if memory else 0),
+    )

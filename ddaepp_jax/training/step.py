@@ -1,0 +1,115 @@
+"""One step of training, ``(state, batch) -> (state, metrics)``, and the state that it moves."""
+
+import dataclasses
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax import struct
+from jax import Array
+
+from ddaepp_jax.objectives.passes import Pass, Result
+from ddaepp_jax.training import ema
+
+
+@struct.dataclass
+class TrainState:
+    """All that training changes.
+
+    Attributes:
+      step: () int32, steps taken.
+      params: ``{"network": .., "objectives": {name: heads}}``.
+      ema: ``{decay: tree like params}``.
+      opt_state: optax's.
+    """
+
+    step: Array
+    params: Any
+    ema: Any
+    opt_state: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Learner:
+    """All that training doesn't change: the parts that a step is made of.
+
+    Attributes:
+      objectives: name -> (objective, weight > 0).
+      ema_decays, ema_ramp: see ``ddaepp_jax.training.ema``.
+      seed: of every random number of the run.
+    """
+
+    network: nn.Module
+    process: Any
+    objectives: Mapping[str, tuple[Any, float]]
+    optimizer: optax.GradientTransformation
+    ema_decays: tuple[float, ...]
+    ema_ramp: bool
+    seed: int
+
+    def stream(self, name: str) -> Array:
+        """The key of a named stream of random numbers."""
+        return jax.random.fold_in(jax.random.key(self.seed), zlib.crc32(name.encode()))
+
+
+def init_state(learner: Learner, image_shape: tuple[int, int, int]) -> TrainState:
+    """The state of step 0; pure, so that ``jax.jit`` with output shardings never holds an unsharded copy."""
+    rng = learner.stream("init")
+    x, t = jnp.zeros((1, *image_shape)), jnp.zeros((1,))
+    (_, features), variables = learner.network.init_with_output(rng, x, t)
+    shapes = {name: feature.shape[1:] for name, feature in features.items()}
+    heads = {
+        name: objective.init(jax.random.fold_in(rng, zlib.crc32(name.encode())), shapes)
+        for name, (objective, _) in learner.objectives.items()
+    }
+    params = {"network": variables["params"], "objectives": heads}
+    averages = ema.init(params, learner.ema_decays)
+    return TrainState(jnp.zeros((), jnp.int32), params, averages, learner.optimizer.init(params))
+
+
+def _run(learner: Learner, params: Any, given: Pass, dropout_rng: Array) -> Result:
+    x_t = learner.process.perturb(given.view, given.noise, given.level)
+    x, t = learner.process.inputs(x_t, given.level)
+    out, features = learner.network.apply({"params": params}, x, t, given.label, train=True, rngs={"dropout": dropout_rng})
+    return Result(given, out, features)
+
+
+def train_step(learner: Learner, state: TrainState, batch: Mapping[str, Array]) -> tuple[TrainState, dict[str, Array]]:
+    """One update.
+
+    Args:
+      batch: "image" (B, H, W, C) float32 in [-1, 1] and "label" (B,) int32.
+
+    Returns:
+      The new state, and metrics: scalars by name, and "finite", (number of leaves,) bool: whether each leaf's gradient
+      is finite.
+    """
+    rng = jax.random.fold_in(learner.stream("train"), state.step)
+    passes: dict[str, Pass] = {}
+    for objective, _ in learner.objectives.values():
+        passes |= objective.passes(rng, batch)
+
+    def loss_fn(params: Any) -> tuple[Array, dict[str, Array]]:
+        results = {
+            name: _run(learner, params["network"], given, jax.random.fold_in(rng, zlib.crc32(f"dropout/{name}".encode())))
+            for name, given in passes.items()
+        }
+        total, metrics = jnp.zeros(()), {}
+        for name, (objective, weight) in learner.objectives.items():
+            loss_rng = jax.random.fold_in(rng, zlib.crc32(f"loss/{name}".encode()))
+            loss, more = objective.loss(params["objectives"][name], {}, results, loss_rng)
+            total += weight * loss
+            metrics |= {f"{name}/{key}": value for key, value in {"loss": loss, **more}.items()}
+        return total, metrics
+
+    (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    squares = jnp.stack([jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)])
+    updates, opt_state = learner.optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    averages = ema.update(state.ema, params, state.step, learner.ema_ramp)
+    metrics |= {"loss": loss, "grad_norm": jnp.sqrt(squares.sum()), "finite": jnp.isfinite(squares)}
+    return TrainState(state.step + 1, params, averages, opt_state), metrics
