@@ -10,6 +10,7 @@ from jax import Array
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from ddaepp_jax import config as schema
 from ddaepp_jax.data import augment, datasets, order
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.diffusion import ddpm, samplers
@@ -18,6 +19,7 @@ from ddaepp_jax.models.self_conditioning import PROJECTIONS
 from ddaepp_jax.models.uvit import UViT, block_names
 from ddaepp_jax.objectives.denoising import Denoising
 from ddaepp_jax.training import clock, optimizer, sharding
+from ddaepp_jax.training.source import Source, resident, streamed
 from ddaepp_jax.training.step import Learner
 
 SAMPLERS: dict[str, dict[str, Callable[..., Array]]] = {"ddpm": {"ddim": samplers.ddim, "ddpm": samplers.ddpm}}
@@ -36,7 +38,10 @@ def network(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: 
 
 
 def _uvit(model: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> UViT:
+    schema.check_names("model.", model, schema.uvit())
     height, width, _ = image_shape
+    if model.mlp_ratio <= 0:
+        raise InputError(f"model.mlp_ratio: {model.mlp_ratio} is not positive")
     if model.patch_size < 1 or height % model.patch_size or width % model.patch_size:
         raise InputError(f"model.patch_size: {model.patch_size} does not divide images of {height}x{width}")
     if model.width < 1 or model.num_heads < 1 or model.width % (2 * model.num_heads):
@@ -97,11 +102,14 @@ def process(config: ConfigDict) -> ddpm.DDPM:
     return choose("diffusion.name", config.diffusion.name, {"ddpm": ddpm.DDPM})(**fields)
 
 
-def sampler(config: ConfigDict, name: str, steps: int) -> Callable[..., Array]:
-    """A sampler of the config's process; ``steps`` is checked here, before anything is compiled."""
+def sampler(config: ConfigDict, name: str, steps: int, group: str = "") -> Callable[..., Array]:
+    """A sampler of the config's process; ``steps`` is checked here, before anything is compiled.
+
+    ``group`` is what errors put before "sampler" and "steps": "sampling." where they come from the config.
+    """
     if not 1 <= steps <= config.diffusion.num_steps:
-        raise InputError(f"steps: {steps} is not in 1..{config.diffusion.num_steps} (diffusion.num_steps)")
-    return choose("sampler", name, SAMPLERS[config.diffusion.name])
+        raise InputError(f"{group}steps: {steps} is not in 1..{config.diffusion.num_steps} (diffusion.num_steps)")
+    return choose(f"{group}sampler", name, SAMPLERS[config.diffusion.name])
 
 
 def dataset(config: ConfigDict, split: str) -> Dataset:
@@ -124,6 +132,8 @@ def objectives(config: ConfigDict, process: Any, null_class: int | None) -> dict
         if fields.weight == 0:
             continue
         choose("objectives", name, ("denoising",))
+        if not 0 <= fields.label_dropout <= 1:
+            raise InputError(f"objectives.{name}.label_dropout: {fields.label_dropout} is not in 0..1")
         made[name] = (Denoising(process, null_class, fields.label_dropout), fields.weight)
     return made
 
@@ -167,6 +177,13 @@ def mesh(config: ConfigDict) -> Mesh:
     if config.train.batch_size % split:
         raise InputError(f"train.batch_size: {config.train.batch_size} is not a multiple of {split}, the devices that share it")
     return made
+
+
+def source(config: ConfigDict, data: Dataset, mesh: Mesh) -> Source:
+    """Batches: from device memory where the set fits into ``data.device_bytes``, else streamed."""
+    if data.nbytes <= config.data.device_bytes:
+        return resident(data, config.seed, config.train.batch_size, mesh)
+    return streamed(data, config.seed, config.train.batch_size, mesh, config.data.stream_threads)
 
 
 def prepare(config: ConfigDict) -> Callable[[Array, Array, Array], Array]:

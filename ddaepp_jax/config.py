@@ -7,6 +7,8 @@ scikit-learn's handwritten digits: no download, no accelerator, a few minutes on
 """
 
 import json
+import re
+from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -112,9 +114,15 @@ def get_config(variant: str = "") -> ConfigDict:
 
     config.logging = ConfigDict(dict(tensorboard=True, wandb=False))
     config.profile = ConfigDict(dict(start=0, steps=0))  # a window of steps traced for a profiler; 0 steps: none
-    if variant not in ("", "tiny"):
-        raise ValueError(f"--config: this config has no variant {variant!r}; it has 'tiny'")
-    return tiny(config) if variant == "tiny" else config
+    return varied(config, variant)
+
+
+def varied(config: ConfigDict, variant: str, **variants: Callable[[ConfigDict], ConfigDict]) -> ConfigDict:
+    """The variant of a config: "" is itself, "tiny" every config has, others are the config's own functions."""
+    variants |= {"tiny": tiny}
+    if variant and variant not in variants:
+        raise InputError(f"--config: this config has no variant {variant!r}; it has {', '.join(variants)}")
+    return variants[variant](config) if variant else config
 
 
 def tiny(config: ConfigDict) -> ConfigDict:
@@ -146,8 +154,9 @@ def from_json(text: str, file: str) -> ConfigDict:
     try:
         config = ConfigDict(tuples(json.loads(text)))
         validate(config)
-    except (json.JSONDecodeError, AttributeError, TypeError) as error:
-        raise InputError(f"{file}: not the config of a run of this program ({error}); is this a run directory?") from None
+    except (ValueError, AttributeError, KeyError, TypeError) as error:  # JSON's, ConfigDict's, validate's
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{file}: not the config of a run of this program ({reason}); give a run directory") from None
     return config
 
 
@@ -188,13 +197,29 @@ def _require(ok: bool, message: str) -> None:
         raise InputError(message)
 
 
+def check_names(group: str, given: ConfigDict, known: ConfigDict) -> None:
+    """Refuse fields of a group that nothing reads, and a group that lacks some."""
+    for name in sorted(set(given) ^ set(known)):
+        wrong, whole = "no such field" if name in given else "missing", group.rstrip(".") or "a config"
+        raise InputError(f"{group}{name}: {wrong}; the fields of {whole} are {', '.join(known)}")
+
+
+def _numbers(values: Any, kind: type) -> bool:
+    return isinstance(values, tuple) and all(type(value) is kind for value in values)
+
+
 def validate(config: ConfigDict) -> None:
     """Check what can be checked without the data and the devices.
 
     Raises:
       InputError: names the first field that is wrong, and the mend.
     """
-    train, model = config.train, config.model
+    known = get_config()
+    check_names("", config, known)
+    for group in ("data", "train", "optimizer", "ema", "mesh", "sampling", "logging", "profile"):
+        check_names(f"{group}.", config[group], known[group])
+    train, model, data = config.train, config.model, config.data
+    optimizer, diffusion, guidance = config.optimizer, config.diffusion, config.sampling.guidance
     given = [name for name in ("steps", "epochs", "images") if train[name] is not None]
     _require(
         len(given) == 1,
@@ -206,7 +231,7 @@ def validate(config: ConfigDict) -> None:
         _require(train[name] > 0, f"train.{name}: {train[name]} is not positive")
     _require(0 <= config.seed < 2**32, f"seed: {config.seed} is not in 0..2**32-1")
     _require(
-        bool(config.ema.decays) and all(0 < d < 1 for d in config.ema.decays),
+        bool(config.ema.decays) and _numbers(config.ema.decays, float) and all(0 < d < 1 for d in config.ema.decays),
         f"ema.decays: {config.ema.decays}: give at least one number between 0 and 1, e.g. (0.9999,)",
     )
     _require(
@@ -215,7 +240,42 @@ def validate(config: ConfigDict) -> None:
     weights = {name: objective.weight for name, objective in config.objectives.items()}
     _require(all(w >= 0 for w in weights.values()), f"objectives.<name>.weight: negative in {weights}")
     _require(any(w > 0 for w in weights.values()), "objectives.<name>.weight: all are 0; there is nothing to train on")
-    _require(config.optimizer.learning_rate > 0, f"optimizer.learning_rate: {config.optimizer.learning_rate} is not positive")
+    _require(optimizer.learning_rate > 0, f"optimizer.learning_rate: {optimizer.learning_rate} is not positive")
+    for name in ("weight_decay", "clip_norm", "warmup_steps"):
+        _require(optimizer[name] >= 0, f"optimizer.{name}: {optimizer[name]} is negative; 0 turns it off")
+    for name in ("b1", "b2"):
+        _require(0 <= optimizer[name] < 1, f"optimizer.{name}: {optimizer[name]} is not in [0, 1)")
+    if diffusion.name == "ddpm":
+        check_names("diffusion.", diffusion, known.diffusion)
+        _require(
+            0 < diffusion.beta_start <= diffusion.beta_end < 1,
+            f"diffusion.beta_start, beta_end: {diffusion.beta_start}, {diffusion.beta_end} do not rise within 0..1",
+        )
+    _require(
+        _numbers(data.size, int) and len(data.size) == 2 and (min(data.size) > 0 or data.size == (0, 0)),
+        f"data.size: {data.size} is not (height, width), two positive whole numbers, or (0, 0)",
+    )
+    _require(data.stream_threads > 0, f"data.stream_threads: {data.stream_threads} is not positive")
+    for rule in config.mesh.rules:
+        _require(
+            isinstance(rule, tuple) and [type(part) for part in rule] == [str, tuple] and _compiles(rule[0]),
+            f"mesh.rules: {rule!r} is not (regex, axes), e.g. ('.*', ('fsdp',))",
+        )
     for name, evaluation in config.evals.items():
         _require(evaluation.every >= 0, f"evals.{name}.every: {evaluation.every} is negative; 0 turns it off")
+        for field in ("images", "levels", "n"):
+            value = evaluation.get(field, 1)
+            _require(value > 0, f"evals.{name}.{field}: {value} is not positive; evals.{name}.every=0 turns it off")
     _require(config.sampling.batch_size > 0, f"sampling.batch_size: {config.sampling.batch_size} is not positive")
+    _require(
+        guidance == 1 or model.class_conditional,
+        f"sampling.guidance: {guidance} without labels; set it to 1, or model.class_conditional to True",
+    )
+
+
+def _compiles(pattern: str) -> bool:
+    try:
+        re.compile(pattern)
+    except re.error:
+        return False
+    return True

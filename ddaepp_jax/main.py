@@ -8,28 +8,26 @@
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ddaepp_jax import __version__, build, cli
 from ddaepp_jax import config as schema
 from ddaepp_jax.data.datasets import Dataset
-from ddaepp_jax.data.order import batch_indices
-from ddaepp_jax.data.stream import stream
 from ddaepp_jax.errors import InputError
 from ddaepp_jax.evaluation.heldout_loss import make_heldout_loss
 from ddaepp_jax.evaluation.pictures import grid
 from ddaepp_jax.evaluation.sampling import make_sample_batch, sample_images
 from ddaepp_jax.training import loop, sharding
 from ddaepp_jax.training.checkpoint import Checkpoints
-from ddaepp_jax.training.program import Program, compile_program
+from ddaepp_jax.training.program import Program, abstract_state, compile_program
 from ddaepp_jax.training.step import Learner, TrainState
 from ddaepp_jax.training.writers import Writer
 
@@ -48,21 +46,23 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike, *, dry_ru
     data = build.dataset(config, config.data.split)
     total = build.total_steps(config, len(data))
     learner = build.learner(config, data.image_shape, data.num_classes, total)
-    build.sampler(config, config.sampling.sampler, config.sampling.steps)
+    build.sampler(config, config.sampling.sampler, config.sampling.steps, "sampling.")
+    held_out = _held_out(config)
     workdir = Path(workdir)
+    shapes = abstract_state(learner, mesh, data.image_shape, config.mesh.rules)
+    weights = _weights_to_start_from(config, workdir, shapes.params["network"])
     if not dry_run:
         _claim(config, workdir)
-    source, abstract, fetch, resident = _source(config, data, mesh, dry_run)
-    program = compile_program(
-        learner, mesh, config.mesh.rules, source=abstract, fetch=fetch, prepare=build.prepare(config), many=resident
-    )
+    source = build.source(config, data, mesh)
+    program = compile_program(learner, mesh, config.mesh.rules, source, build.prepare(config))
     _say(f"compiled in {program.compile_seconds:.1f} s; {_bytes(program.memory)} a device, {_flops(program)}")
     if dry_run:
         _describe(config, program, data, total)
         return None
 
     checkpoints = Checkpoints(workdir / "checkpoints", config.train.keep_checkpoints)
-    state = _initial_state(config, program, checkpoints)
+    state = _initial_state(program, checkpoints, weights)
+    del weights
     start = int(state.step)
     if start >= total:
         _say(f"{workdir} has all of its {total} steps; train.steps makes it longer")
@@ -77,7 +77,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike, *, dry_ru
         log_every=config.train.log_every,
         checkpoint_every=config.train.checkpoint_every,
         batch_size=config.train.batch_size,
-        evaluators=_evaluators(config, learner, data, mesh),
+        evaluators=_evaluators(config, learner, data, held_out, mesh),
         profile_start=config.profile.start,
         profile_steps=config.profile.steps,
     )
@@ -98,7 +98,7 @@ def _claim(config: ConfigDict, workdir: Path) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if file.exists():
-            changed = schema.changes(schema.from_json(file.read_text(), str(file)), config)
+            changed = schema.changes(schema.from_json(file.read_text(errors="replace"), str(file)), config)
             if changed:
                 raise InputError(f"{file}: this run has another config ({'; '.join(changed)}); use another --workdir")
         elif any(workdir.iterdir()):
@@ -110,43 +110,36 @@ def _claim(config: ConfigDict, workdir: Path) -> None:
         raise InputError(f"--workdir: cannot write {workdir} ({error.strerror}); use another") from None
 
 
-def _source(config: ConfigDict, data: Dataset, mesh: Mesh, dry_run: bool) -> tuple[Any, dict, Callable, bool]:
-    """Where batches come from: (source, its shapes, fetch, whether the set lives on the device)."""
-    seed, batch_size = config.seed, config.train.batch_size
-    resident = data.nbytes <= config.data.device_bytes
-
-    def shapes(rows: int, placed: NamedSharding) -> dict[str, jax.ShapeDtypeStruct]:
-        image = jax.ShapeDtypeStruct((rows, *data.image_shape), jnp.uint8, sharding=placed)
-        return {"image": image, "label": jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=placed)}
-
-    if resident:
-        everywhere, split = sharding.replicated(mesh), NamedSharding(mesh, sharding.BATCH)
-
-        def fetch(source: dict, step: jax.Array) -> dict:
-            index = jax.lax.with_sharding_constraint(batch_indices(seed, step, batch_size, len(data)), split)
-            return {"image": source["image"][index], "label": source["label"][index], "index": index}
-
-        images, labels = (None, None) if dry_run else data.arrays()
-        source = None if dry_run else sharding.put({"image": images, "label": labels}, everywhere)
-        return source, shapes(len(data), everywhere), fetch, True
-
-    split = NamedSharding(mesh, sharding.BATCH)
-    rows = sharding.local_rows(mesh, batch_size)
-
-    def batches(start: int):
-        stop, threads = build.total_steps(config, len(data)), config.data.stream_threads
-        for batch in stream(data, seed, batch_size, start, stop, rows, threads):
-            yield {
-                name: jax.make_array_from_process_local_data(split, value, (batch_size, *value.shape[1:]))
-                for name, value in batch.items()
-            }
-
-    abstract = shapes(batch_size, split)
-    return batches, abstract | {"index": abstract["label"]}, lambda source, step: source, False
+def _held_out(config: ConfigDict) -> Dataset | None:
+    """The data of the held-out loss, where it is measured."""
+    if not config.evals.heldout_loss.every:
+        return None
+    try:
+        return build.dataset(config, config.data.eval_split)
+    except InputError as error:
+        raise InputError(str(error).replace("data.split:", "data.eval_split:")) from error
 
 
-def _initial_state(config: ConfigDict, program: Program, checkpoints: Checkpoints) -> TrainState:
-    """The newest good checkpoint's state, else a fresh one, from another run's weights where the config says so."""
+def _weights_to_start_from(config: ConfigDict, workdir: Path, network: Any) -> Any | None:
+    """The weights of ``init_from`` on the host, checked against the network's shapes; None where none are needed."""
+    if not config.init_from or any(entry.name.isdigit() for entry in workdir.glob("checkpoints/*")):
+        return None
+    from ddaepp_jax.run import load
+
+    try:
+        weights = jax.tree.map(np.asarray, load(config.init_from).params)
+    except InputError as error:
+        raise InputError(f"init_from: {error}") from error
+    given = dict(zip(sharding.path_names(weights), jax.tree.leaves(weights), strict=True))
+    for name, leaf in zip(sharding.path_names(network), jax.tree.leaves(network), strict=True):
+        if name in given and given[name].shape != leaf.shape:
+            there = given[name].shape
+            raise InputError(f"init_from: {name} has shape {there} there and {leaf.shape} here; the models differ")
+    return weights
+
+
+def _initial_state(program: Program, checkpoints: Checkpoints, weights: Any | None) -> TrainState:
+    """The newest good checkpoint's state, else a fresh one, from ``weights`` where they are given."""
     restored = checkpoints.restore(program.state)
     if restored:
         state, damage = restored
@@ -155,11 +148,9 @@ def _initial_state(config: ConfigDict, program: Program, checkpoints: Checkpoint
         _say(f"resumed at step {int(state.step)}")
         return state
     state = program.init()
-    if not config.init_from:
+    if weights is None:
         return state
-    from ddaepp_jax.run import load
-
-    taken, kept, unused = _graft(state.params["network"], load(config.init_from).params)
+    taken, kept, unused = _graft(state.params["network"], weights)
     for what, names in (("keeps its own initial", kept), ("does not use", unused)):
         if names:
             _say(f"init_from: the network {what} {', '.join(names[:3])}{' ..' * (len(names) > 3)} ({len(names)} leaves)")
@@ -176,21 +167,20 @@ def _graft(target: Any, source: Any) -> tuple[Any, list[str], list[str]]:
         if name not in given:
             kept.append(name)
             leaves.append(leaf)
-        elif given[name].shape != leaf.shape:
-            raise InputError(f"init_from: {name} has shape {given[name].shape} there and {leaf.shape} here; the models differ")
         else:
-            leaves.append(sharding.put(np.asarray(given[name]), leaf.sharding))
+            leaves.append(sharding.put(given[name], leaf.sharding))
     return jax.tree.unflatten(jax.tree.structure(target), leaves), kept, sorted(given.keys() - set(names))
 
 
-def _evaluators(config: ConfigDict, learner: Learner, data: Dataset, mesh: Mesh) -> dict[str, tuple[int, loop.Evaluator]]:
+def _evaluators(
+    config: ConfigDict, learner: Learner, data: Dataset, held_out: Dataset | None, mesh: Mesh
+) -> dict[str, tuple[int, loop.Evaluator]]:
     """What is measured in training, on the EMA weights of the first decay."""
     decay = str(config.ema.decays[0])
     conditional = config.model.class_conditional
     made: dict[str, tuple[int, loop.Evaluator]] = {}
     fields = config.evals.heldout_loss
-    if fields.every:
-        held_out = build.dataset(config, config.data.eval_split)
+    if held_out:
         batch = held_out.batch(np.arange(min(fields.images, len(held_out))))
         heldout_loss = make_heldout_loss(
             learner.network, learner.process, batch["image"], batch["label"] if conditional else None,
@@ -257,7 +247,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--num_processes", type=int, default=1, help="with --coordinator=HOST:PORT")
     parser.add_argument("--process_id", type=int, default=0, help="with --coordinator=HOST:PORT")
     args, rest = parser.parse_known_args(argv)
-    config = cli.parse_config([*([f"--config={args.config}"] if args.config else []), *rest])
+    config = cli.parse_config([*([f"--config={args.config}"] if args.config is not None else []), *rest])
     cli.start_backend(args.coordinator, args.num_processes, args.process_id)
     name = Path((args.config or "digits").split(":")[0]).stem
     train_and_evaluate(config, args.workdir or Path("runs") / name, dry_run=args.dry_run)

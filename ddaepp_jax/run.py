@@ -51,9 +51,12 @@ class Run:
         if not file.is_file():
             raise InputError(f"{workdir}: not a run directory (no config.json); give the --workdir of a training run")
         self.workdir = workdir
-        self.config = schema.from_json(file.read_text(), str(file))
+        self.config = schema.from_json(file.read_text(errors="replace"), str(file))
         self._checkpoints = workdir / "checkpoints"
-        self.step = checkpoint.latest_step(self._checkpoints) if step is None else step
+        newest = checkpoint.latest_step(self._checkpoints)
+        self.step = newest if step is None else step
+        if not (self._checkpoints / str(self.step)).is_dir():
+            raise InputError(f"step: no checkpoint {step} in {self._checkpoints}; the newest is {newest}")
         decay = self.config.ema.decays[0] if decay is None else decay
         if decay not in self.config.ema.decays:
             raise InputError(f"decay: no average {decay}; {file} has ema.decays={self.config.ema.decays}")
@@ -90,6 +93,7 @@ class Run:
         images = np.asarray(images)
         if images.dtype != np.uint8 or images.shape[1:] != self.image_shape:
             raise InputError(f"images: {images.dtype} {images.shape}; give uint8 of shape (N, {', '.join(map(str, self.image_shape))})")
+        _check(seed, draws=draws, batch_size=batch_size, **{"number of images": len(images)})
         if not self.process.is_level(noise_level):
             raise InputError(f"noise_level: {noise_level} is not {self.process.levels_text()}")
         for layer in layers:
@@ -138,9 +142,12 @@ class Run:
         """
         defaults = self.config.sampling
         guidance = defaults.guidance if guidance is None else guidance
-        sampler, steps = sampler or defaults.sampler, steps or defaults.steps
-        if n < 1:
-            raise InputError(f"n: {n} is not positive")
+        sampler = defaults.sampler if sampler is None else sampler
+        steps = defaults.steps if steps is None else steps
+        batch_size = defaults.batch_size if batch_size is None else batch_size
+        _check(seed, n=n, batch_size=batch_size)
+        if not 0 <= first < 2**31 - n:
+            raise InputError(f"first: {first} is not in 0..2**31-1-n")
         ids = np.arange(first, first + n)
         given = self._labels(labels, ids, guidance)
         key = ("sample", sampler, steps, guidance)
@@ -151,7 +158,6 @@ class Run:
             )  # fmt: skip
         pieces = []
         with tqdm(total=n, unit="image", desc=f"{sampler}-{steps}", disable=not progress) as bar:
-            batch_size = batch_size or defaults.batch_size
             for piece in sample_images(self._compiled[key], self.params, seed, ids, given, batch_size, self.mesh):
                 pieces.append(piece)
                 bar.update(len(piece))
@@ -163,7 +169,10 @@ class Run:
                 what = "labels" if labels is not None else "guidance"
                 raise InputError(f"{what}: this run was trained without labels (model.class_conditional=False); leave it out")
             return None
-        given = ids % self.num_classes if labels is None else np.broadcast_to(np.asarray(labels), (len(ids),))
+        given = ids % self.num_classes if labels is None else np.asarray(labels)
+        if given.dtype.kind not in "iu" or given.shape not in ((), ids.shape):
+            raise InputError(f"labels: {given.dtype} {given.shape}; give a class, or {len(ids)} of them, one an image")
+        given = np.broadcast_to(given, ids.shape)
         if (given < 0).any() or (given >= self.num_classes).any():
             wrong = given[(given < 0) | (given >= self.num_classes)][0]
             raise InputError(f"labels: {wrong} is not in 0..{self.num_classes - 1}")
@@ -174,3 +183,12 @@ class Run:
         learner = build.learner(self.config, self.image_shape, self.num_classes, total=1)
         target = abstract_state(learner, self.mesh, self.image_shape, ())
         return checkpoint.restore_state(self._checkpoints, self.step, target)
+
+
+def _check(seed: int, **counts: int) -> None:
+    """Refuse counts that are not positive, and a seed that does not fit 32 bits."""
+    for name, count in counts.items():
+        if count < 1:
+            raise InputError(f"{name}: {count} is not positive")
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed: {seed} is not in 0..2**32-1")

@@ -7,7 +7,8 @@ Image i is a function of (seed, i): neither the batch size nor the devices chang
 """
 
 import argparse
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,24 +22,25 @@ GRID_AT_MOST = 400  # images in the picture; the npz holds all
 
 def main(argv: Sequence[str]) -> None:
     args = _parse(argv)
+    if args.columns < 0:
+        raise InputError(f"--columns: {args.columns} is negative; 0 chooses")
     cli.start_backend()
     run = load(args.workdir, step=args.step, decay=args.decay)
     labels = None
     if args.labels is not None:  # 3,5: half of the images are of class 3, the other half of 5
-        labels = np.repeat(args.labels, -(-args.n // len(args.labels)))[: args.n]
+        labels = np.repeat(args.labels, -(-max(args.n, 0) // len(args.labels)))[: args.n]
+    out = Path(args.out or Path(args.workdir) / "samples" / f"step{run.step}_seed{args.seed}")
+    with _writing(out):  # before the work, so that nobody waits for an error
+        out.parent.mkdir(parents=True, exist_ok=True)
     images = run.sample(
         n=args.n, seed=args.seed, labels=labels, guidance=args.guidance, sampler=args.sampler, steps=args.steps,
         first=args.first, batch_size=args.batch_size, progress=True,
     )  # fmt: skip
-    out = Path(args.out or Path(args.workdir) / "samples" / f"step{run.step}_seed{args.seed}")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+    with _writing(out):
         columns = args.columns or (run.num_classes if run.config.model.class_conditional and labels is None else 0)
-        grid(images[:GRID_AT_MOST], columns).save(out.with_name(out.name + ".png"))
+        grid(images[:GRID_AT_MOST], columns).save(f"{out}.png")
         arrays = {"images": images} if labels is None else {"images": images, "labels": labels}
-        np.savez(out.with_name(out.name + ".npz"), **arrays)
-    except OSError as error:
-        raise InputError(f"--out: cannot write {out} ({error.strerror}); give another") from None
+        np.savez(f"{out}.npz", **arrays)
     print(f"look at {out}.png; all {len(images)} images are in {out}.npz")
 
 
@@ -62,7 +64,18 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _labels(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a class, nor several with commas") from None
+
+
+@contextlib.contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"--out: cannot write {out} ({error.strerror}); give another") from None
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ open local files (`tf.io.gfile`), so the few modules that do so are given Python
 import contextlib
 import glob
 import io
+import logging
 import os
 import shutil
 import sys
@@ -64,6 +65,7 @@ def prepare(name: str, data_dir: str | None) -> Any:
     generate = builder._generate_examples
     builder._generate_examples = lambda *args, **kwargs: _encoded(generate(*args, **kwargs), builder.info.features)
     modules = [extractor, *(sys.modules[cls.__module__] for cls in type(builder).__mro__)]
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # its warnings are in the error that we raise
     mend = f"mend that, or prepare {name} as array_record elsewhere and give its folder"
     try:
         with _replaced(modules, "tf", _LOCAL_FILES), _replaced([downloader], "MAX_RETRIES", _RETRIES):
@@ -114,4 +116,6 @@ def _replaced(modules: list[ModuleType], name: str, value: Any) -> Iterator[None
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0]
+    """In bearable length: a connection error carries its whole history."""
+    text = str(error).strip().split("\n")[0]
+    return text if len(text) <= 200 else text[:197] + "..."

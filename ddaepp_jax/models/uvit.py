@@ -177,7 +177,7 @@ class UViT(nn.Module):
         pixels = nn.Dense(p * p * channels, kernel_init=LINEAR_INIT, dtype=self.dtype, name="decoder_pred")(tokens)
         out = einops.rearrange(
             pixels, "b (h w) (p q c) -> b (h p) (w q) c", h=height // p, w=width // p, p=p, q=p
-        ).astype(jnp.float32)
+        ).astype(jnp.promote_types(self.dtype, jnp.float32))
         if self.conv:
             bias_init = conv_bias_init(9 * channels)
             out = nn.Conv(channels, (3, 3), kernel_init=CONV_INIT, bias_init=bias_init, name="final_conv")(out)

@@ -119,12 +119,11 @@ def restore_network(directory: Path, step: int, decay: str, sharding: Sharding) 
       InputError: the checkpoint is not one of this program, or is damaged.
     """
     path = (directory / str(step) / "ema").absolute()
-    handler = ocp.PyTreeCheckpointer()
     try:
-        tree = handler.metadata(path).item_metadata.tree[decay]["network"]
+        tree = ocp.PyTreeCheckpointHandler().metadata(path).tree[decay]["network"]
         target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
         wanted = {decay: {"network": target}}
-        restored = handler.restore(
+        restored = ocp.PyTreeCheckpointer().restore(
             path,
             args=ocp.args.PyTreeRestore(
                 wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted), partial_restore=True

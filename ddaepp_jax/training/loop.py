@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ from ddaepp_jax.training import sharding
 from ddaepp_jax.training.checkpoint import Checkpoints
 from ddaepp_jax.training.clock import Clock, next_stop, peak_flops
 from ddaepp_jax.training.program import Program
+from ddaepp_jax.training.source import Source
 from ddaepp_jax.training.step import TrainState
 from ddaepp_jax.training.writers import Writer
 
@@ -94,7 +95,7 @@ class _Report:
 def train(
     program: Program,
     state: TrainState,
-    source: Any | Callable[[int], Iterator[Any]],
+    source: Source,
     schedule: Schedule,
     *,
     mesh: Mesh,
@@ -106,7 +107,6 @@ def train(
     """Train from ``state`` to ``schedule.total`` steps.
 
     Args:
-      source: the data set on the device; or ``start -> iterator`` of global batches, one a step.
       meta: saved with every checkpoint, beside its step.
       trace_dir: where the profiler's window goes.
 
@@ -115,8 +115,7 @@ def train(
     """
     everywhere = sharding.replicated(mesh)
     step = int(state.step)
-    batches = source(step) if callable(source) else None
-    clock = Clock()
+    batches, clock = source.open(step, schedule.total), Clock()
     report = _Report(program, schedule, mesh, writer, clock, step)
     totals, pending, tracing = program.zeros(), None, False
     clock.rate(step)
@@ -132,8 +131,8 @@ def train(
             if schedule.profile_steps and step == schedule.profile_start:
                 jax.profiler.start_trace(trace_dir)
                 tracing = True
-            stop = schedule.stop(step) if batches is None else step + 1
-            data = source if batches is None else next(batches)
+            stop = schedule.stop(step) if source.resident else step + 1
+            data = next(batches)
             limit = sharding.put(np.int32(stop), everywhere)
             with jax.transfer_guard("disallow"):
                 state, totals = program.run(state, totals, data, limit)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +11,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding
 
 from ddaepp_jax.training import sharding
+from ddaepp_jax.training.source import Source
 from ddaepp_jax.training.step import Learner, TrainState, init_state, train_step
 
 # (images uint8, step, index) -> float32 images: augmentation of each image by (step, index) alone.
@@ -22,7 +23,8 @@ class Program:
     """What XLA made of a learner on a mesh.
 
     Attributes:
-      run: ``(state, totals, source, stop) -> (state, totals)``: steps until ``state.step`` is ``stop``; both are donated.
+      run: ``(state, totals, data, stop) -> (state, totals)``: steps until ``state.step`` is ``stop`` (or one, of a streamed
+        batch); ``data`` is the source's, state and totals are donated.
       init: ``() -> state``, born sharded.
       state: shapes of the state with their shardings, a target for restoring.
       zeros: ``() -> totals`` of no steps.
@@ -61,33 +63,20 @@ def abstract_state(learner: Learner, mesh: Mesh, image_shape: tuple[int, int, in
 
 
 def compile_program(
-    learner: Learner,
-    mesh: Mesh,
-    rules: Any,
-    *,
-    source: Mapping[str, jax.ShapeDtypeStruct],
-    fetch: Callable[[Any, Array], Mapping[str, Array]],
-    prepare: Prepare,
-    many: bool,
+    learner: Learner, mesh: Mesh, rules: Sequence[tuple[str, Sequence[str]]], source: Source, prepare: Prepare
 ) -> Program:
-    """Compile the train program.
-
-    Args:
-      source: what the program reads at each dispatch: the whole data set on the device, or one batch.
-      fetch: ``(source, step) -> {"image" uint8, "label", "index"}``, the global batch of a step.
-      prepare: augmentation, and uint8 to [-1, 1].
-      many: steps until ``stop``; otherwise one (a batch from the host serves one step).
-    """
-    state = abstract_state(learner, mesh, source["image"].shape[1:], rules)
+    """Compile the train program; ``rules`` shard the state, see ``ddaepp_jax.training.sharding.infer``."""
+    image_shape = source.shapes["image"].shape[1:]
+    state = abstract_state(learner, mesh, image_shape, rules)
     everywhere = sharding.replicated(mesh)
 
-    def one(state: TrainState, source: Any) -> tuple[TrainState, dict[str, Array]]:
-        batch = dict(fetch(source, state.step))
+    def one(state: TrainState, data: Any) -> tuple[TrainState, dict[str, Array]]:
+        batch = dict(source.fetch(data, state.step))
         batch["image"] = prepare(batch["image"], state.step, batch["index"])
         batch = jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, sharding.BATCH))
         return train_step(learner, state, batch)
 
-    metric_names = [name for name in jax.eval_shape(one, state, source)[1] if name != "finite"]
+    metric_names = [name for name in jax.eval_shape(one, state, source.shapes)[1] if name != "finite"]
     leaf_names = sharding.path_names(state.params)
 
     def zeros() -> dict:
@@ -98,26 +87,28 @@ def compile_program(
             "bad_leaves": jnp.zeros((len(leaf_names),), bool),
         }
 
-    def train(state: TrainState, totals: dict, source: Any, stop: Array) -> tuple[TrainState, dict]:
+    def train(state: TrainState, totals: dict, data: Any, stop: Array) -> tuple[TrainState, dict]:
         def body(carry: tuple[TrainState, dict]) -> tuple[TrainState, dict]:
             state, totals = carry
-            new, metrics = one(state, source)
+            new, metrics = one(state, data)
             return new, add_totals(totals, metrics, state.step)
 
-        return jax.lax.while_loop(lambda c: c[0].step < stop, body, (state, totals)) if many else body((state, totals))
+        if not source.resident:  # a batch from the host serves one step
+            return body((state, totals))
+        return jax.lax.while_loop(lambda carry: carry[0].step < stop, body, (state, totals))
 
     placements = jax.tree.map(lambda s: s.sharding, state)
     jitted = jax.jit(train, donate_argnums=(0, 1), out_shardings=(placements, everywhere))
     start = time.perf_counter()
     totals = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=everywhere), jax.eval_shape(zeros))
     stop = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
-    compiled = jitted.lower(state, totals, source, stop).compile()
+    compiled = jitted.lower(state, totals, source.shapes, stop).compile()
     seconds = time.perf_counter() - start
     cost, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
     held = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes if memory else 0
     return Program(
         run=compiled,
-        init=jax.jit(lambda: init_state(learner, source["image"].shape[1:]), out_shardings=placements),
+        init=jax.jit(lambda: init_state(learner, image_shape), out_shardings=placements),
         state=state,
         zeros=jax.jit(zeros, out_shardings=everywhere),
         leaf_names=leaf_names,

@@ -29,7 +29,7 @@ def make_mesh(sizes: Sequence[int], devices: Sequence[jax.Device] | None = None)
         if rest > 0 and n % rest == 0:
             sizes[sizes.index(-1)] = n // rest
     if min(sizes) < 1 or np.prod(sizes) != n:
-        raise InputError(f"{text}: does not make {n} devices; the product must be {n}, and one size may be -1 (the rest)")
+        raise InputError(f"{text}: does not make {n} devices; the product must be {n}, one size may be -1 (the rest)")
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
@@ -65,7 +65,9 @@ def infer(tree: Any, mesh: Mesh, rules: Sequence[tuple[str, Sequence[str]]]) -> 
         shardings.append(NamedSharding(mesh, spec))
     for number, (pattern, _) in enumerate(rules):
         if number not in used:
-            raise InputError(f"mesh.rules: {pattern!r} matches no parameter (or an earlier rule took them all); a path is e.g. {names[0]!r}")
+            raise InputError(
+                f"mesh.rules: {pattern!r} matches no parameter, or earlier rules took them all; a path is {names[1]!r}"
+            )
     return jax.tree.unflatten(structure, shardings)
 
 
@@ -88,9 +90,3 @@ def put(value: Any, sharding: NamedSharding) -> Any:
     return jax.tree.map(
         lambda v: jax.make_array_from_callback(np.shape(v), sharding, lambda index, v=np.asarray(v): v[index]), value
     )
-
-
-def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
-    """Positions in the global batch that this process's devices hold, ascending."""
-    indices = NamedSharding(mesh, BATCH).addressable_devices_indices_map((batch_size,))
-    return np.unique(np.concatenate([np.arange(batch_size)[index] for index in indices.values()]))

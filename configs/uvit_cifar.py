@@ -1,0 +1,41 @@
+"""U-ViT-S/2 on CIFAR-10 with self-conditioning; the recipe of U-ViT (arXiv 2209.12152).
+
+    python -m ddaepp_jax.main --config=configs/uvit_cifar.py --workdir=runs/uvit_cifar --config.data.data_dir=TFDS_DIR
+
+500,000 steps of 128 images; 44.8M parameters. Published for the plain network: FID 3.11 (1000 steps of the SDE).
+Not yet run here at full length.
+
+``:small`` is what a CPU can show in minutes: 1.6M parameters, patches of 4. ``--config.model.self_condition=False`` is
+the plain network; ``--config.model.class_conditional=True`` takes the labels.
+"""
+
+from ddaepp_jax import config as schema
+
+
+def get_config(variant: str = ""):
+    """Variants: "", "small", "tiny"."""
+    config = schema.get_config()
+    config.model = schema.uvit()
+    config.data.update(name="cifar10", flip=True)
+    config.train.update(
+        steps=500_000, batch_size=128, steps_per_dispatch=50, log_every=100, checkpoint_every=10_000, keep_checkpoints=3
+    )
+    config.optimizer.update(
+        learning_rate=2e-4, schedule="constant", warmup_steps=2500, b1=0.99, b2=0.999, weight_decay=0.03, clip_norm=0.0
+    )
+    config.ema.decays = (0.9999,)
+    config.evals.heldout_loss.update(every=10_000, images=2048)
+    config.evals.samples.update(every=10_000)
+    config.sampling.update(batch_size=256)
+    return schema.varied(config, variant, small=small)
+
+
+def small(config):
+    config.model.update(patch_size=4, width=128, depth=6, num_heads=4)
+    config.train.update(steps=2000, batch_size=64, steps_per_dispatch=10, log_every=50, checkpoint_every=250)
+    config.optimizer.update(learning_rate=1e-3, warmup_steps=200, clip_norm=1.0)
+    config.ema.decays = (0.999,)
+    config.evals.heldout_loss.update(every=500, images=256, levels=5)
+    config.evals.samples.update(every=1000, n=36)
+    config.sampling.update(steps=50, batch_size=36)
+    return config

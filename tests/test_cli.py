@@ -1,0 +1,86 @@
+"""Arguments of programs: the config with its overrides, and where the compilation cache goes."""
+
+import jax
+import pytest
+
+from ddaepp_jax import cli
+from ddaepp_jax import config as schema
+from ddaepp_jax.errors import InputError, NonFiniteError
+
+
+@pytest.mark.parametrize(("text", "value"), [
+    ("model.depth=6", 6),
+    ("model.name=5", "5"),
+    ("model.mlp_ratio=3", 3.0),
+    ("optimizer.learning_rate=1e-4", 1e-4),
+    ("model.skip=False", False),
+    ("model.skip=false", False),
+    ("data.flip=True", True),
+    ("ema.decays=(0.9, 0.99)", (0.9, 0.99)),
+    ("ema.decays=0.9,", (0.9,)),
+    ("data.size=32,32", (32, 32)),
+    ("mesh.rules=()", ()),
+    ("train.steps=None", None),
+    ("train.epochs=3", 3.0),
+    ("train.epochs=None", None),
+    ("data.data_dir=", ""),
+    ("data.split=train[:90%]", "train[:90%]"),
+    ("init_from=runs/a=b", "runs/a=b"),
+])  # fmt: skip
+def test_override(text, value):
+    config = cli.parse_config([f"--config.{text}"])
+    for name in text.partition("=")[0].split("."):
+        config = config[name]
+    assert config == value and type(config) is type(value)
+
+
+def test_the_default_is_digits_and_the_last_override_counts():
+    assert cli.parse_config([]).to_dict() == schema.get_config().to_dict()
+    assert cli.parse_config(["--config.seed=1", "--config.seed=2"]).seed == 2
+
+
+def test_overrides_apply_to_the_chosen_variant_in_any_order():
+    config = cli.parse_config(["--config.model.depth=4", f"--config={schema.__file__}:tiny"])
+    assert config.model.depth == 4 and config.model.width == schema.get_config("tiny").model.width
+
+
+def test_the_config_is_locked():
+    with pytest.raises(AttributeError):
+        cli.parse_config([]).modle = 3
+
+
+def test_parser_help(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.Parser("ddaepp_jax.main", "what it does").parse_args(["--help"])
+    assert ended.value.code == 0 and "what it does" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("error", "code", "line"), [
+    (InputError("a: b"), 2, "error: a: b\n"),
+    (NonFiniteError("step 3"), 1, "error: step 3\n"),
+    (KeyboardInterrupt(), 130, "interrupted; the same command resumes from the newest checkpoint\n"),
+])  # fmt: skip
+def test_launch(error, code, line, capsys):
+    def program(argv):
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        cli.launch(program)
+    assert ended.value.code == code and capsys.readouterr().err == line
+
+
+def test_launch_keeps_the_traceback_of_a_bug():
+    with pytest.raises(ZeroDivisionError):
+        cli.launch(lambda argv: 1 / 0)
+
+
+def test_compilation_cache(monkeypatch):
+    """On by default, in the home directory; the environment's word, be it empty, is left to JAX."""
+    updates = {}
+    monkeypatch.setattr(jax.config, "update", updates.__setitem__)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+    cli.start_backend()
+    assert not updates
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    cli.start_backend()
+    assert updates["jax_compilation_cache_dir"].endswith("/ddaepp_jax/xla")

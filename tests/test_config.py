@@ -1,0 +1,36 @@
+"""The schema: JSON there and back, and what a resumed run may change. Bad values: test_bad_inputs.py."""
+
+import pytest
+
+from ddaepp_jax import config as schema
+
+
+@pytest.mark.parametrize("variant", ["", "tiny"])
+def test_defaults_are_valid_and_survive_json(variant):
+    config = schema.get_config(variant)
+    schema.validate(config)
+    again = schema.from_json(schema.to_json(config), "config.json")
+    assert again.to_dict() == config.to_dict()
+    assert isinstance(again.ema.decays, tuple) and isinstance(again.mesh.rules[0][1], tuple)
+    assert schema.changes(config, again) == []
+
+
+def test_changes_that_a_resumed_run_may_make():
+    old, new = schema.get_config(), schema.get_config()
+    new.train.log_every, new.evals.samples.n, new.mesh.fsdp, new.data.data_dir = 1, 3, 2, "elsewhere"
+    assert schema.changes(old, new) == []
+
+
+def test_changes_that_it_may_not_make_are_named():
+    old, new = schema.get_config(), schema.get_config()
+    new.seed, new.model.width = 5, 64
+    new.model.extra = 1
+    assert schema.changes(old, new) == ["model.extra: absent -> 1", "model.width: 128 -> 64", "seed: 0 -> 5"]
+
+
+@pytest.mark.parametrize(("schedule", "changed"), [("constant", []), ("cosine", ["train.steps: 2500 -> 5000"])])
+def test_the_length_of_a_run_may_change_where_no_learning_rate_depends_on_it(schedule, changed):
+    old, new = schema.get_config(), schema.get_config()
+    old.optimizer.schedule = new.optimizer.schedule = schedule
+    new.train.steps = 5000
+    assert schema.changes(old, new) == changed

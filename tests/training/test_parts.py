@@ -1,0 +1,100 @@
+"""EMA, optimizer and clock against closed forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ddaepp_jax.training import clock, ema, optimizer
+
+
+def test_ema_against_float64():
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((50, 3))
+    averages = ema.init({"w": jnp.asarray(values[0], jnp.float32)}, (0.9, 0.99))
+    expected = {"0.9": values[0], "0.99": values[0]}
+    for n, value in enumerate(values[1:]):
+        averages = ema.update(averages, {"w": jnp.asarray(value, jnp.float32)}, jnp.int32(n), ramp=True)
+        for name in expected:
+            decay = min(float(name), 1 - (1 + n) ** (-2 / 3))
+            expected[name] = decay * expected[name] + (1 - decay) * value
+    for name in expected:
+        np.testing.assert_allclose(averages[name]["w"], expected[name], atol=1e-6)
+
+
+def test_ema_without_ramp_is_constant_and_the_ramp_forgets_the_start():
+    assert float(ema.decay_at(0.99, jnp.int32(0), ramp=False)) == pytest.approx(0.99)
+    assert float(ema.decay_at(0.99, jnp.int32(0), ramp=True)) == 0
+    assert float(ema.decay_at(0.99, jnp.int32(10**6), ramp=True)) == pytest.approx(0.99)
+
+
+def test_learning_rate():
+    constant = optimizer.learning_rate(2.0, "constant", 10, 100)
+    cosine = optimizer.learning_rate(2.0, "cosine", 10, 110)
+    np.testing.assert_allclose([constant(0), constant(5), constant(10), constant(99)], [0, 1, 2, 2], atol=1e-6)
+    np.testing.assert_allclose([cosine(5), cosine(10), cosine(60), cosine(110)], [1, 2, 1, 0], atol=1e-6)
+    assert optimizer.learning_rate(2.0, "constant", 0, 100)(0) == 2
+
+
+PARAMS = {"dense": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones((2,))}, "norm": {"scale": jnp.ones((2,))}, "pos": jnp.ones((1, 2))}
+
+
+def updates(grads=None, **fields):
+    defaults = dict(
+        name="adamw", learning_rate=optax.constant_schedule(0.1), b1=0.9, b2=0.99, weight_decay=0.5, decay_mask="all", clip_norm=0.0
+    )
+    made = optimizer.make_optimizer(**defaults | fields)
+    grads = jax.tree.map(jnp.zeros_like, PARAMS) if grads is None else grads
+    return made.update(grads, made.init(PARAMS), PARAMS)[0]
+
+
+def test_decay_masks():
+    every = updates()
+    jax.tree.map(lambda u: np.testing.assert_allclose(u, -0.05, rtol=1e-6), every)
+    some = updates(decay_mask="matrices")
+    np.testing.assert_allclose(some["dense"]["kernel"], -0.05, rtol=1e-6)
+    assert not any(jnp.any(u) for u in (some["dense"]["bias"], some["norm"]["scale"], some["pos"]))
+
+
+def test_clipping_and_rules():
+    grads = jax.tree.map(lambda p: 3 * jnp.ones_like(p), PARAMS)  # 10 values: norm 3 sqrt(10)
+    moved = updates(grads, name="sgd", clip_norm=1.0)
+    np.testing.assert_allclose(optax.tree.norm(moved), 0.1, rtol=1e-5)
+    np.testing.assert_allclose(updates(grads, name="sgd")["pos"], -0.3, rtol=1e-6)
+    np.testing.assert_allclose(updates(grads, name="adam")["pos"], -0.1, rtol=1e-4)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 10**6), st.integers(1, 100), st.lists(st.integers(0, 5000), max_size=4))
+def test_dispatches_end_on_every_multiple(step, more, dispatch, periods):
+    total = step + more
+    stop = clock.next_stop(step, total, dispatch, tuple(periods))
+    assert step < stop <= min(total, step + dispatch)
+    assert all(step // p == (stop - 1) // p for p in periods if p)  # no multiple of a period is passed over
+
+
+def test_durations():
+    sizes = dict(batch_size=64, num_examples=1000)
+    assert clock.total_steps(steps=7, epochs=None, images=None, **sizes) == 7
+    assert clock.total_steps(steps=None, epochs=2.0, images=None, **sizes) == 32  # 31.25, rounded up
+    assert clock.total_steps(steps=None, epochs=None, images=65, **sizes) == 2
+
+
+def test_rates_leave_pauses_out(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(clock.time, "perf_counter", lambda: now[0])
+    made = clock.Clock()
+    assert made.rate(100) == 0
+    now[0] = 2.0
+    with made.pause():
+        now[0] = 50.0
+    now[0] = 52.0
+    assert made.rate(120) == 5
+
+
+def test_peaks_are_found_by_the_devices_own_names():
+    assert clock.peak_flops("NVIDIA H100 80GB HBM3") == clock.peak_flops("NVIDIA H200") == 989e12
+    assert clock.peak_flops("TPU v5 lite") == 197e12 and clock.peak_flops("TPU v4") == 275e12
+    assert clock.peak_flops("cpu") is None

@@ -1,0 +1,50 @@
+"""The mesh, and rules that say where parameters live."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from ddaepp_jax.errors import InputError
+from ddaepp_jax.training import sharding
+
+TREE = {
+    "a": {"kernel": jax.ShapeDtypeStruct((6, 16), jnp.float32), "bias": jax.ShapeDtypeStruct((5,), jnp.float32)},
+    "count": jax.ShapeDtypeStruct((), jnp.int32),
+}
+
+
+def specs(rules, sizes=(2, 4, 1)):
+    placed = sharding.infer(TREE, sharding.make_mesh(sizes), rules)
+    return placed["a"]["kernel"].spec, placed["a"]["bias"].spec, placed["count"].spec
+
+
+def test_mesh_sizes():
+    assert dict(sharding.make_mesh((-1, 2, 1)).shape) == {"data": 4, "fsdp": 2, "tensor": 1}
+    for sizes in [(3, 1, 1), (-1, 3, 1), (-1, -1, 1), (0, 8, 1), (-2, 1, 1)]:
+        with pytest.raises(InputError, match="mesh.data"):
+            sharding.make_mesh(sizes)
+
+
+def test_fsdp_takes_the_largest_dimension_that_divides():
+    assert specs([(".*", ("fsdp",))]) == (P(None, "fsdp"), P(None), P())
+    assert specs([(".*", ("fsdp",))], (4, 2, 1))[0] == P(None, "fsdp")
+
+
+def test_the_first_rule_that_matches_counts_and_axes_stand_for_the_last_dimensions():
+    assert specs([("kernel", ("tensor", "")), (".*", ())], (2, 2, 2)) == (P("tensor", None), P(None), P())
+    assert specs([("a/kernel$", ("", "fsdp"))])[:2] == (P(None, "fsdp"), P())
+
+
+@pytest.mark.parametrize(
+    ("rules", "names"),
+    [
+        ([("kernle", ("fsdp",))], "'kernle' matches no parameter"),
+        ([(".*", ("fsdp",)), ("kernel", ("fsdp",))], "'kernel' matches no parameter"),
+        ([("kernel", ("model",))], "no axis 'model'"),
+        ([("kernel", ("fsdp", ""))], "does not divide a/kernel"),
+    ],
+)
+def test_rules_that_cannot_be(rules, names):
+    with pytest.raises(InputError, match=names):
+        specs(rules)
