@@ -25,8 +25,9 @@ demo: venv  ## train on digits, then draw samples: a first run on a CPU
 	$(VENV)/bin/python -m ddaepp_jax.main --workdir=runs/digits
 	$(VENV)/bin/python -m ddaepp_jax.sample --workdir=runs/digits
 
-lint: venv  ## ruff
+lint: venv  ## ruff: rules and layout
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check --quiet .
 
 quick: venv
 	$(VENV)/bin/python -m pytest -q -n 2 --dist worksteal -m "not slow"

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import Array
 from jax.sharding import Mesh
@@ -15,12 +16,16 @@ from ddaepp_jax.data import augment, datasets, order
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.diffusion import ddpm, samplers
 from ddaepp_jax.errors import InputError
+from ddaepp_jax.evaluation.heldout_loss import make_heldout_loss
+from ddaepp_jax.evaluation.pictures import grid
+from ddaepp_jax.evaluation.sampling import make_sample_batch, sample_images
 from ddaepp_jax.models.self_conditioning import PROJECTIONS
 from ddaepp_jax.models.uvit import UViT, block_names
 from ddaepp_jax.objectives.denoising import Denoising
 from ddaepp_jax.training import clock, optimizer, sharding
+from ddaepp_jax.training.loop import Evaluator
 from ddaepp_jax.training.source import Source, resident, streamed
-from ddaepp_jax.training.step import Learner
+from ddaepp_jax.training.step import Learner, TrainState
 
 SAMPLERS: dict[str, dict[str, Callable[..., Array]]] = {"ddpm": {"ddim": samplers.ddim, "ddpm": samplers.ddpm}}
 
@@ -142,7 +147,11 @@ def total_steps(config: ConfigDict, num_examples: int) -> int:
     """How long the run is, in steps."""
     train = config.train
     total = clock.total_steps(
-        steps=train.steps, epochs=train.epochs, images=train.images, batch_size=train.batch_size, num_examples=num_examples
+        steps=train.steps,
+        epochs=train.epochs,
+        images=train.images,
+        batch_size=train.batch_size,
+        num_examples=num_examples,
     )
     if total >= order.max_steps(train.batch_size):
         raise InputError(f"train.steps: {total} steps of {train.batch_size} images are more than 2**32 images")
@@ -175,7 +184,9 @@ def mesh(config: ConfigDict) -> Mesh:
     made = sharding.make_mesh((config.mesh.data, config.mesh.fsdp, config.mesh.tensor))
     split = made.shape["data"] * made.shape["fsdp"]
     if config.train.batch_size % split:
-        raise InputError(f"train.batch_size: {config.train.batch_size} is not a multiple of {split}, the devices that share it")
+        raise InputError(
+            f"train.batch_size: {config.train.batch_size} is not a multiple of {split}, the devices that share it"
+        )
     return made
 
 
@@ -195,3 +206,52 @@ def prepare(config: ConfigDict) -> Callable[[Array, Array, Array], Array]:
         return augment.to_float(images)
 
     return prepare
+
+
+def evaluators(
+    config: ConfigDict, learner: Learner, data: Dataset, held_out: Dataset | None, mesh: Mesh
+) -> dict[str, tuple[int, Evaluator]]:
+    """What is measured in training, on the EMA weights of the first decay."""
+    decay = str(config.ema.decays[0])
+    conditional = config.model.class_conditional
+    made: dict[str, tuple[int, Evaluator]] = {}
+    fields = config.evals.heldout_loss
+    if held_out:
+        batch = held_out.batch(np.arange(min(fields.images, len(held_out))))
+        heldout_loss = make_heldout_loss(
+            learner.network,
+            learner.process,
+            batch["image"],
+            batch["label"] if conditional else None,
+            levels=learner.process.loss_levels(fields.levels).tolist(),
+            seed=config.seed,
+            batch_size=config.sampling.batch_size,
+            mesh=mesh,
+        )
+
+        def losses(state: TrainState) -> dict[str, Any]:
+            return {f"ema{decay}/{name}": loss for name, loss in heldout_loss(state.ema[decay]["network"]).items()}
+
+        made["heldout_loss"] = (fields.every, losses)
+
+    fields, sampling = config.evals.samples, config.sampling
+    if fields.every:
+        sample_batch = make_sample_batch(
+            learner.network,
+            learner.process,
+            sampler(config, sampling.sampler, sampling.steps),
+            image_shape=data.image_shape,
+            steps=sampling.steps,
+            guidance=sampling.guidance,
+            mesh=mesh,
+        )
+        ids = np.arange(fields.n)
+        labels = ids % data.num_classes if conditional else None
+
+        def samples(state: TrainState) -> dict[str, Any]:
+            params = state.ema[decay]["network"]
+            pieces = sample_images(sample_batch, params, config.seed, ids, labels, sampling.batch_size, mesh)
+            return {"samples": grid(np.concatenate(list(pieces)), data.num_classes if conditional else 0)}
+
+        made["samples"] = (fields.every, samples)
+    return made

@@ -102,8 +102,8 @@ def get_config(variant: str = "") -> ConfigDict:
 
     config.ema = ConfigDict(dict(decays=(0.999,), ramp=True))
 
-    # Axes of the device mesh; -1 takes the rest. A rule is (regex over parameter paths, axes by dimension); the first
-    # that matches counts. The axes "fsdp" alone shard the largest dimension that divides; what no rule matches is replicated.
+    # Axes of the device mesh; -1 takes the rest. A rule is (regex over parameter paths, axes by dimension), and the
+    # first that matches counts. ("fsdp",) alone shards the largest dimension that divides; others are replicated.
     config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1, rules=((".*", ("fsdp",)),)))
 
     config.evals = ConfigDict()
@@ -162,10 +162,24 @@ def from_json(text: str, file: str) -> ConfigDict:
 
 # Fields that a resumed run may change: they move no number of the training (the mesh's rounding apart).
 MAY_CHANGE = (
-    "train.steps", "train.epochs", "train.images", "train.steps_per_dispatch", "train.log_every",
-    "train.checkpoint_every", "train.keep_checkpoints", "data.data_dir", "data.device_bytes", "data.stream_threads",
-    "model.remat", "model.attention", "mesh.", "evals.", "sampling.", "logging.", "profile.",
-)  # fmt: skip
+    "train.steps",
+    "train.epochs",
+    "train.images",
+    "train.steps_per_dispatch",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "data.data_dir",
+    "data.device_bytes",
+    "data.stream_threads",
+    "model.remat",
+    "model.attention",
+    "mesh.",
+    "evals.",
+    "sampling.",
+    "logging.",
+    "profile.",
+)
 
 
 def changes(old: ConfigDict, new: ConfigDict) -> list[str]:

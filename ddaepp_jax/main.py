@@ -1,34 +1,28 @@
 """Train what a config describes, into a run directory. The same command again resumes it.
 
-    python -m ddaepp_jax.main                                               # handwritten digits, on anything
-    python -m ddaepp_jax.main --config=configs/uvit_cifar.py --workdir=runs/uvit_cifar
-    python -m ddaepp_jax.main --config=configs/uvit_cifar.py:tiny --config.model.depth=8 --dry_run
+python -m ddaepp_jax.main                                               # handwritten digits, on anything
+python -m ddaepp_jax.main --config=configs/uvit_cifar.py --workdir=runs/uvit_cifar
+python -m ddaepp_jax.main --config=configs/uvit_cifar.py:tiny --config.model.depth=8 --dry_run
 """
 
 import contextlib
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ddaepp_jax import __version__, build, cli
 from ddaepp_jax import config as schema
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.errors import InputError
-from ddaepp_jax.evaluation.heldout_loss import make_heldout_loss
-from ddaepp_jax.evaluation.pictures import grid
-from ddaepp_jax.evaluation.sampling import make_sample_batch, sample_images
-from ddaepp_jax.training import loop, sharding
+from ddaepp_jax.training import graft, loop
 from ddaepp_jax.training.checkpoint import Checkpoints
 from ddaepp_jax.training.program import Program, abstract_state, compile_program
-from ddaepp_jax.training.step import Learner, TrainState
+from ddaepp_jax.training.step import TrainState
 from ddaepp_jax.training.writers import Writer
 
 
@@ -68,25 +62,36 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike, *, dry_ru
         _say(f"{workdir} has all of its {total} steps; train.steps makes it longer")
     logging = config.logging
     writer = Writer(
-        workdir, active=jax.process_index() == 0, start=start, tensorboard=logging.tensorboard, wandb=logging.wandb,
+        workdir,
+        active=jax.process_index() == 0,
+        start=start,
+        tensorboard=logging.tensorboard,
+        wandb=logging.wandb,
         config=config.to_dict(),
-    )  # fmt: skip
+    )
     schedule = loop.Schedule(
         total=total,
         dispatch=config.train.steps_per_dispatch,
         log_every=config.train.log_every,
         checkpoint_every=config.train.checkpoint_every,
         batch_size=config.train.batch_size,
-        evaluators=_evaluators(config, learner, data, held_out, mesh),
+        evaluators=build.evaluators(config, learner, data, held_out, mesh),
         profile_start=config.profile.start,
         profile_steps=config.profile.steps,
     )
     meta = {"image_shape": data.image_shape, "num_classes": data.num_classes, "class_names": data.class_names}
     with contextlib.closing(checkpoints), contextlib.closing(writer):
         state = loop.train(
-            program, state, source, schedule, mesh=mesh, writer=writer, checkpoints=checkpoints, meta=meta,
+            program,
+            state,
+            source,
+            schedule,
+            mesh=mesh,
+            writer=writer,
+            checkpoints=checkpoints,
+            meta=meta,
             trace_dir=str(workdir / "profile"),
-        )  # fmt: skip
+        )
     _say(f"run directory {workdir}: metrics.jsonl, samples/, checkpoints/")
     _say(f"next: python -m ddaepp_jax.sample --workdir={workdir}")
     return state
@@ -130,11 +135,7 @@ def _weights_to_start_from(config: ConfigDict, workdir: Path, network: Any) -> A
         weights = jax.tree.map(np.asarray, load(config.init_from).params)
     except InputError as error:
         raise InputError(f"init_from: {error}") from error
-    given = dict(zip(sharding.path_names(weights), jax.tree.leaves(weights), strict=True))
-    for name, leaf in zip(sharding.path_names(network), jax.tree.leaves(network), strict=True):
-        if name in given and given[name].shape != leaf.shape:
-            there = given[name].shape
-            raise InputError(f"init_from: {name} has shape {there} there and {leaf.shape} here; the models differ")
+    graft.check(network, weights)
     return weights
 
 
@@ -150,65 +151,10 @@ def _initial_state(program: Program, checkpoints: Checkpoints, weights: Any | No
     state = program.init()
     if weights is None:
         return state
-    taken, kept, unused = _graft(state.params["network"], weights)
-    for what, names in (("keeps its own initial", kept), ("does not use", unused)):
-        if names:
-            _say(f"init_from: the network {what} {', '.join(names[:3])}{' ..' * (len(names) > 3)} ({len(names)} leaves)")
-    params = {**state.params, "network": taken}
-    averages = {decay: jax.tree.map(jnp.copy, params) for decay in state.ema}
-    return state.replace(params=params, ema=averages)
-
-
-def _graft(target: Any, source: Any) -> tuple[Any, list[str], list[str]]:
-    """``source``'s leaves in ``target``'s places and shardings; names of leaves without a source, and of unused ones."""
-    given = dict(zip(sharding.path_names(source), jax.tree.leaves(source), strict=True))
-    names, leaves, kept = sharding.path_names(target), [], []
-    for name, leaf in zip(names, jax.tree.leaves(target), strict=True):
-        if name not in given:
-            kept.append(name)
-            leaves.append(leaf)
-        else:
-            leaves.append(sharding.put(given[name], leaf.sharding))
-    return jax.tree.unflatten(jax.tree.structure(target), leaves), kept, sorted(given.keys() - set(names))
-
-
-def _evaluators(
-    config: ConfigDict, learner: Learner, data: Dataset, held_out: Dataset | None, mesh: Mesh
-) -> dict[str, tuple[int, loop.Evaluator]]:
-    """What is measured in training, on the EMA weights of the first decay."""
-    decay = str(config.ema.decays[0])
-    conditional = config.model.class_conditional
-    made: dict[str, tuple[int, loop.Evaluator]] = {}
-    fields = config.evals.heldout_loss
-    if held_out:
-        batch = held_out.batch(np.arange(min(fields.images, len(held_out))))
-        heldout_loss = make_heldout_loss(
-            learner.network, learner.process, batch["image"], batch["label"] if conditional else None,
-            levels=learner.process.loss_levels(fields.levels).tolist(), seed=config.seed,
-            batch_size=config.sampling.batch_size, mesh=mesh,
-        )  # fmt: skip
-
-        def losses(state: TrainState) -> dict[str, Any]:
-            return {f"ema{decay}/{name}": loss for name, loss in heldout_loss(state.ema[decay]["network"]).items()}
-
-        made["heldout_loss"] = (fields.every, losses)
-
-    fields, sampling = config.evals.samples, config.sampling
-    if fields.every:
-        sample_batch = make_sample_batch(
-            learner.network, learner.process, build.sampler(config, sampling.sampler, sampling.steps),
-            image_shape=data.image_shape, steps=sampling.steps, guidance=sampling.guidance, mesh=mesh,
-        )  # fmt: skip
-        ids = np.arange(fields.n)
-        labels = ids % data.num_classes if conditional else None
-
-        def samples(state: TrainState) -> dict[str, Any]:
-            params = state.ema[decay]["network"]
-            pieces = sample_images(sample_batch, params, config.seed, ids, labels, sampling.batch_size, mesh)
-            return {"samples": grid(np.concatenate(list(pieces)), data.num_classes if conditional else 0)}
-
-        made["samples"] = (fields.every, samples)
-    return made
+    state, lines = graft.graft(state, weights)
+    for line in lines:
+        _say(line)
+    return state
 
 
 def _describe(config: ConfigDict, program: Program, data: Dataset, total: int) -> None:
@@ -216,7 +162,10 @@ def _describe(config: ConfigDict, program: Program, data: Dataset, total: int) -
     from clu import parameter_overview
 
     print(schema.to_json(config), end="")
-    specs = {name: leaf.sharding.spec for name, leaf in zip(program.leaf_names, jax.tree.leaves(program.state.params), strict=True)}
+    specs = {
+        name: leaf.sharding.spec
+        for name, leaf in zip(program.leaf_names, jax.tree.leaves(program.state.params), strict=True)
+    }
     print(parameter_overview.get_parameter_overview(program.state.params, include_stats=False))
     print("sharding (others are replicated):")
     print("\n".join(f"  {name}: {spec}" for name, spec in specs.items() if any(spec)) or "  none")
@@ -240,10 +189,18 @@ def _say(line: str) -> None:
 
 def main(argv: Sequence[str]) -> None:
     parser = cli.Parser("ddaepp_jax.main", __doc__)
-    parser.add_argument("--config", metavar="FILE[:VARIANT]", help="config file (default: digits); --config.FIELD=VALUE overrides a field")
+    parser.add_argument(
+        "--config",
+        metavar="FILE[:VARIANT]",
+        help="config file (default: digits); --config.FIELD=VALUE overrides a field",
+    )
     parser.add_argument("--workdir", help="run directory (default: runs/<config's name>)")
-    parser.add_argument("--dry_run", action="store_true", help="print config, parameters, sharding and memory, and stop")
-    parser.add_argument("--coordinator", default="", metavar="HOST:PORT", help="join several processes; 'auto' on a pod or a cluster")
+    parser.add_argument(
+        "--dry_run", action="store_true", help="print config, parameters, sharding and memory, and stop"
+    )
+    parser.add_argument(
+        "--coordinator", default="", metavar="HOST:PORT", help="join several processes; 'auto' on a pod or a cluster"
+    )
     parser.add_argument("--num_processes", type=int, default=1, help="with --coordinator=HOST:PORT")
     parser.add_argument("--process_id", type=int, default=0, help="with --coordinator=HOST:PORT")
     args, rest = parser.parse_known_args(argv)

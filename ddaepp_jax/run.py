@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from tqdm import tqdm
 
 from ddaepp_jax import build
@@ -92,19 +91,28 @@ class Run:
         """
         images = np.asarray(images)
         if images.dtype != np.uint8 or images.shape[1:] != self.image_shape:
-            raise InputError(f"images: {images.dtype} {images.shape}; give uint8 of shape (N, {', '.join(map(str, self.image_shape))})")
+            shape = ", ".join(map(str, self.image_shape))
+            raise InputError(f"images: {images.dtype} {images.shape}; give uint8 of shape (N, {shape})")
         _check(seed, draws=draws, batch_size=batch_size, **{"number of images": len(images)})
-        if not self.process.is_level(noise_level):
-            raise InputError(f"noise_level: {noise_level} is not {self.process.levels_text()}")
+        try:
+            level = self.process.as_level(noise_level)
+        except ValueError as error:
+            raise InputError(f"noise_level: {error}") from None
         for layer in layers:
             build.choose("layers", layer, self.layers)
         key = ("features", *layers)
         if key not in self._compiled:
             self._compiled[key] = make_feature_batch(self.module, self.process, layers, self.mesh)
-        level = int(noise_level) if noise_level == int(noise_level) else noise_level
         pieces = list(
             extract(
-                self._compiled[key], self.params, images, level=level, seed=seed, draws=draws, batch_size=batch_size, mesh=self.mesh
+                self._compiled[key],
+                self.params,
+                images,
+                level=level,
+                seed=seed,
+                draws=draws,
+                batch_size=batch_size,
+                mesh=self.mesh,
             )
         )
         return {layer: np.concatenate([piece[layer] for piece in pieces]) for layer in layers}
@@ -153,9 +161,14 @@ class Run:
         key = ("sample", sampler, steps, guidance)
         if key not in self._compiled:
             self._compiled[key] = make_sample_batch(
-                self.module, self.process, build.sampler(self.config, sampler, steps),
-                image_shape=self.image_shape, steps=steps, guidance=guidance, mesh=self.mesh,
-            )  # fmt: skip
+                self.module,
+                self.process,
+                build.sampler(self.config, sampler, steps),
+                image_shape=self.image_shape,
+                steps=steps,
+                guidance=guidance,
+                mesh=self.mesh,
+            )
         pieces = []
         with tqdm(total=n, unit="image", desc=f"{sampler}-{steps}", disable=not progress) as bar:
             for piece in sample_images(self._compiled[key], self.params, seed, ids, given, batch_size, self.mesh):
@@ -167,7 +180,9 @@ class Run:
         if not self.config.model.class_conditional:
             if labels is not None or guidance != 1:
                 what = "labels" if labels is not None else "guidance"
-                raise InputError(f"{what}: this run was trained without labels (model.class_conditional=False); leave it out")
+                raise InputError(
+                    f"{what}: this run was trained without labels (model.class_conditional=False); leave it out"
+                )
             return None
         given = ids % self.num_classes if labels is None else np.asarray(labels)
         if given.dtype.kind not in "iu" or given.shape not in ((), ids.shape):

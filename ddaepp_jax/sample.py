@@ -1,7 +1,7 @@
 """Sample images from a run: a grid to look at, and an .npz to score.
 
     python -m ddaepp_jax.sample --workdir=runs/digits
-    python -m ddaepp_jax.sample --workdir=runs/cond --n=80 --labels=3,5 --guidance=2 --sampler=ddpm --steps=1000 --seed=1
+    python -m ddaepp_jax.sample --workdir=runs/cond --n=80 --labels=3,5 --guidance=2 --sampler=ddpm --steps=1000
 
 Image i is a function of (seed, i): neither the batch size nor the devices change it.
 """
@@ -33,9 +33,16 @@ def main(argv: Sequence[str]) -> None:
     with _writing(out):  # before the work, so that nobody waits for an error
         out.parent.mkdir(parents=True, exist_ok=True)
     images = run.sample(
-        n=args.n, seed=args.seed, labels=labels, guidance=args.guidance, sampler=args.sampler, steps=args.steps,
-        first=args.first, batch_size=args.batch_size, progress=True,
-    )  # fmt: skip
+        n=args.n,
+        seed=args.seed,
+        labels=labels,
+        guidance=args.guidance,
+        sampler=args.sampler,
+        steps=args.steps,
+        first=args.first,
+        batch_size=args.batch_size,
+        progress=True,
+    )
     with _writing(out):
         columns = args.columns or (run.num_classes if run.config.model.class_conditional and labels is None else 0)
         grid(images[:GRID_AT_MOST], columns).save(f"{out}.png")

@@ -117,7 +117,7 @@ FIELDS = [  # --config.<what is given> -> parts of the line
     ("mesh.rules=(('(', ('fsdp',)),)", "mesh.rules: ('(', ('fsdp',)) is not (regex, axes)"),
     ("mesh.rules=('.*',)", "mesh.rules: '.*' is not (regex, axes)"),
     ("init_from=/nowhere", "init_from: /nowhere: not a run directory (no config.json)"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("given", "parts"), [(given, parts) for given, *parts in FIELDS], ids=[r[0] for r in FIELDS])
@@ -152,19 +152,22 @@ def files(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize(("config", "parts"), [
-    ("missing.py", ["--config: no file 'missing.py'; give a config file"]),
-    ("", ["--config: no file ''"]),
-    (".", ["--config: . is not a Python file"]),
-    ("text.txt", ["--config: text.txt is not a Python file"]),
-    ("no_get_config.py", ["--config: no_get_config.py has no function get_config"]),
-    ("no_variants.py:tiny", ["--config: no_variants.py has no variants; leave :tiny out"]),
-    ("good.py:huge", ["--config: this config has no variant 'huge'; it has tiny"]),
-    ("returns_none.py", ["--config: get_config of returns_none.py returns a NoneType; let it return a ConfigDict"]),
-    ("extra_group.py", ["modle: no such field; the fields of a config are", "model"]),
-    ("extra_field.py", ["model.dpeth: no such field; the fields of model are", "depth"]),
-    ("lacks.py", ["train.log_every: missing"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("config", "parts"),
+    [
+        ("missing.py", ["--config: no file 'missing.py'; give a config file"]),
+        ("", ["--config: no file ''"]),
+        (".", ["--config: . is not a Python file"]),
+        ("text.txt", ["--config: text.txt is not a Python file"]),
+        ("no_get_config.py", ["--config: no_get_config.py has no function get_config"]),
+        ("no_variants.py:tiny", ["--config: no_variants.py has no variants; leave :tiny out"]),
+        ("good.py:huge", ["--config: this config has no variant 'huge'; it has tiny"]),
+        ("returns_none.py", ["--config: get_config of returns_none.py returns a NoneType; let it return a ConfigDict"]),
+        ("extra_group.py", ["modle: no such field; the fields of a config are", "model"]),
+        ("extra_field.py", ["model.dpeth: no such field; the fields of model are", "depth"]),
+        ("lacks.py", ["train.log_every: missing"]),
+    ],
+)
 def test_bad_config_file(config, parts, files):
     refused(main.main, ["--workdir=run", f"--config={config}"], *parts)
     assert not (files / "run").exists()
@@ -175,14 +178,17 @@ def test_a_bug_in_a_config_file_keeps_its_traceback(files):
         main.main(["--workdir=run", "--config=bug.py"])
 
 
-@pytest.mark.parametrize(("arguments", "parts"), [
-    (["--workdri=x"], ["--workdri=x: not an argument of this program; see --help"]),
-    (["stray"], ["stray: not an argument of this program; see --help"]),
-    (["--workdir"], ["argument --workdir: expected one argument"]),
-    (["--num_processes=two"], ["argument --num_processes: invalid int value: 'two'"]),
-    (["--coordinator=somewhere"], ["--coordinator: 'somewhere' is neither HOST:PORT nor 'auto'"]),
-    (["--process_id=2", "--coordinator=a:1", "--num_processes=2"], ["--process_id: 2 is not in 0..1"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--workdri=x"], ["--workdri=x: not an argument of this program; see --help"]),
+        (["stray"], ["stray: not an argument of this program; see --help"]),
+        (["--workdir"], ["argument --workdir: expected one argument"]),
+        (["--num_processes=two"], ["argument --num_processes: invalid int value: 'two'"]),
+        (["--coordinator=somewhere"], ["--coordinator: 'somewhere' is neither HOST:PORT nor 'auto'"]),
+        (["--process_id=2", "--coordinator=a:1", "--num_processes=2"], ["--process_id: 2 is not in 0..1"]),
+    ],
+)
 def test_bad_argument(arguments, parts):
     refused(main.main, arguments, *parts)
 
@@ -208,10 +214,13 @@ def test_class_conditional_without_labels(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "parts"), [
-    ("digitz", ["data.name: TensorFlow Datasets has no 'digitz'", "mend it"]),
-    ("no such set", ["data.name: 'no such set' is not of the form name"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("digitz", ["data.name: TensorFlow Datasets has no 'digitz'", "mend it"]),
+        ("no such set", ["data.name: 'no such set' is not of the form name"]),
+    ],
+)
 def test_unknown_data(name, parts, tmp_path):
     arguments = [f"--workdir={tmp_path / 'run'}", f"--config.data.name={name}", f"--config.data.data_dir={tmp_path}"]
     refused(main.main, arguments, *parts)
@@ -235,14 +244,17 @@ def test_foreign_config_json(program, text, tmp_path):
     refused(program, [*arguments, f"--workdir={tmp_path}"], f"{tmp_path / 'config.json'}: not the config of a run")
 
 
-@pytest.mark.parametrize(("arguments", "parts"), [
-    ([], ["the following arguments are required: --workdir"]),
-    (["--workdir=x", "--nn=3"], ["unrecognized arguments: --nn=3"]),
-    (["--workdir=x", "--n=many"], ["argument --n: invalid int value: 'many'"]),
-    (["--workdir=x", "--labels=cat"], ["argument --labels: 'cat' is not a class"]),
-    (["--workdir=x", "--columns=-1"], ["--columns: -1 is negative"]),
-    (["--workdir=x"], ["x: not a run directory (no config.json); give the --workdir of a training run"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ([], ["the following arguments are required: --workdir"]),
+        (["--workdir=x", "--nn=3"], ["unrecognized arguments: --nn=3"]),
+        (["--workdir=x", "--n=many"], ["argument --n: invalid int value: 'many'"]),
+        (["--workdir=x", "--labels=cat"], ["argument --labels: 'cat' is not a class"]),
+        (["--workdir=x", "--columns=-1"], ["--columns: -1 is negative"]),
+        (["--workdir=x"], ["x: not a run directory (no config.json); give the --workdir of a training run"]),
+    ],
+)
 def test_sample_without_a_run(arguments, parts, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     refused(sample.main, arguments, *parts)
@@ -253,21 +265,24 @@ def test_no_checkpoint_yet(tmp_path):
     refused(sample.main, [f"--workdir={tmp_path}"], f"{tmp_path / 'checkpoints'}: no checkpoint")
 
 
-@pytest.mark.parametrize(("arguments", "parts"), [
-    (["--n=0"], ["n: 0 is not positive"]),
-    (["--batch_size=0"], ["batch_size: 0 is not positive"]),
-    (["--seed=-1"], ["seed: -1 is not in 0..2**32-1"]),
-    (["--first=-1"], ["first: -1 is not in 0.."]),
-    (["--steps=0"], ["steps: 0 is not in 1..1000"]),
-    (["--steps=1001"], ["steps: 1001 is not in 1..1000"]),
-    (["--sampler="], ["sampler: no ''; there is ddim, ddpm"]),
-    (["--sampler=heun"], ["sampler: no 'heun'; there is ddim, ddpm"]),
-    (["--step=99"], ["step: no checkpoint 99 in", "the newest is 4"]),
-    (["--decay=0.5"], ["decay: no average 0.5;", "ema.decays=(0.999,)"]),
-    (["--guidance=2"], ["guidance: this run was trained without labels", "leave it out"]),
-    (["--labels=3"], ["labels: this run was trained without labels", "leave it out"]),
-    (["--out=/dev/null/x"], ["--out: cannot write /dev/null/x", "give another"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--n=0"], ["n: 0 is not positive"]),
+        (["--batch_size=0"], ["batch_size: 0 is not positive"]),
+        (["--seed=-1"], ["seed: -1 is not in 0..2**32-1"]),
+        (["--first=-1"], ["first: -1 is not in 0.."]),
+        (["--steps=0"], ["steps: 0 is not in 1..1000"]),
+        (["--steps=1001"], ["steps: 1001 is not in 1..1000"]),
+        (["--sampler="], ["sampler: no ''; there is ddim, ddpm"]),
+        (["--sampler=heun"], ["sampler: no 'heun'; there is ddim, ddpm"]),
+        (["--step=99"], ["step: no checkpoint 99 in", "the newest is 4"]),
+        (["--decay=0.5"], ["decay: no average 0.5;", "ema.decays=(0.999,)"]),
+        (["--guidance=2"], ["guidance: this run was trained without labels", "leave it out"]),
+        (["--labels=3"], ["labels: this run was trained without labels", "leave it out"]),
+        (["--out=/dev/null/x"], ["--out: cannot write /dev/null/x", "give another"]),
+    ],
+)
 def test_sample_from_a_run(arguments, parts, trained):
     refused(sample.main, [f"--workdir={trained}", *arguments], *parts)
 
@@ -347,19 +362,25 @@ def program(module, *arguments, **environment):
     """A program in a process of its own: its exit code and its lines on stderr."""
     done = subprocess.run(
         [sys.executable, "-m", f"ddaepp_jax.{module}", *map(str, arguments)],
-        env={**os.environ, "JAX_COMPILATION_CACHE_DIR": "", **environment}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env={**os.environ, "JAX_COMPILATION_CACHE_DIR": "", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     return done.returncode, done.stderr.splitlines()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("module", "arguments", "line"), [
-    ("main", ["--config.modle.depth=8"], "error: --config.modle.depth: no such field; did you mean model.depth?"),
-    ("main", ["--config.train.batch_size=12"], "error: train.batch_size: 12 is not a multiple of 8, the devices"),
-    ("main", ["--config.data.name=digitz"], "error: data.name: TensorFlow Datasets has no 'digitz'"),
-    ("sample", ["--workdir=nowhere"], "error: nowhere: not a run directory (no config.json)"),
-    ("sample", ["--n=many"], "error: argument --n: invalid int value: 'many'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("module", "arguments", "line"),
+    [
+        ("main", ["--config.modle.depth=8"], "error: --config.modle.depth: no such field; did you mean model.depth?"),
+        ("main", ["--config.train.batch_size=12"], "error: train.batch_size: 12 is not a multiple of 8, the devices"),
+        ("main", ["--config.data.name=digitz"], "error: data.name: TensorFlow Datasets has no 'digitz'"),
+        ("sample", ["--workdir=nowhere"], "error: nowhere: not a run directory (no config.json)"),
+        ("sample", ["--n=many"], "error: argument --n: invalid int value: 'many'"),
+    ],
+)
 def test_one_line_and_exit_code_2(module, arguments, line):
     code, lines = program(module, *arguments, JAX_NUM_CPU_DEVICES="8")
     assert code == 2 and len(lines) == 1 and lines[0].startswith(line), lines

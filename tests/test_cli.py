@@ -8,25 +8,28 @@ from ddaepp_jax import config as schema
 from ddaepp_jax.errors import InputError, NonFiniteError
 
 
-@pytest.mark.parametrize(("text", "value"), [
-    ("model.depth=6", 6),
-    ("model.name=5", "5"),
-    ("model.mlp_ratio=3", 3.0),
-    ("optimizer.learning_rate=1e-4", 1e-4),
-    ("model.skip=False", False),
-    ("model.skip=false", False),
-    ("data.flip=True", True),
-    ("ema.decays=(0.9, 0.99)", (0.9, 0.99)),
-    ("ema.decays=0.9,", (0.9,)),
-    ("data.size=32,32", (32, 32)),
-    ("mesh.rules=()", ()),
-    ("train.steps=None", None),
-    ("train.epochs=3", 3.0),
-    ("train.epochs=None", None),
-    ("data.data_dir=", ""),
-    ("data.split=train[:90%]", "train[:90%]"),
-    ("init_from=runs/a=b", "runs/a=b"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("model.depth=6", 6),
+        ("model.name=5", "5"),
+        ("model.mlp_ratio=3", 3.0),
+        ("optimizer.learning_rate=1e-4", 1e-4),
+        ("model.skip=False", False),
+        ("model.skip=false", False),
+        ("data.flip=True", True),
+        ("ema.decays=(0.9, 0.99)", (0.9, 0.99)),
+        ("ema.decays=0.9,", (0.9,)),
+        ("data.size=32,32", (32, 32)),
+        ("mesh.rules=()", ()),
+        ("train.steps=None", None),
+        ("train.epochs=3", 3.0),
+        ("train.epochs=None", None),
+        ("data.data_dir=", ""),
+        ("data.split=train[:90%]", "train[:90%]"),
+        ("init_from=runs/a=b", "runs/a=b"),
+    ],
+)
 def test_override(text, value):
     config = cli.parse_config([f"--config.{text}"])
     for name in text.partition("=")[0].split("."):
@@ -55,11 +58,14 @@ def test_parser_help(capsys):
     assert ended.value.code == 0 and "what it does" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("error", "code", "line"), [
-    (InputError("a: b"), 2, "error: a: b\n"),
-    (NonFiniteError("step 3"), 1, "error: step 3\n"),
-    (KeyboardInterrupt(), 130, "interrupted; the same command resumes from the newest checkpoint\n"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (InputError("a: b"), 2, "error: a: b\n"),
+        (NonFiniteError("step 3"), 1, "error: step 3\n"),
+        (KeyboardInterrupt(), 130, "interrupted; the same command resumes from the newest checkpoint\n"),
+    ],
+)
 def test_launch(error, code, line, capsys):
     def program(argv):
         raise error

@@ -39,10 +39,21 @@ def whole(tmp_path_factory):
 
 
 def test_run_directory(whole):
-    assert {entry.name for entry in whole.iterdir()} >= {"config.json", "checkpoints", "metrics.jsonl", "tensorboard", "samples"}
+    assert {entry.name for entry in whole.iterdir()} >= {
+        "config.json",
+        "checkpoints",
+        "metrics.jsonl",
+        "tensorboard",
+        "samples",
+    }
     assert {entry.name for entry in (whole / "checkpoints").iterdir()} == {"3", "6"}
     for step in ("3", "6"):
-        assert {e.name for e in (whole / "checkpoints" / step).iterdir() if e.is_dir()} == {"params", "ema", "optimizer", "meta"}
+        assert {e.name for e in (whole / "checkpoints" / step).iterdir() if e.is_dir()} == {
+            "params",
+            "ema",
+            "optimizer",
+            "meta",
+        }
     logged = rows(whole)
     assert [row["step"] for row in logged if "loss" in row] == [2, 3, 4, 6]
     assert all(np.isfinite(value) for row in logged for value in row.values())
@@ -117,8 +128,10 @@ def test_init_from_another_run(whole, tmp_path, capsys):
     """Self-conditioning is added to a plain network; what it brings starts as it always does."""
     plain = config(**COUNT_STEPS, model__self_condition=False)
     main.train_and_evaluate(plain, tmp_path / "plain")
-    state = main.train_and_evaluate(config(train__steps=1, init_from=str(tmp_path / "plain"), optimizer__learning_rate=1e-9), tmp_path / "more")
-    assert "keeps its own initial self_conditioning/" in capsys.readouterr().out
+    state = main.train_and_evaluate(
+        config(train__steps=1, init_from=str(tmp_path / "plain"), optimizer__learning_rate=1e-9), tmp_path / "more"
+    )
+    assert "init_from: the network initialises self_conditioning/" in capsys.readouterr().out
     expected = load(tmp_path / "plain").params
     given = dict(state.params["network"])
     assert not np.any(np.asarray(given.pop("self_conditioning")["project"]["kernel"]) > 1e-6)
@@ -181,7 +194,9 @@ def flags(fields):
 @pytest.mark.parametrize("dispatch", [1, 2])
 def test_killed_run_resumes_bit_for_bit(tmp_path, dispatch):
     """6 steps = 3 steps, SIGKILL, the same command, 3 more: parameters, EMA and optimizer."""
-    fields = COUNT_STEPS | dict(train__steps_per_dispatch=dispatch, evals__samples__every=0, evals__heldout_loss__every=0)
+    fields = COUNT_STEPS | dict(
+        train__steps_per_dispatch=dispatch, evals__samples__every=0, evals__heldout_loss__every=0
+    )
     command = [*RUN, *flags(fields)]
     subprocess.run([*command, f"--workdir={tmp_path / 'whole'}"], cwd=ROOT, env=environment(2), check=True)
     killed = tmp_path / "killed"
@@ -210,11 +225,19 @@ def test_two_processes_train_as_one(tmp_path):
         address = f"127.0.0.1:{listener.getsockname()[1]}"
     both = [
         subprocess.Popen(
-            [*RUN, *flags(fields), f"--workdir={tmp_path / 'two'}", f"--coordinator={address}", "--num_processes=2", f"--process_id={i}"],
-            cwd=ROOT, env=environment(2),
+            [
+                *RUN,
+                *flags(fields),
+                f"--workdir={tmp_path / 'two'}",
+                f"--coordinator={address}",
+                "--num_processes=2",
+                f"--process_id={i}",
+            ],
+            cwd=ROOT,
+            env=environment(2),
         )
         for i in range(2)
-    ]  # fmt: skip
+    ]
     assert [process.wait(timeout=300) for process in both] == [0, 0]
     one, two = (load(tmp_path / name).state() for name in ("one", "two"))
     losses = [[row["loss"] for row in rows(tmp_path / name) if "loss" in row] for name in ("one", "two")]

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Array = TypeVar("Array", np.ndarray, jax.Array)
+from ddaepp_jax.streams import named
 
-_FLIP_STREAM = 0x666C6970  # keeps the flips' random bits apart from others that are made of the same seed and step
+Array = TypeVar("Array", np.ndarray, jax.Array)
 
 
 def to_float(images: Array) -> Array:
@@ -36,6 +36,6 @@ def horizontal_flip(images: jax.Array, seed: int | jax.Array, step: int | jax.Ar
     Returns:
         (B, H, W, C) of the same type.
     """
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _FLIP_STREAM), step)
+    key = jax.random.fold_in(named(jax.random.key(seed), "flip"), step)
     flip = jax.vmap(lambda i: jax.random.bernoulli(jax.random.fold_in(key, i)))(index)
     return jnp.where(flip[:, None, None, None], images[:, :, ::-1, :], images)

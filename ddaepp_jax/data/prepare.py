@@ -22,9 +22,16 @@ from PIL import Image
 from ddaepp_jax.errors import InputError
 
 _GFILE = SimpleNamespace(
-    GFile=open, Open=open, exists=os.path.exists, isdir=os.path.isdir, listdir=os.listdir, glob=glob.glob,
-    makedirs=lambda path: os.makedirs(path, exist_ok=True), copy=shutil.copy, walk=os.walk,
-)  # fmt: skip
+    GFile=open,
+    Open=open,
+    exists=os.path.exists,
+    isdir=os.path.isdir,
+    listdir=os.listdir,
+    glob=glob.glob,
+    makedirs=lambda path: os.makedirs(path, exist_ok=True),
+    copy=shutil.copy,
+    walk=os.walk,
+)
 _LOCAL_FILES = SimpleNamespace(io=SimpleNamespace(gfile=_GFILE), compat=SimpleNamespace(as_text=os.fsdecode))
 
 _RETRIES = 5  # of a download; TFDS's own 10 take minutes to tell that there is no network

@@ -9,13 +9,7 @@ from ddaepp_jax.data.order import batch_indices
 
 
 def stream(
-    dataset: Dataset,
-    seed: int,
-    batch_size: int,
-    start: int,
-    stop: int,
-    rows: np.ndarray,
-    threads: int = 1,
+    dataset: Dataset, seed: int, batch_size: int, start: int, stop: int, rows: np.ndarray, threads: int = 1
 ) -> Iterator[dict[str, np.ndarray]]:
     """This process's share of the global batches ``start, start + 1, .., stop - 1``.
 

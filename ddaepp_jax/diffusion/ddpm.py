@@ -85,9 +85,8 @@ class DDPM:
         """Noise levels of the linear-probe grid (DDAE, arXiv 2303.09769): 1.1 % of the steps is often the best."""
         return 1, 11, 21
 
-    def is_level(self, level: float) -> bool:
-        """Whether ``level`` is a noise level of this process: a whole number in 0..T."""
-        return 0 <= level <= self.num_steps and level == int(level)
-
-    def levels_text(self) -> str:
-        return f"a whole number in 0..{self.num_steps}"
+    def as_level(self, level: float) -> np.int32:
+        """A noise level given from outside, in the type that ``perturb`` takes; ValueError unless one of 0..T."""
+        if not (0 <= level <= self.num_steps and level == int(level)):
+            raise ValueError(f"{level} is not a whole number in 0..{self.num_steps}")
+        return np.int32(level)

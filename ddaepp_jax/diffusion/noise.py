@@ -1,15 +1,14 @@
 """Random numbers that belong to an image, not to a batch: image i's draws are a function of (seed, stream, i) alone."""
 
-import zlib
-
 import jax
 from jax import Array
+
+from ddaepp_jax.streams import named
 
 
 def image_keys(seed: int, stream: str, ids: Array) -> Array:
     """(B,) keys, one an image. ``stream`` names the use, so that two uses of a seed are independent."""
-    base = jax.random.fold_in(jax.random.key(seed), zlib.crc32(stream.encode()))
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(base, ids)
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(named(jax.random.key(seed), stream), ids)
 
 
 def image_noise(keys: Array, shape: tuple[int, ...]) -> Array:

@@ -14,7 +14,7 @@ Denoiser = Callable[[Array, Array], Array]
 
 
 def vp_times(num_steps: int, steps: int) -> np.ndarray:
-    """(steps + 1,) int32, falling: .., 1 + 2T/steps, 1 + T/steps, 1, 0 (rounded down where T/steps is no whole number)."""
+    """(steps + 1,) int32, falling: .., 1 + 2T/steps, 1 + T/steps, 1, 0, rounded down to whole steps."""
     return np.append(1 + np.arange(steps)[::-1] * num_steps // steps, 0).astype(np.int32)
 
 

@@ -29,7 +29,9 @@ def make_feature_batch(network: nn.Module, process: Any, layers: Sequence[str], 
     serves all ``layers``; what they don't need is pruned.
     """
 
-    def feature_batch(params: Any, seed: Array, images: Array, ids: Array, level: Array, draw: Array) -> dict[str, Array]:
+    def feature_batch(
+        params: Any, seed: Array, images: Array, ids: Array, level: Array, draw: Array
+    ) -> dict[str, Array]:
         x0 = to_float(images)
         keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(image_keys(seed, "features", ids), draw)
         levels = jnp.full(ids.shape, level)
@@ -51,7 +53,7 @@ def extract(
     batch_size: int,
     mesh: Mesh,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Features of (N, H, W, C) uint8 ``images``, averaged over ``draws`` of noise, in pieces {layer: (b, C)} in order."""
+    """Features of (N, H, W, C) uint8 images, averaged over ``draws`` of noise: pieces {layer: (b, C)} in order."""
     seed, level = jnp.uint32(seed), jnp.asarray(level)
     for rows, count in placing.batches(len(images), batch_size, mesh):
         pixels, ids = placing.place(mesh, images[rows], rows)

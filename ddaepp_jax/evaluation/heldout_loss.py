@@ -49,10 +49,13 @@ def make_heldout_loss(
             given = None if labels is None else placing.place(mesh, labels[rows])[0]
             # All levels are under way before the first is read.
             queued = [
-                compiled(params, pixels, given, ids, jnp.uint32(i), jnp.asarray(level)) for i, level in enumerate(levels)
+                compiled(params, pixels, given, ids, jnp.uint32(i), jnp.asarray(level))
+                for i, level in enumerate(levels)
             ]
             totals += [np.asarray(loss, np.float64)[:count].sum() for loss in queued]
         means = totals / len(images)
-        return {f"t{level:04g}": float(m) for level, m in zip(levels, means, strict=True)} | {"mean": float(means.mean())}
+        return {f"t{level:04g}": float(m) for level, m in zip(levels, means, strict=True)} | {
+            "mean": float(means.mean())
+        }
 
     return heldout_loss

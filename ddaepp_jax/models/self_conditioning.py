@@ -44,6 +44,10 @@ class SelfConditioning(nn.Module):
         if not self.time_scale:
             return projected
         scale = nn.Dense(
-            self.width, kernel_init=nn.initializers.zeros, bias_init=nn.initializers.ones, dtype=self.dtype, name="scale"
+            self.width,
+            kernel_init=nn.initializers.zeros,
+            bias_init=nn.initializers.ones,
+            dtype=self.dtype,
+            name="scale",
         )(nn.silu(time_embedding))
         return scale * projected

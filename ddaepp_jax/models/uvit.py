@@ -105,9 +105,7 @@ class UViT(nn.Module):
         block_class = nn.remat(Block) if self.remat else Block
         bottleneck = None
         for i, name in enumerate(block_names(self.depth)):
-            block = block_class(
-                self.num_heads, self.mlp_ratio, self.qkv_bias, self.attention, self.dtype, name=name
-            )
+            block = block_class(self.num_heads, self.mlp_ratio, self.qkv_bias, self.attention, self.dtype, name=name)
             tokens = block(tokens, skips.pop()) if self.skip and i > half else block(tokens)
             if i < half:
                 skips.append(tokens)
@@ -132,14 +130,23 @@ class UViT(nn.Module):
         batch, channels, patch = x.shape[0], x.shape[-1], (self.patch_size, self.patch_size)
         bias_init = conv_bias_init(self.patch_size**2 * channels)
         patches = nn.Conv(
-            self.width, patch, patch, "VALID", kernel_init=CONV_INIT, bias_init=bias_init, dtype=self.dtype,
+            self.width,
+            patch,
+            patch,
+            "VALID",
+            kernel_init=CONV_INIT,
+            bias_init=bias_init,
+            dtype=self.dtype,
             name="patch_embed",
         )(x)
         extras = [time]
         if self.num_classes:
             y = jnp.full((batch,), self.num_classes) if y is None else y
             table = nn.Embed(
-                self.num_classes + 1, self.width, embedding_init=nn.initializers.normal(1.0), dtype=self.dtype,
+                self.num_classes + 1,
+                self.width,
+                embedding_init=nn.initializers.normal(1.0),
+                dtype=self.dtype,
                 name="label_embed",
             )
             extras.insert(0, table(y))
@@ -161,7 +168,11 @@ class UViT(nn.Module):
     ) -> tuple[Array, int, list[Array]]:
         """Hand the pooled feature to the blocks after it, by the time token or by a token of its own."""
         condition = SelfConditioning(
-            self.width, self.projection, self.time_scale, zero_init=self.inject == "add", dtype=self.dtype,
+            self.width,
+            self.projection,
+            self.time_scale,
+            zero_init=self.inject == "add",
+            dtype=self.dtype,
             name="self_conditioning",
         )(pooled, time_embedding)
         if self.inject == "add":

@@ -1,1 +1,1 @@
-"""What training minimises. Objectives ask for passes through the network and see outputs and features, never modules."""
+"""What training minimises. Objectives ask for passes through the network; they see features, never modules."""

@@ -1,7 +1,6 @@
 """The one objective that every run has: predict what was added to a noisy image."""
 
 import dataclasses
-import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ddaepp_jax.objectives.passes import Pass, Result
+from ddaepp_jax.streams import named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +33,7 @@ class Denoising:
 
     def passes(self, rng: Array, batch: Mapping[str, Array]) -> dict[str, Pass]:
         """One pass, "denoise", over ``batch["image"]`` (B, H, W, C) in [-1, 1] with ``batch["label"]`` (B,)."""
-        rng = jax.random.fold_in(rng, zlib.crc32(b"denoise"))
-        level_rng, noise_rng, label_rng = jax.random.split(rng, 3)
+        level_rng, noise_rng, label_rng = jax.random.split(named(rng, "denoise"), 3)
         images, label = batch["image"], None
         if self.null_class is not None:
             dropped = jax.random.bernoulli(label_rng, self.label_dropout, images.shape[:1])

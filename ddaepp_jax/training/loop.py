@@ -1,4 +1,4 @@
-"""The train loop: dispatches, reads metrics a dispatch late, evaluates, saves. It never waits for the device otherwise."""
+"""The train loop: it dispatches, reads metrics a dispatch late, evaluates, saves; it never waits otherwise."""
 
 import dataclasses
 import sys
@@ -61,9 +61,13 @@ class _Report:
         # A log file gets a line now and then, a terminal a bar.
         interval = 0.5 if sys.stderr.isatty() else 30
         self.bar = tqdm(
-            total=schedule.total, initial=start, unit="step", mininterval=interval, dynamic_ncols=True,
+            total=schedule.total,
+            initial=start,
+            unit="step",
+            mininterval=interval,
+            dynamic_ncols=True,
             disable=jax.process_index() != 0,
-        )  # fmt: skip
+        )
 
     def __call__(self, step: int, totals: dict[str, Any]) -> None:
         totals = jax.device_get(totals)
@@ -88,7 +92,7 @@ class _Report:
         where = f"the gradient of {leaves[0]} ({len(leaves)} leaves in all)" if leaves else "the loss"
         return (
             f"step {int(totals['bad_step'])}: {where} is not finite; nothing was saved since. The same command resumes "
-            "from the newest checkpoint; lower optimizer.learning_rate, set optimizer.clip_norm, or use model.dtype=float32"
+            "from the newest checkpoint; lower optimizer.learning_rate, or set optimizer.clip_norm, or use float32"
         )
 
 

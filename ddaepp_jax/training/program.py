@@ -23,8 +23,8 @@ class Program:
     """What XLA made of a learner on a mesh.
 
     Attributes:
-      run: ``(state, totals, data, stop) -> (state, totals)``: steps until ``state.step`` is ``stop`` (or one, of a streamed
-        batch); ``data`` is the source's, state and totals are donated.
+      run: ``(state, totals, data, stop) -> (state, totals)``: steps until ``state.step`` is ``stop``, or one of a
+        streamed batch; ``data`` is the source's, state and totals are donated.
       init: ``() -> state``, born sharded.
       state: shapes of the state with their shardings, a target for restoring.
       zeros: ``() -> totals`` of no steps.

@@ -87,6 +87,9 @@ def _spec(name: str, shape: tuple[int, ...], axes: tuple[str, ...], mesh: Mesh) 
 
 def put(value: Any, sharding: NamedSharding) -> Any:
     """Host arrays that every process holds whole -> device arrays; no process waits for another."""
-    return jax.tree.map(
-        lambda v: jax.make_array_from_callback(np.shape(v), sharding, lambda index, v=np.asarray(v): v[index]), value
-    )
+
+    def leaf(array: np.ndarray) -> jax.Array:
+        array = np.asarray(array)
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    return jax.tree.map(leaf, value)

@@ -1,7 +1,6 @@
 """One step of training, ``(state, batch) -> (state, metrics)``, and the state that it moves."""
 
 import dataclasses
-import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from flax import struct
 from jax import Array
 
 from ddaepp_jax.objectives.passes import Pass, Result
+from ddaepp_jax.streams import named
 from ddaepp_jax.training import ema
 
 
@@ -53,7 +53,7 @@ class Learner:
 
     def stream(self, name: str) -> Array:
         """The key of a named stream of random numbers."""
-        return jax.random.fold_in(jax.random.key(self.seed), zlib.crc32(name.encode()))
+        return named(jax.random.key(self.seed), name)
 
 
 def init_state(learner: Learner, image_shape: tuple[int, int, int]) -> TrainState:
@@ -62,10 +62,7 @@ def init_state(learner: Learner, image_shape: tuple[int, int, int]) -> TrainStat
     x, t = jnp.zeros((1, *image_shape)), jnp.zeros((1,))
     (_, features), variables = learner.network.init_with_output(rng, x, t)
     shapes = {name: feature.shape[1:] for name, feature in features.items()}
-    heads = {
-        name: objective.init(jax.random.fold_in(rng, zlib.crc32(name.encode())), shapes)
-        for name, (objective, _) in learner.objectives.items()
-    }
+    heads = {name: objective.init(named(rng, name), shapes) for name, (objective, _) in learner.objectives.items()}
     params = {"network": variables["params"], "objectives": heads}
     averages = ema.init(params, learner.ema_decays)
     return TrainState(jnp.zeros((), jnp.int32), params, averages, learner.optimizer.init(params))
@@ -74,7 +71,9 @@ def init_state(learner: Learner, image_shape: tuple[int, int, int]) -> TrainStat
 def _run(learner: Learner, params: Any, given: Pass, dropout_rng: Array) -> Result:
     x_t = learner.process.perturb(given.view, given.noise, given.level)
     x, t = learner.process.inputs(x_t, given.level)
-    out, features = learner.network.apply({"params": params}, x, t, given.label, train=True, rngs={"dropout": dropout_rng})
+    out, features = learner.network.apply(
+        {"params": params}, x, t, given.label, train=True, rngs={"dropout": dropout_rng}
+    )
     return Result(given, out, features)
 
 
@@ -95,12 +94,12 @@ def train_step(learner: Learner, state: TrainState, batch: Mapping[str, Array]) 
 
     def loss_fn(params: Any) -> tuple[Array, dict[str, Array]]:
         results = {
-            name: _run(learner, params["network"], given, jax.random.fold_in(rng, zlib.crc32(f"dropout/{name}".encode())))
+            name: _run(learner, params["network"], given, named(rng, f"dropout/{name}"))
             for name, given in passes.items()
         }
         total, metrics = jnp.zeros(()), {}
         for name, (objective, weight) in learner.objectives.items():
-            loss_rng = jax.random.fold_in(rng, zlib.crc32(f"loss/{name}".encode()))
+            loss_rng = named(rng, f"loss/{name}")
             loss, more = objective.loss(params["objectives"][name], {}, results, loss_rng)
             total += weight * loss
             metrics |= {f"{name}/{key}": value for key, value in {"loss": loss, **more}.items()}

@@ -66,4 +66,6 @@ def _wandb_run(workdir: Path, config: dict[str, Any]) -> Any:
         import wandb
     except ImportError:
         raise InputError("logging.wandb: wandb is not installed; pip install 'ddaepp_jax[wandb]'") from None
-    return wandb.init(project="ddaepp_jax", name=workdir.name, id=workdir.name, resume="allow", dir=workdir, config=config)
+    return wandb.init(
+        project="ddaepp_jax", name=workdir.name, id=workdir.name, resume="allow", dir=workdir, config=config
+    )

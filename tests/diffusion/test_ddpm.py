@@ -1,5 +1,7 @@
 """Noising and samplers on a Gaussian data distribution, whose exact denoiser and sample law are known."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -108,7 +110,7 @@ def ancestral_law(steps):
     """
     times = samplers.vp_times(1000, steps)
     mean, var = np.zeros(3), np.ones(3)
-    for t, s in zip(times[:-1], times[1:], strict=True):
+    for t, s in itertools.pairwise(times):
         a_t, a_s = PROCESS.alpha_bar[t], PROCESS.alpha_bar[s]
         gain = np.sqrt(a_t) * STD**2 / (a_t * STD**2 + 1 - a_t)  # x0_hat = MEAN + gain (x - sqrt(a_t) MEAN)
         step = a_t / a_s  # x_t = sqrt(step) x_s + sqrt(1 - step) noise

@@ -16,7 +16,15 @@ CASES = {
     "plain": dict(patch_size=2, width=32, depth=4, num_heads=4),
     "labels": dict(patch_size=4, width=48, depth=2, num_heads=3, num_classes=10),
     "options": dict(
-        patch_size=1, width=16, depth=4, num_heads=2, mlp_ratio=2.0, mlp_time_embed=True, qkv_bias=True, conv=False, skip=False
+        patch_size=1,
+        width=16,
+        depth=4,
+        num_heads=2,
+        mlp_ratio=2.0,
+        mlp_time_embed=True,
+        qkv_bias=True,
+        conv=False,
+        skip=False,
     ),
     "cifar": dict(),
 }
@@ -202,7 +210,10 @@ def test_no_gradient_is_stopped():
             params = {**params, "self_conditioning": jax.tree.map(jnp.zeros_like, c)}
         return jnp.sum(network.apply({"params": params}, x, t)[0])
 
-    with_path, without = (jax.jit(jax.grad(loss), static_argnums=1)(params, zeroed)["in_1"]["mlp"]["fc2"]["bias"] for zeroed in (False, True))
+    with_path, without = (
+        jax.jit(jax.grad(loss), static_argnums=1)(params, zeroed)["in_1"]["mlp"]["fc2"]["bias"]
+        for zeroed in (False, True)
+    )
     assert np.abs(np.asarray(with_path - without)).max() > 1e-4
 
 
@@ -237,8 +248,8 @@ def test_bfloat16_keeps_float32_parameters_and_output():
 
 
 def test_remat_gives_the_same_gradients():
-    gradients = []
-    for remat in (False, True):
+    def gradient(remat):
         network, params, x, t = small(self_condition=True, remat=remat)
-        gradients.append(jax.jit(jax.grad(lambda p: jnp.sum(jnp.square(network.apply({"params": p}, x, t)[0]))))(params))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *gradients)
+        return jax.jit(jax.grad(lambda p: jnp.sum(jnp.square(network.apply({"params": p}, x, t)[0]))))(params)
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), gradient(False), gradient(True))

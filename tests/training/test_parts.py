@@ -39,12 +39,22 @@ def test_learning_rate():
     assert optimizer.learning_rate(2.0, "constant", 0, 100)(0) == 2
 
 
-PARAMS = {"dense": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones((2,))}, "norm": {"scale": jnp.ones((2,))}, "pos": jnp.ones((1, 2))}
+PARAMS = {
+    "dense": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones((2,))},
+    "norm": {"scale": jnp.ones((2,))},
+    "pos": jnp.ones((1, 2)),
+}
 
 
 def updates(grads=None, **fields):
     defaults = dict(
-        name="adamw", learning_rate=optax.constant_schedule(0.1), b1=0.9, b2=0.99, weight_decay=0.5, decay_mask="all", clip_norm=0.0
+        name="adamw",
+        learning_rate=optax.constant_schedule(0.1),
+        b1=0.9,
+        b2=0.99,
+        weight_decay=0.5,
+        decay_mask="all",
+        clip_norm=0.0,
     )
     made = optimizer.make_optimizer(**defaults | fields)
     grads = jax.tree.map(jnp.zeros_like, PARAMS) if grads is None else grads

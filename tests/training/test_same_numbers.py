@@ -10,9 +10,14 @@ import pytest
 from tiny import config, run
 
 SGD = dict(
-    train__steps=5, optimizer__name="sgd", optimizer__learning_rate=0.1, optimizer__warmup_steps=0, optimizer__clip_norm=0.0,
-    optimizer__schedule="constant", data__flip=True,
-)  # fmt: skip
+    train__steps=5,
+    optimizer__name="sgd",
+    optimizer__learning_rate=0.1,
+    optimizer__warmup_steps=0,
+    optimizer__clip_norm=0.0,
+    optimizer__schedule="constant",
+    data__flip=True,
+)
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ def specs(rules, sizes=(2, 4, 1)):
 def test_mesh_sizes():
     assert dict(sharding.make_mesh((-1, 2, 1)).shape) == {"data": 4, "fsdp": 2, "tensor": 1}
     for sizes in [(3, 1, 1), (-1, 3, 1), (-1, -1, 1), (0, 8, 1), (-2, 1, 1)]:
-        with pytest.raises(InputError, match="mesh.data"):
+        with pytest.raises(InputError, match=r"mesh\.data"):
             sharding.make_mesh(sizes)
 
 

@@ -1,0 +1,103 @@
+"""The public door: features and samples are functions of (seed, image), on any devices, in any batches."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import config
+
+import ddaepp_jax
+from ddaepp_jax import main
+from ddaepp_jax.data.datasets import digits
+from ddaepp_jax.diffusion.noise import image_keys, image_noise
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A conditional run, trained enough for its layers not to be trivial."""
+    workdir = tmp_path_factory.mktemp("runs") / "run"
+    made = config(train__steps=30, train__checkpoint_every=15, model__class_conditional=True, ema__decays=(0.9, 0.5))
+    made.evals.samples.every = made.evals.heldout_loss.every = 0
+    made.optimizer.learning_rate = 1e-2
+    main.train_and_evaluate(made, workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def run(workdir):
+    return ddaepp_jax.load(workdir)
+
+
+@pytest.fixture
+def one_device_run(workdir, monkeypatch):
+    first = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda: first)
+    return ddaepp_jax.load(workdir)
+
+
+def check_pixels_equal(one, other):
+    """Within a level, and 99.9 % equal: a forward pass is rounded differently in different batches."""
+    assert one.dtype == other.dtype == np.uint8
+    assert np.abs(one.astype(int) - other).max() <= 1 and (one == other).mean() >= 0.999
+
+
+def test_samples_do_not_depend_on_batches_or_offsets(run):
+    whole = run.sample(n=20, seed=1, steps=5, batch_size=20)
+    assert whole.shape == (20, 8, 8, 1) and whole.std() > 10
+    check_pixels_equal(whole, run.sample(n=20, seed=1, steps=5, batch_size=8))
+    labels = np.arange(7, 20) % 10
+    check_pixels_equal(whole[7:], run.sample(n=13, seed=1, steps=5, first=7, labels=labels))
+    assert (whole != run.sample(n=20, seed=2, steps=5)).mean() > 0.5
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+def test_samples_do_not_depend_on_devices(run, one_device_run, sampler):
+    assert run.mesh.size == 8 and one_device_run.mesh.size == 1
+    one, eight = (r.sample(n=12, steps=5, sampler=sampler, guidance=2.0) for r in (one_device_run, run))
+    check_pixels_equal(one, eight)
+
+
+def test_labels_and_guidance(run):
+    three = run.sample(n=8, labels=3, steps=5)
+    np.testing.assert_array_equal(three, run.sample(n=8, labels=[3] * 8, steps=5))
+    assert (three != run.sample(n=8, labels=4, steps=5)).any()
+    np.testing.assert_array_equal(three, run.sample(n=8, labels=3, steps=5, guidance=1.0))
+    assert (three != run.sample(n=8, labels=3, steps=5, guidance=4.0)).any()
+
+
+def test_features_are_what_they_say(run):
+    """Against the definition, image by image: noise of (seed, image), one forward pass, a mean over tokens."""
+    images = digits("test").batch(np.arange(5))["image"]
+    features = run.features(images, noise_level=21, layers=["out_1", "bottleneck"], seed=4, batch_size=2)
+    noise = image_noise(jax.vmap(jax.random.fold_in, (0, None))(image_keys(4, "features", jnp.arange(5)), 0), (8, 8, 1))
+    for i in range(5):
+        x0 = jnp.asarray(images[i : i + 1], jnp.float32) / 127.5 - 1
+        a = run.process.alpha_bar[21]
+        x_t = np.sqrt(a) * x0 + np.sqrt(1 - a) * noise[i : i + 1]
+        _, expected = run.module.apply({"params": run.params}, x_t.astype(jnp.float32), jnp.array([999 * 21 / 1000]))
+        np.testing.assert_allclose(features["out_1"][i], expected["out_1"][0].mean(0), atol=2e-5)
+        np.testing.assert_allclose(features["bottleneck"][i], expected["bottleneck"][0], atol=2e-5)
+
+
+def test_features_do_not_depend_on_devices_and_draws_average(run, one_device_run):
+    images = digits("test").batch(np.arange(11))["image"]
+    eight = run.features(images, noise_level=11, layers=run.layers, draws=2)
+    one = one_device_run.features(images, noise_level=11, layers=run.layers, draws=2)
+    assert tuple(eight) == run.layers == ("in_1", "mid", "out_1", "bottleneck")
+    for layer in run.layers:
+        assert eight[layer].shape == (11, 32) and eight[layer].dtype == np.float32
+        np.testing.assert_allclose(eight[layer], one[layer], atol=2e-5)
+    single = run.features(images, noise_level=11, layers=["mid"])["mid"]
+    assert 0 < np.abs(single - eight["mid"]).max() < np.abs(single).max()
+    assert np.abs(run.features(images, noise_level=500, layers=["mid"])["mid"] - single).max() > 0.1
+
+
+def test_checkpoints_and_averages_can_be_chosen(workdir, run):
+    other, early = ddaepp_jax.load(workdir, decay=0.5), ddaepp_jax.load(workdir, step=15)
+    saved = run.state()
+    assert int(saved.step) == run.step == 30 and early.step == 15
+    for opened, tree in [(run, saved.ema["0.9"]), (other, saved.ema["0.5"])]:
+        jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b), opened.params, tree["network"])
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), run.params, early.params)
+    assert max(jax.tree.leaves(moved)) > 1e-4
+    assert set(saved.params) == {"network", "objectives"} and run.config.model.name == "uvit"
