@@ -39,7 +39,6 @@ setup(
         "tensorboardX>=2.6.5,<3",
         "tqdm>=4.66",
         "numpy>=2.1,<3",
-        "matplotlib>=3.10.7",
     ],
     extras_require={
         "cuda12": [f"jax[cuda12]{JAX}"],

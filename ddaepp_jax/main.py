@@ -99,6 +99,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike, *, dry_ru
 
 def _claim(config: ConfigDict, workdir: Path) -> None:
     """Make the run directory, or check that it holds a run of this config; the config is written either way."""
+    if jax.process_index() != 0:
+        return
     file = workdir / "config.json"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -108,9 +110,8 @@ def _claim(config: ConfigDict, workdir: Path) -> None:
                 raise InputError(f"{file}: this run has another config ({'; '.join(changed)}); use another --workdir")
         elif any(workdir.iterdir()):
             raise InputError(f"--workdir: {workdir} is not empty and not a run directory; use another")
-        if jax.process_index() == 0:
-            file.write_text(schema.to_json(config))
-            (workdir / "version.txt").write_text(f"ddaepp_jax {__version__}, jax {jax.__version__}\n")
+        file.write_text(schema.to_json(config))
+        (workdir / "version.txt").write_text(f"ddaepp_jax {__version__}, jax {jax.__version__}\n")
     except OSError as error:
         raise InputError(f"--workdir: cannot write {workdir} ({error.strerror}); use another") from None
 

@@ -1,0 +1,1 @@
+"""Images addressed by index, their order, their augmentation. No iterator state, no TensorFlow at run time."""

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
 from ddaepp_jax.errors import InputError
@@ -52,17 +53,20 @@ class Checkpoints:
             except Exception as error:  # whatever a damaged file makes of itself
                 damage.append(f"{self._directory / str(step)}: cannot be read ({first_line(error)})")
                 continue
-            for bad in steps[: len(damage)]:
-                self._set_aside(bad)
-            self._manager.reload()
+            self._set_aside(steps[: len(damage)])
             return state, damage
         if damage:
             raise InputError(f"{damage[0]}, and no older one can be either; train into another --workdir")
         return None
 
-    def _set_aside(self, step: int) -> None:
+    def _set_aside(self, steps: list[int]) -> None:
+        if not steps:
+            return
         if jax.process_index() == 0:
-            os.rename(self._directory / str(step), self._directory.parent / f"damaged-{step}")
+            for step in steps:
+                os.rename(self._directory / str(step), self._directory.parent / f"damaged-{step}")
+        multihost_utils.sync_global_devices("damaged checkpoints are set aside")
+        self._manager.reload()
 
     def close(self) -> None:
         """Wait for the last save; raises what went wrong in it."""

@@ -29,7 +29,7 @@ class Program:
       state: shapes of the state with their shardings, a target for restoring.
       zeros: ``() -> totals`` of no steps.
       leaf_names: of the leaves that ``totals["bad_leaves"]`` flags.
-      compile_seconds, flops (of one step on one device), memory (bytes on one device).
+      compile_seconds; flops and bytes_accessed of one step on one device; memory: bytes on one device.
     """
 
     run: Callable[[TrainState, dict, Any, Array], tuple[TrainState, dict]]
@@ -39,6 +39,7 @@ class Program:
     leaf_names: list[str]
     compile_seconds: float
     flops: float
+    bytes_accessed: float
     memory: int
 
 
@@ -114,5 +115,6 @@ def compile_program(
         leaf_names=leaf_names,
         compile_seconds=seconds,
         flops=cost.get("flops", 0.0),
+        bytes_accessed=cost.get("bytes accessed", 0.0),
         memory=held - (memory.alias_size_in_bytes if memory else 0),
     )

@@ -1,0 +1,183 @@
+"""Throughput, MFU, compile time, memory and the input path of the train step, as JSON lines.
+
+    python benchmarks/train_step.py --config=configs/uvit_digits.py --config=configs/uvit_cifar.py:small
+    python benchmarks/train_step.py --config=configs/uvit_cifar.py --pair=model.self_condition --batch_size=4
+
+Images are random bytes of the config's shape, so no data are needed. With ``--pair=FIELD`` a boolean field of the config
+is measured on against off: by XLA's cost analysis, and by interleaved timing pairs with a 95 % interval (single steps
+scatter by several percent on a shared machine). Rows go to ``--out``, by default benchmarks/results/train_step.jsonl.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from ddaepp_jax import build, cli
+from ddaepp_jax.data.datasets import Dataset
+from ddaepp_jax.training import sharding
+from ddaepp_jax.training.clock import peak_flops
+from ddaepp_jax.training.program import Program, compile_program
+from ddaepp_jax.training.source import Source
+
+SHAPES = {"digits": (8, 8, 1), "cifar10": (32, 32, 3)}
+EXAMPLES = 4096
+
+
+def random_images(config: ConfigDict) -> Dataset:
+    """A labelled set of random bytes in the shape of the config's data."""
+    shape = SHAPES[config.data.name]
+    images = np.random.default_rng(0).integers(0, 256, (EXAMPLES, *shape), np.uint8)
+    labels = (np.arange(EXAMPLES) % 10).astype(np.int32)
+    names = tuple("0123456789")
+    return Dataset("random", "train", shape, 10, names, EXAMPLES, lambda rows: (images[rows], labels[rows]))
+
+
+class Step:
+    """One compiled train program with its state; a call takes ``steps`` steps and waits for them."""
+
+    def __init__(self, config: ConfigDict, data: Dataset) -> None:
+        self.mesh = build.mesh(config)
+        learner = build.learner(config, data.image_shape, data.num_classes, total=2**30 // config.train.batch_size)
+        self.source: Source = build.source(config, data, self.mesh)
+        self.program: Program = compile_program(
+            learner, self.mesh, config.mesh.rules, self.source, build.prepare(config)
+        )
+        self._state, self._step = self.program.init(), 0
+        self._batches: Iterator[Any] = self.source.open(0, 2**30 // config.train.batch_size)
+
+    def __call__(self, steps: int) -> float:
+        """Seconds of ``steps`` steps."""
+        self._step += steps
+        limit = sharding.put(np.int32(self._step), sharding.replicated(self.mesh))
+        totals = self.program.zeros()
+        start = time.perf_counter()
+        for _ in range(1 if self.source.resident else steps):
+            self._state, totals = self.program.run(self._state, totals, next(self._batches), limit)
+        jax.block_until_ready(totals)
+        return time.perf_counter() - start
+
+
+def input_path(config: ConfigDict, source: Source) -> Callable[[int], float]:
+    """Seconds of fetching and preparing the batches of some steps, without the step."""
+    prepare = build.prepare(config)
+    batches = source.open(0, 2**30 // config.train.batch_size)
+
+    def fetch(data: Any, step: jax.Array) -> jax.Array:
+        batch = source.fetch(data, step)
+        return prepare(batch["image"], step, batch["index"])
+
+    compiled = jax.jit(fetch)
+    numbers = [jax.device_put(np.int32(step)) for step in range(100)]
+    jax.block_until_ready(compiled(next(batches), numbers[0]))
+
+    def run(steps: int) -> float:
+        start = time.perf_counter()
+        jax.block_until_ready([compiled(next(batches), numbers[step % 100]) for step in range(steps)])
+        return time.perf_counter() - start
+
+    return run
+
+
+def peak_memory() -> int:
+    """Bytes: the device's own peak where it tells, else the process's peak resident size."""
+    stats = jax.devices()[0].memory_stats() or {}
+    return stats.get("peak_bytes_in_use", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def measure(config: ConfigDict, seconds: float) -> dict[str, Any]:
+    """One config: medians over at least 5 chunks of about a fifth of ``seconds`` each."""
+    data = random_images(config)
+    step = Step(config, data)
+    once = min(step(1) for _ in range(3))
+    steps = max(1, int(seconds / 5 / once))
+    per_step = float(np.median([step(steps) / steps for _ in range(5)]))
+    fetch = input_path(config, step.source)
+    per_fetch = float(np.median([fetch(20) / 20 for _ in range(5)]))
+    program, device = step.program, step.mesh.devices.flat[0]
+    peak = peak_flops(device.device_kind)
+    return {
+        "images_per_second": config.train.batch_size / per_step,
+        "step_ms": per_step * 1e3,
+        "gflop_per_step_and_device": program.flops / 1e9,
+        "gflops_per_second": program.flops / per_step / 1e9,
+        "mfu": program.flops / per_step / peak if peak else None,
+        "compile_seconds": program.compile_seconds,
+        "program_bytes": program.memory,
+        "peak_bytes": peak_memory(),
+        "input_ms": per_fetch * 1e3,
+        "input_times_faster_than_step": per_step / per_fetch,
+    }
+
+
+def measure_pair(config: ConfigDict, field: str, pairs: int) -> dict[str, Any]:
+    """A boolean field on against off: ratios of cost analysis and of interleaved step times."""
+    data, steps = random_images(config), {}
+    for value in (True, False):
+        varied = config.copy_and_resolve_references()
+        varied.update_from_flattened_dict({field: value})
+        steps[value] = Step(varied, data)
+        for _ in range(3):
+            steps[value](1)
+    ratios = np.empty(pairs)
+    for i in range(pairs):  # which goes first alternates, so that a drift cancels
+        order = (True, False) if i % 2 else (False, True)
+        seconds = {value: steps[value](1) for value in order}
+        ratios[i] = seconds[True] / seconds[False]
+    logs = np.log(ratios)
+    half = 1.96 * logs.std(ddof=1) / pairs**0.5
+    parameters = {v: sum(leaf.size for leaf in jax.tree.leaves(s.program.state.params)) for v, s in steps.items()}
+    return {
+        "pair": field,
+        "pairs": pairs,
+        "time_ratio": float(np.exp(logs.mean())),
+        "time_ratio_95": [float(np.exp(logs.mean() - half)), float(np.exp(logs.mean() + half))],
+        "time_ratio_median": float(np.median(ratios)),
+        "flops_ratio": steps[True].program.flops / steps[False].program.flops,
+        "bytes_ratio": steps[True].program.bytes_accessed / steps[False].program.bytes_accessed,
+        "parameter_ratio": parameters[True] / parameters[False],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", action="append", required=True, help="config file[:variant]; may be repeated")
+    parser.add_argument("--batch_size", type=int, help="instead of the config's")
+    parser.add_argument("--stream", action="store_true", help="stream the images instead of holding them on the device")
+    parser.add_argument("--pair", help="a boolean field to compare on against off")
+    parser.add_argument("--pairs", type=int, default=40)
+    parser.add_argument("--seconds", type=float, default=20, help="of timing a config")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "train_step.jsonl")
+    args = parser.parse_args()
+    for name in args.config:
+        overrides = [f"--config.train.batch_size={args.batch_size}"] if args.batch_size else []
+        overrides += ["--config.data.device_bytes=0"] * args.stream
+        config = cli.parse_config([f"--config={name}", *overrides])
+        row = {
+            "config": name,
+            "batch_size": config.train.batch_size,
+            "streamed": args.stream,
+            "dtype": config.model.dtype,
+            "device": jax.devices()[0].device_kind,
+            "devices": jax.device_count(),
+            "host": f"{platform.machine()}, {os.cpu_count()} cores",
+            "jax": jax.__version__,
+            "date": time.strftime("%Y-%m-%d"),
+        }
+        row |= measure_pair(config, args.pair, args.pairs) if args.pair else measure(config, args.seconds)
+        print(json.dumps(row, indent=2))
+        with args.out.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+if __name__ == "__main__":
+    main()
