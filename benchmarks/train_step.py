@@ -3,9 +3,9 @@
     python benchmarks/train_step.py --config=configs/uvit_digits.py --config=configs/uvit_cifar.py:small
     python benchmarks/train_step.py --config=configs/uvit_cifar.py --pair=model.self_condition --batch_size=4
 
-Images are random bytes of the config's shape, so no data are needed. With ``--pair=FIELD`` a boolean field of the config
-is measured on against off: by XLA's cost analysis, and by interleaved timing pairs with a 95 % interval (single steps
-scatter by several percent on a shared machine). Rows go to ``--out``, by default benchmarks/results/train_step.jsonl.
+Images are random bytes in the shape of the data, so none are needed. With ``--pair=FIELD`` a boolean field is measured on
+against off, by XLA's cost analysis and by interleaved timing pairs with a 95 % interval: single steps scatter by several
+percent on a shared machine. Rows go to ``--out``, by default benchmarks/results/train_step.jsonl.
 """
 
 import argparse
@@ -62,7 +62,7 @@ class Step:
         totals = self.program.zeros()
         start = time.perf_counter()
         for _ in range(1 if self.source.resident else steps):
-            self._state, totals = self.program.run(self._state, totals, next(self._batches), limit)
+            self._state, totals, _ = self.program.run(self._state, totals, next(self._batches), limit)
         jax.block_until_ready(totals)
         return time.perf_counter() - start
 

@@ -56,7 +56,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.init_from = ""  # another run: start from its EMA weights, e.g. to add self-conditioning
 
     config.model = uvit()
-    config.model.update(width=128, depth=4, num_heads=4)
+    config.model.update(width=64, depth=4, num_heads=2)
 
     config.diffusion = ConfigDict(
         dict(name="ddpm", num_steps=1000, beta_start=1e-4, beta_end=0.02, time_input="999t/T")
@@ -77,11 +77,11 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train.epochs = placeholder(float)
     config.train.images = placeholder(int)
     config.train.batch_size = 64
-    config.train.steps_per_dispatch = 20
-    config.train.log_every = 50
-    config.train.checkpoint_every = 500
+    config.train.steps_per_dispatch = 50
+    config.train.log_every = 100
+    config.train.checkpoint_every = 2500
     config.train.keep_checkpoints = 2
-    config.train.steps = 2500
+    config.train.steps = 7500
 
     config.objectives = ConfigDict()
     config.objectives.denoising = ConfigDict(dict(weight=1.0, label_dropout=0.1))
@@ -89,9 +89,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optimizer = ConfigDict(
         dict(
             name="adamw",  # "adamw", "adam", "sgd"
-            learning_rate=1e-3,
+            learning_rate=3e-3,
             schedule="cosine",  # "constant"; cosine falls to zero at the last step
-            warmup_steps=100,
+            warmup_steps=300,
             b1=0.9,
             b2=0.99,
             weight_decay=0.03,
@@ -107,8 +107,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1, rules=((".*", ("fsdp",)),)))
 
     config.evals = ConfigDict()
-    config.evals.heldout_loss = ConfigDict(dict(every=500, images=256, levels=10))
-    config.evals.samples = ConfigDict(dict(every=500, n=64))
+    config.evals.heldout_loss = ConfigDict(dict(every=2500, images=256, levels=10))
+    config.evals.samples = ConfigDict(dict(every=2500, n=64))
 
     config.sampling = ConfigDict(dict(sampler="ddim", steps=100, guidance=1.0, batch_size=64))
 

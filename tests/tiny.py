@@ -36,6 +36,6 @@ def run(config: ConfigDict, mesh: tuple[int, int, int] = (1, 1, 1), stops: tuple
     batches = source.open(0, config.train.steps)
     for stop in stops or range(1, config.train.steps + 1):
         limit = sharding.put(np.int32(stop), sharding.replicated(made))
-        state, totals = program.run(state, program.zeros(), next(batches), limit)
+        state, totals, _ = program.run(state, program.zeros(), next(batches), limit)
         losses.append(float(totals["sums"]["loss"] / jnp.maximum(totals["count"], 1)))
     return start, jax.device_get(state), losses

@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,6 +23,8 @@ from ddaepp_jax.training.writers import Writer
 
 # step's state -> values by name: numbers go to the metrics, pictures to files.
 Evaluator = Callable[[TrainState], dict[str, float | Image.Image]]
+
+IN_FLIGHT = 2  # dispatches that the host may be ahead: the device never idles, and batches don't pile up in its memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +125,7 @@ def train(
     batches, clock = source.open(step, schedule.total), Clock()
     report = _Report(program, schedule, mesh, writer, clock, step)
     totals, pending, tracing = program.zeros(), None, False
+    in_flight: deque[tuple[jax.Array, int]] = deque()
     clock.rate(step)
 
     def settle() -> None:
@@ -130,7 +134,12 @@ def train(
             report(*pending)
             pending = None
 
-    with report.bar as bar:
+    def land() -> None:
+        done, steps = in_flight.popleft()
+        jax.block_until_ready(done)
+        report.bar.update(steps)
+
+    with report.bar:
         while step < schedule.total:
             if schedule.profile_steps and step == schedule.profile_start:
                 jax.profiler.start_trace(trace_dir)
@@ -139,9 +148,11 @@ def train(
             data = next(batches)
             limit = sharding.put(np.int32(stop), everywhere)
             with jax.transfer_guard("disallow"):
-                state, totals = program.run(state, totals, data, limit)
+                state, totals, done = program.run(state, totals, data, limit)
             settle()  # of the dispatch before, while this one runs
-            bar.update(stop - step)
+            in_flight.append((done, stop - step))
+            if len(in_flight) > IN_FLIGHT:
+                land()
             step = stop
             if tracing and step == min(schedule.profile_start + schedule.profile_steps, schedule.total):
                 jax.block_until_ready(state)
@@ -160,6 +171,8 @@ def train(
                     if saves:
                         checkpoints.save(state, {**meta, "step": step})
         settle()
+        while in_flight:
+            land()
     return state
 
 

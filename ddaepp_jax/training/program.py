@@ -23,8 +23,8 @@ class Program:
     """What XLA made of a learner on a mesh.
 
     Attributes:
-      run: ``(state, totals, data, stop) -> (state, totals)``: steps until ``state.step`` is ``stop``, or one of a
-        streamed batch; ``data`` is the source's, state and totals are donated.
+      run: ``(state, totals, data, stop) -> (state, totals, done)``: steps until ``state.step`` is ``stop``, or one of a
+        streamed batch; ``data`` is the source's, state and totals are donated, ``done`` is the new step, to wait for.
       init: ``() -> state``, born sharded.
       state: shapes of the state with their shardings, a target for restoring.
       zeros: ``() -> totals`` of no steps.
@@ -32,7 +32,7 @@ class Program:
       compile_seconds; flops and bytes_accessed of one step on one device; memory: bytes on one device.
     """
 
-    run: Callable[[TrainState, dict, Any, Array], tuple[TrainState, dict]]
+    run: Callable[[TrainState, dict, Any, Array], tuple[TrainState, dict, Array]]
     init: Callable[[], TrainState]
     state: TrainState
     zeros: Callable[[], dict]
@@ -88,18 +88,20 @@ def compile_program(
             "bad_leaves": jnp.zeros((len(leaf_names),), bool),
         }
 
-    def train(state: TrainState, totals: dict, data: Any, stop: Array) -> tuple[TrainState, dict]:
+    def train(state: TrainState, totals: dict, data: Any, stop: Array) -> tuple[TrainState, dict, Array]:
         def body(carry: tuple[TrainState, dict]) -> tuple[TrainState, dict]:
             state, totals = carry
             new, metrics = one(state, data)
             return new, add_totals(totals, metrics, state.step)
 
-        if not source.resident:  # a batch from the host serves one step
-            return body((state, totals))
-        return jax.lax.while_loop(lambda carry: carry[0].step < stop, body, (state, totals))
+        if source.resident:
+            state, totals = jax.lax.while_loop(lambda carry: carry[0].step < stop, body, (state, totals))
+        else:  # a batch from the host serves one step
+            state, totals = body((state, totals))
+        return state, totals, state.step
 
     placements = jax.tree.map(lambda s: s.sharding, state)
-    jitted = jax.jit(train, donate_argnums=(0, 1), out_shardings=(placements, everywhere))
+    jitted = jax.jit(train, donate_argnums=(0, 1), out_shardings=(placements, everywhere, everywhere))
     start = time.perf_counter()
     totals = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=everywhere), jax.eval_shape(zeros))
     stop = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)

@@ -54,7 +54,9 @@ def test_wandb_gets_the_rows(tmp_path, monkeypatch):
 
     def init(**fields):
         given.update(fields)
-        return SimpleNamespace(log=lambda values, step: logged.append((step, values)), finish=lambda: logged.append("end"))
+        return SimpleNamespace(
+            log=lambda values, step: logged.append((step, values)), finish=lambda: logged.append("end")
+        )
 
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
     made = writer(tmp_path, wandb=True)

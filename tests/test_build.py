@@ -1,0 +1,49 @@
+"""Names in a config become objects."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from tiny import config
+
+from ddaepp_jax import build
+from ddaepp_jax.errors import InputError
+
+
+def test_objectives_of_weight_zero_do_not_exist():
+    made = config()
+    made.objectives.denoising.weight = 0.0
+    assert build.objectives(made, build.process(made), None) == {}
+    made.objectives.denoising.weight = 2.5
+    ((objective, weight),) = build.objectives(made, build.process(made), 10).values()
+    assert weight == 2.5 and objective.null_class == 10
+
+
+def test_attention_falls_back_where_cudnn_cannot(monkeypatch, capsys):
+    """On a GPU in bfloat16 cuDNN is tried with the real shape; what fails here, on a CPU, falls back and says so."""
+    shape = dict(length=17, heads=2, head_width=16)
+    assert build.attention("auto", **shape, dtype=jnp.dtype("bfloat16")) == "xla" and not capsys.readouterr().out
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert build.attention("auto", **shape, dtype=jnp.dtype("float32")) == "xla" and not capsys.readouterr().out
+    assert build.attention("auto", **shape, dtype=jnp.dtype("bfloat16")) == "xla"
+    out = capsys.readouterr().out
+    assert out.startswith("attention: cuDNN does not take this shape here, XLA's is used (") and out.count("\n") == 1
+    with pytest.raises(InputError, match=r"model\.attention: cudnn does not take this shape here"):
+        build.attention("cudnn", **shape, dtype=jnp.dtype("bfloat16"))
+
+
+def test_runs_are_shorter_than_the_order_of_examples():
+    made = config(train__batch_size=1024)
+    made.train.steps = 2**22 - 1
+    assert build.total_steps(made, 1000) == 2**22 - 1
+    made.train.steps = 2**22
+    with pytest.raises(InputError, match=r"train\.steps: 4194304 steps of 1024 images"):
+        build.total_steps(made, 1000)
+
+
+def test_a_set_that_fits_is_resident_and_others_are_streamed():
+    made = config()
+    data = build.dataset(made, "train")
+    mesh = build.mesh(made)
+    assert data.nbytes == 1500 * 64 and build.source(made, data, mesh).resident
+    made.data.device_bytes = data.nbytes - 1
+    assert not build.source(made, data, mesh).resident
