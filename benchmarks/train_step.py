@@ -3,9 +3,9 @@
     python benchmarks/train_step.py --config=configs/uvit_digits.py --config=configs/uvit_cifar.py:small
     python benchmarks/train_step.py --config=configs/uvit_cifar.py --pair=model.self_condition --batch_size=4
 
-Images are random bytes in the shape of the data, so none are needed. With ``--pair=FIELD`` a boolean field is measured on
-against off, by XLA's cost analysis and by interleaved timing pairs with a 95 % interval: single steps scatter by several
-percent on a shared machine. Rows go to ``--out``, by default benchmarks/results/train_step.jsonl.
+Images are random bytes in the shape of the data, so none are needed. With ``--pair=FIELD`` a boolean field is measured
+on against off, by XLA's cost analysis and by interleaved timing pairs with a 95 % interval: single steps scatter by
+several percent on a shared machine. Rows go to ``--out``, by default benchmarks/results/train_step.jsonl.
 """
 
 import argparse
