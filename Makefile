@@ -27,7 +27,7 @@ demo: venv  ## train on digits, then draw samples: a first run on a CPU
 	@echo
 	@echo "Look at   runs/digits/samples/ (grids through training, and the last samples), runs/digits/metrics.jsonl"
 	@echo "Next      . $(VENV)/bin/activate"
-	@echo "          python -m ddaepp_jax.sample --workdir=runs/digits --seed=1 --sampler=ddpm --steps=1000"
+	@echo "          python -m ddaepp_jax.sample --workdir=runs/digits --seed=1 --sampler=ddim"
 	@echo "          python -m ddaepp_jax.main --config=configs/uvit_cifar.py:small --workdir=runs/cifar   # downloads CIFAR-10"
 
 lint: venv  ## ruff: rules and layout

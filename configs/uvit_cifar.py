@@ -26,7 +26,7 @@ def get_config(variant: str = ""):
     config.ema.decays = (0.9999,)
     config.evals.heldout_loss.update(every=10_000, images=2048)
     config.evals.samples.update(every=10_000)
-    config.sampling.update(batch_size=256)
+    config.sampling.update(sampler="ddim", batch_size=256)
     return schema.varied(config, variant, small=small)
 
 

@@ -110,7 +110,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.evals.heldout_loss = ConfigDict(dict(every=2500, images=256, levels=10))
     config.evals.samples = ConfigDict(dict(every=2500, n=64))
 
-    config.sampling = ConfigDict(dict(sampler="ddim", steps=100, guidance=1.0, batch_size=64))
+    config.sampling = ConfigDict(dict(sampler="ddpm", steps=100, guidance=1.0, batch_size=64))
 
     config.logging = ConfigDict(dict(tensorboard=True, wandb=False))
     config.profile = ConfigDict(dict(start=0, steps=0))  # a window of steps traced for a profiler; 0 steps: none
