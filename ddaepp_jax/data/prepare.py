@@ -125,4 +125,4 @@ def _replaced(modules: list[ModuleType], name: str, value: Any) -> Iterator[None
 def _first_line(error: BaseException) -> str:
     """In bearable length: a connection error carries its whole history."""
     text = str(error).strip().split("\n")[0]
-    return text if len(text) <= 200 else text[:197] + "..."
+    return text if len(text) <= 200 else f"{text[:98]} .. {text[-98:]}"
