@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from ddaepp_jax import __version__, build, cli
@@ -46,7 +47,9 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike, *, dry_ru
     shapes = abstract_state(learner, mesh, data.image_shape, config.mesh.rules)
     weights = _weights_to_start_from(config, workdir, shapes.params["network"])
     if not dry_run:
-        _claim(config, workdir)
+        if jax.process_index() == 0:
+            _claim(config, workdir)
+        multihost_utils.sync_global_devices("the run directory is claimed")
     source = build.source(config, data, mesh)
     program = compile_program(learner, mesh, config.mesh.rules, source, build.prepare(config))
     _say(f"compiled in {program.compile_seconds:.1f} s; {_bytes(program.memory)} a device, {_flops(program)}")
@@ -99,8 +102,6 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike, *, dry_ru
 
 def _claim(config: ConfigDict, workdir: Path) -> None:
     """Make the run directory, or check that it holds a run of this config; the config is written either way."""
-    if jax.process_index() != 0:
-        return
     file = workdir / "config.json"
     try:
         workdir.mkdir(parents=True, exist_ok=True)

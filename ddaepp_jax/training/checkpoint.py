@@ -1,6 +1,7 @@
 """Checkpoints: ``checkpoints/<step>/`` with the items params, ema, optimizer, meta, by Orbax."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,9 @@ class Checkpoints:
             return
         if jax.process_index() == 0:
             for step in steps:
-                os.rename(self._directory / str(step), self._directory.parent / f"damaged-{step}")
+                aside = self._directory.parent / f"damaged-{step}"
+                shutil.rmtree(aside, ignore_errors=True)  # the same step's, from an earlier time
+                os.rename(self._directory / str(step), aside)
         multihost_utils.sync_global_devices("damaged checkpoints are set aside")
         self._manager.reload()
 
