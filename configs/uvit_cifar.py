@@ -5,7 +5,7 @@
 500,000 steps of 128 images; 44.8M parameters. Published for the plain network: FID 3.11 (1000 steps of the SDE).
 Not yet run here at full length.
 
-``:small`` is what a CPU can show in minutes: 1.6M parameters, patches of 4. ``--config.model.self_condition=False`` is
+``:small`` is what a CPU can show in minutes: 1.5M parameters, patches of 4. ``--config.model.self_condition=False`` is
 the plain network; ``--config.model.class_conditional=True`` takes the labels.
 """
 

@@ -111,7 +111,9 @@ def _claim(config: ConfigDict, workdir: Path) -> None:
                 raise InputError(f"{file}: this run has another config ({'; '.join(changed)}); use another --workdir")
         elif any(workdir.iterdir()):
             raise InputError(f"--workdir: {workdir} is not empty and not a run directory; use another")
-        file.write_text(schema.to_json(config))
+        text = schema.to_json(config)
+        if not file.exists() or file.read_text() != text:
+            file.write_text(text)
         (workdir / "version.txt").write_text(f"ddaepp_jax {__version__}, jax {jax.__version__}\n")
     except OSError as error:
         raise InputError(f"--workdir: cannot write {workdir} ({error.strerror}); use another") from None

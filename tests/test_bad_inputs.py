@@ -21,19 +21,11 @@ CONFIG = str(Path(schema.__file__))
 TINY = f"--config={CONFIG}:tiny"
 
 
-@pytest.fixture(autouse=True)
-def no_cache(monkeypatch):
-    """Programs turn on a persistent compilation cache, unless the environment names another, or none."""
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A trained run; tests that damage it copy it."""
     workdir = tmp_path_factory.mktemp("trained") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", "")
-        main.main([TINY, f"--workdir={workdir}"])
+    main.main([TINY, f"--workdir={workdir}"])
     return workdir
 
 
