@@ -15,7 +15,7 @@ from ddaepp_jax import config as schema
 from ddaepp_jax.data import augment, datasets, order
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.diffusion import ddpm, samplers
-from ddaepp_jax.errors import InputError
+from ddaepp_jax.errors import InputError, first_line
 from ddaepp_jax.evaluation.heldout_loss import make_heldout_loss
 from ddaepp_jax.evaluation.pictures import grid
 from ddaepp_jax.evaluation.sampling import make_sample_batch, sample_images
@@ -90,7 +90,7 @@ def attention(name: str, length: int, heads: int, head_width: int, dtype: jnp.dt
         product = lambda q: jax.nn.dot_product_attention(q, q, q, implementation="cudnn").astype(jnp.float32).sum()
         jax.block_until_ready(jax.jit(jax.grad(product))(x))
     except Exception as error:
-        reason = str(error).strip().splitlines()[0][:120]
+        reason = first_line(error)
         if name == "cudnn":
             raise InputError(f"model.attention: cudnn does not take this shape here ({reason}); use xla") from error
         print(f"attention: cuDNN does not take this shape here, XLA's is used ({reason})")

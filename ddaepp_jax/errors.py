@@ -1,4 +1,4 @@
-"""The one exception that is the user's to mend."""
+"""The errors that programs tell in one line."""
 
 
 class InputError(ValueError):
@@ -11,3 +11,9 @@ class InputError(ValueError):
 
 class NonFiniteError(RuntimeError):
     """Training met a loss or gradient that is not finite. Nothing of that step or after it was saved."""
+
+
+def first_line(error: BaseException) -> str:
+    """Somebody else's error in one line of bearable length: a long one keeps its two ends."""
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return text if len(text) <= 200 else f"{text[:98]} .. {text[-98:]}"

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ddaepp_jax.errors import InputError
+from ddaepp_jax.errors import InputError, first_line
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # pillow's name of so many channels
 
@@ -69,5 +69,4 @@ def _check_depth(image: Image.Image) -> None:
 
 
 def _unreadable(name: str, error: BaseException) -> InputError:
-    reason = str(error).split("\n")[0]
-    return InputError(f"{name} is not an image that can be read ({reason}); replace or remove it")
+    return InputError(f"{name} is not an image that can be read ({first_line(error)}); replace or remove it")

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ddaepp_jax.errors import InputError
+from ddaepp_jax.errors import InputError, first_line
 
 _GFILE = SimpleNamespace(
     GFile=open,
@@ -68,7 +68,7 @@ def prepare(name: str, data_dir: str | None) -> Any:
     try:
         builder = tfds.builder(name, file_format="array_record", **where)
     except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
-        raise InputError(f"data.name: TensorFlow Datasets has no {name!r} ({_first_line(error)}); mend it") from error
+        raise InputError(f"data.name: TensorFlow Datasets has no {name!r} ({first_line(error)}); mend it") from error
     generate = builder._generate_examples
     builder._generate_examples = lambda *args, **kwargs: _encoded(generate(*args, **kwargs), builder.info.features)
     modules = [extractor, *(sys.modules[cls.__module__] for cls in type(builder).__mro__)]
@@ -87,7 +87,7 @@ def prepare(name: str, data_dir: str | None) -> Any:
         extractor.ExtractError,
     ) as error:
         raise InputError(
-            f"data.data_dir: {builder.data_dir} does not exist and cannot be made ({_first_line(error)}); {mend}"
+            f"data.data_dir: {builder.data_dir} does not exist and cannot be made ({first_line(error)}); {mend}"
         ) from error
     return builder
 
@@ -120,9 +120,3 @@ def _replaced(modules: list[ModuleType], name: str, value: Any) -> Iterator[None
     finally:
         for module, old in before:
             setattr(module, name, old)
-
-
-def _first_line(error: BaseException) -> str:
-    """In bearable length: a connection error carries its whole history."""
-    text = str(error).strip().split("\n")[0]
-    return text if len(text) <= 200 else f"{text[:98]} .. {text[-98:]}"

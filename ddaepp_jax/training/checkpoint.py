@@ -11,7 +11,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
-from ddaepp_jax.errors import InputError
+from ddaepp_jax.errors import InputError, first_line
 from ddaepp_jax.training.step import TrainState
 
 
@@ -76,12 +76,6 @@ class Checkpoints:
         self._manager.wait_until_finished()
         self._manager.check_for_errors()
         self._manager.close()
-
-
-def first_line(error: Exception) -> str:
-    """An error in one line of bearable length."""
-    text = (str(error) or type(error).__name__).strip().splitlines()[0]
-    return text if len(text) <= 200 else text[:197] + "..."
 
 
 def restore_state(directory: Path, step: int, target: TrainState) -> TrainState:
