@@ -36,6 +36,8 @@ setup(
         "array_record>=0.8.6",
         "pillow>=11",
         "scikit-learn>=1.6",  # its digits are the first run's data
+        "matplotlib>=3.10.7",  # older ones warn under the newest pyparsing
+        "tabulate>=0.9",
         "tensorboardX>=2.6.5,<3",
         "tqdm>=4.66",
         "numpy>=2.1,<3",

@@ -26,6 +26,9 @@ def get_config(variant: str = ""):
     config.ema.decays = (0.9999,)
     config.evals.heldout_loss.update(every=10_000, images=2048)
     config.evals.samples.update(every=10_000)
+    config.evals.probe.update(every=10_000)
+    config.evals.knn.update(every=10_000)
+    config.probe.epochs = None
     config.sampling.update(sampler="ddim", batch_size=256)
     return schema.varied(config, variant, small=small)
 
@@ -37,5 +40,7 @@ def small(config):
     config.ema.decays = (0.999,)
     config.evals.heldout_loss.update(every=500, images=256, levels=5)
     config.evals.samples.update(every=1000, n=36)
+    config.evals.probe.update(every=500)
+    config.evals.knn.update(every=500)
     config.sampling.update(steps=50, batch_size=36)
     return config

@@ -32,6 +32,18 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; see {self.prog} --help")
 
 
+def several(kind: type) -> Callable[[str], tuple]:
+    """An argument's type: values of a kind with commas between."""
+
+    def parse(text: str) -> tuple:
+        try:
+            return tuple(kind(part) for part in text.split(","))
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {kind.__name__}s with commas between") from None
+
+    return parse
+
+
 def parse_config(argv: Sequence[str]) -> ConfigDict:
     """The config of ``--config=FILE[:VARIANT]`` (default: digits) with overrides ``--config.FIELD=VALUE``, locked."""
     source, overrides = str(Path(__file__).with_name("config.py")), []

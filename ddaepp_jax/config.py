@@ -106,9 +106,17 @@ def get_config(variant: str = "") -> ConfigDict:
     # first that matches counts. ("fsdp",) alone shards the largest dimension that divides; others are replicated.
     config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1, rules=((".*", ("fsdp",)),)))
 
-    config.evals = ConfigDict()
+    config.evals = ConfigDict()  # what is measured every so many steps; 0: never
     config.evals.heldout_loss = ConfigDict(dict(every=2500, images=256, levels=10))
     config.evals.samples = ConfigDict(dict(every=2500, n=64))
+    # A layer's linear and nearest-neighbour accuracy, heads and choice on images of the training split.
+    config.evals.probe = ConfigDict(dict(every=2500, images=5000, layer="bottleneck", level=placeholder(float)))
+    config.evals.knn = ConfigDict(dict(every=2500, images=5000, layer="bottleneck", level=placeholder(float), k=20))
+
+    # linear_probe's: a protocol by name, its epochs (None: its own), the part of the training split that chooses,
+    # neighbours (0: none).
+    config.probe = ConfigDict(dict(protocol="cached", epochs=placeholder(int), held_out=0.1, knn=20))
+    config.probe.epochs = 100  # of 1,500 images
 
     config.sampling = ConfigDict(dict(sampler="ddpm", steps=100, guidance=1.0, batch_size=64))
 
@@ -135,6 +143,8 @@ def tiny(config: ConfigDict) -> ConfigDict:
     config.optimizer.warmup_steps = 2
     config.evals.heldout_loss.update(every=4, images=32, levels=3)
     config.evals.samples.update(every=4, n=4)
+    config.evals.probe.update(every=4, images=200)
+    config.evals.knn.update(every=4, images=200)
     config.sampling.update(steps=4, batch_size=16)
     return config
 
@@ -152,11 +162,21 @@ def from_json(text: str, file: str) -> ConfigDict:
         return {k: tuples(v) for k, v in value.items()} if isinstance(value, dict) else value
 
     try:
-        config = ConfigDict(tuples(json.loads(text)))
+        config = _completed(ConfigDict(tuples(json.loads(text))))
         validate(config)
     except (ValueError, AttributeError, KeyError, TypeError) as error:  # JSON's, ConfigDict's, validate's
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{file}: not the config of a run of this program ({reason}); give a run directory") from None
+    return config
+
+
+def _completed(config: ConfigDict) -> ConfigDict:
+    """A config of an older version with the fields that came later, where they move no number of the training."""
+    known = get_config()
+    for group in ("evals", "probe", "sampling", "logging", "profile"):
+        whole = known[group].copy_and_resolve_references()
+        whole.update(config.get(group, {}))
+        config[group] = whole
     return config
 
 
@@ -176,6 +196,7 @@ MAY_CHANGE = (
     "model.attention",
     "mesh.",
     "evals.",
+    "probe.",
     "sampling.",
     "logging.",
     "profile.",
@@ -230,8 +251,10 @@ def validate(config: ConfigDict) -> None:
     """
     known = get_config()
     check_names("", config, known)
-    for group in ("data", "train", "optimizer", "ema", "mesh", "sampling", "logging", "profile"):
+    for group in ("data", "train", "optimizer", "ema", "mesh", "evals", "probe", "sampling", "logging", "profile"):
         check_names(f"{group}.", config[group], known[group])
+    for name, evaluation in config.evals.items():
+        check_names(f"evals.{name}.", evaluation, known.evals[name])
     train, model, data = config.train, config.model, config.data
     optimizer, diffusion, guidance = config.optimizer, config.diffusion, config.sampling.guidance
     given = [name for name in ("steps", "epochs", "images") if train[name] is not None]
@@ -277,9 +300,13 @@ def validate(config: ConfigDict) -> None:
         )
     for name, evaluation in config.evals.items():
         _require(evaluation.every >= 0, f"evals.{name}.every: {evaluation.every} is negative; 0 turns it off")
-        for field in ("images", "levels", "n"):
+        for field in ("images", "levels", "n", "k"):
             value = evaluation.get(field, 1)
             _require(value > 0, f"evals.{name}.{field}: {value} is not positive; evals.{name}.every=0 turns it off")
+    _require(0 <= config.probe.held_out < 1, f"probe.held_out: {config.probe.held_out} is not in [0, 1)")
+    epochs = config.probe.epochs
+    _require(epochs is None or epochs > 0, f"probe.epochs: {epochs} is not positive; None is the protocol's own")
+    _require(config.probe.knn >= 0, f"probe.knn: {config.probe.knn} is negative; 0 asks no neighbours")
     _require(config.sampling.batch_size > 0, f"sampling.batch_size: {config.sampling.batch_size} is not positive")
     _require(
         guidance == 1 or model.class_conditional,

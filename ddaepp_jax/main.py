@@ -57,7 +57,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike, *, dry_ru
         _describe(config, program, data, total)
         return None
 
-    checkpoints = Checkpoints(workdir / "checkpoints", config.train.keep_checkpoints)
+    evaluations = build.evaluators(config, learner, data, held_out, mesh)
+    checkpoints = Checkpoints(workdir / "checkpoints", config.train.keep_checkpoints, build.RANKS)
     state = _initial_state(program, checkpoints, weights)
     del weights
     start = int(state.step)
@@ -78,7 +79,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike, *, dry_ru
         log_every=config.train.log_every,
         checkpoint_every=config.train.checkpoint_every,
         batch_size=config.train.batch_size,
-        evaluators=build.evaluators(config, learner, data, held_out, mesh),
+        evaluations=evaluations,
         profile_start=config.profile.start,
         profile_steps=config.profile.steps,
     )

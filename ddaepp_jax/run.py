@@ -6,7 +6,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from tqdm import tqdm
 
@@ -14,17 +13,17 @@ from ddaepp_jax import build
 from ddaepp_jax import config as schema
 from ddaepp_jax.errors import InputError
 from ddaepp_jax.evaluation import placing
-from ddaepp_jax.evaluation.features import extract, make_feature_batch
+from ddaepp_jax.evaluation.features import extract, make_feature_batch, noisy
 from ddaepp_jax.evaluation.sampling import make_sample_batch, sample_images
 from ddaepp_jax.training import checkpoint, sharding
 from ddaepp_jax.training.program import abstract_state
 
 
-def load(workdir: str | os.PathLike, step: int | None = None, decay: float | None = None) -> "Run":
+def load(workdir: str | os.PathLike, step: int | str | None = None, decay: float | None = None) -> "Run":
     """Open a run directory on the devices that are here, whatever it was trained on.
 
     Args:
-      step: of the checkpoint; the newest by default.
+      step: of the checkpoint, or "heldout_loss" or "probe": the best by that evaluation; the newest by default.
       decay: of the averaged weights, one of ``ema.decays``; the first by default.
 
     Raises:
@@ -41,11 +40,11 @@ class Run:
       module: the network, a Flax module.
       process: the diffusion process.
       params: the network's averaged parameters, on every device.
-      step: of the checkpoint.
+      step: of the checkpoint; decay: of the average.
       image_shape, num_classes, class_names: of the data.
     """
 
-    def __init__(self, workdir: Path, step: int | None = None, decay: float | None = None) -> None:
+    def __init__(self, workdir: Path, step: int | str | None = None, decay: float | None = None) -> None:
         file = workdir / "config.json"
         if not file.is_file():
             raise InputError(f"{workdir}: not a run directory (no config.json); give the --workdir of a training run")
@@ -53,12 +52,15 @@ class Run:
         self.config = schema.from_json(file.read_text(errors="replace"), str(file))
         self._checkpoints = workdir / "checkpoints"
         newest = checkpoint.latest_step(self._checkpoints)
-        self.step = newest if step is None else step
+        if isinstance(step, str) and not step.isdigit():
+            step = checkpoint.best_step(self._checkpoints, step, build.choose("step", step, build.RANKS))
+        self.step = newest if step is None else int(step)
         if not (self._checkpoints / str(self.step)).is_dir():
             raise InputError(f"step: no checkpoint {step} in {self._checkpoints}; the newest is {newest}")
         decay = self.config.ema.decays[0] if decay is None else decay
         if decay not in self.config.ema.decays:
             raise InputError(f"decay: no average {decay}; {file} has ema.decays={self.config.ema.decays}")
+        self.decay = decay
         meta = checkpoint.read_meta(self._checkpoints, self.step)
         self.image_shape, self.num_classes = tuple(meta["image_shape"]), meta["num_classes"]
         self.class_names = tuple(meta["class_names"])
@@ -94,21 +96,18 @@ class Run:
             shape = ", ".join(map(str, self.image_shape))
             raise InputError(f"images: {images.dtype} {images.shape}; give uint8 of shape (N, {shape})")
         _check(seed, draws=draws, batch_size=batch_size, **{"number of images": len(images)})
-        try:
-            level = self.process.as_level(noise_level)
-        except ValueError as error:
-            raise InputError(f"noise_level: {error}") from None
         for layer in layers:
             build.choose("layers", layer, self.layers)
         key = ("features", *layers)
         if key not in self._compiled:
-            self._compiled[key] = make_feature_batch(self.module, self.process, layers, self.mesh)
+            self._compiled[key] = make_feature_batch(noisy(self.module, self.process, layers), self.mesh)
         pieces = list(
             extract(
                 self._compiled[key],
                 self.params,
-                images,
-                level=level,
+                lambda rows: images[rows],
+                np.arange(len(images)),
+                level=self.noise_level(noise_level),
                 seed=seed,
                 draws=draws,
                 batch_size=batch_size,
@@ -117,12 +116,17 @@ class Run:
         )
         return {layer: np.concatenate([piece[layer] for piece in pieces]) for layer in layers}
 
+    def noise_level(self, level: float) -> np.number:
+        """A noise level in the type that the process takes; refused where it has no such level."""
+        try:
+            return self.process.as_level(level)
+        except ValueError as error:
+            raise InputError(f"noise_level: {error}") from None
+
     @cached_property
     def layers(self) -> tuple[str, ...]:
         """Names of the network's features, in their order."""
-        x = jax.ShapeDtypeStruct((1, *self.image_shape), np.float32)
-        t = jax.ShapeDtypeStruct((1,), np.float32)
-        return tuple(jax.eval_shape(lambda p, x, t: self.module.apply({"params": p}, x, t)[1], self.params, x, t))
+        return build.layers(self.module, self.image_shape)
 
     def sample(
         self,

@@ -58,23 +58,20 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--n", type=int, default=64, help="how many images (64)")
     add("--seed", type=int, default=0, help="of the images' start noise (0)")
     add("--first", type=int, default=0, help="number of the first image: parts of one set can be made apart (0)")
-    add("--labels", type=_labels, help="a class, or several with commas; class-conditional runs (default: all in turn)")
+    add(
+        "--labels",
+        type=cli.several(int),
+        help="a class, or several with commas; class-conditional runs (default: all in turn)",
+    )
     add("--guidance", type=float, help="classifier-free guidance scale, 1 is none (default: the config's)")
     add("--sampler", help="ddim or ddpm (default: the config's)")
     add("--steps", type=int, help="evaluations of the network an image (default: the config's)")
     add("--batch_size", type=int, help="(default: the config's)")
-    add("--step", type=int, help="of the checkpoint (default: the newest)")
+    add("--step", help="of the checkpoint, or the best by an evaluation: heldout_loss, probe (default: the newest)")
     add("--decay", type=float, help="of the averaged weights, one of the config's ema.decays (default: the first)")
     add("--columns", type=int, default=0, help="of the grid (default: about square; the classes where there are some)")
     add("--out", help="path without suffix (default: WORKDIR/samples/step<STEP>_seed<SEED>)")
     return parser.parse_args(argv)
-
-
-def _labels(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a class, nor several with commas") from None
 
 
 @contextlib.contextmanager

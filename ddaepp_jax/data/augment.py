@@ -39,3 +39,22 @@ def horizontal_flip(images: jax.Array, seed: int | jax.Array, step: int | jax.Ar
     key = jax.random.fold_in(named(jax.random.key(seed), "flip"), step)
     flip = jax.vmap(lambda i: jax.random.bernoulli(jax.random.fold_in(key, i)))(index)
     return jnp.where(flip[:, None, None, None], images[:, :, ::-1, :], images)
+
+
+def random_crop(
+    images: jax.Array, seed: int | jax.Array, step: int | jax.Array, index: jax.Array, pad: int
+) -> jax.Array:
+    """Shifts each image by up to ``pad`` pixels each way: zeros (black) around it, then a crop of its own size.
+
+    As ``horizontal_flip``, a function of (seed, step, index) alone.
+
+    Args:
+        images: (B, H, W, C) uint8.
+
+    Returns:
+        (B, H, W, C) of the same type.
+    """
+    key = jax.random.fold_in(named(jax.random.key(seed), "crop"), step)
+    offsets = jax.vmap(lambda i: jax.random.randint(jax.random.fold_in(key, i), (2,), 0, 2 * pad + 1))(index)
+    padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    return jax.vmap(lambda x, o: jax.lax.dynamic_slice(x, (o[0], o[1], 0), images.shape[1:]))(padded, offsets)

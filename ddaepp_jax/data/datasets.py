@@ -1,9 +1,9 @@
 """Sets of images addressed by index: scikit-learn's digits, TensorFlow Datasets (without TensorFlow), image folders."""
 
+import dataclasses
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ Read = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 _SPLITS = {"train", "val", "valid", "validation", "test"}
-_CHUNK = 256  # images that a thread of `Dataset.arrays` reads at once
+_CHUNK = 256  # images that a thread of `Dataset.gather` reads at once, at most
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Dataset:
     """A labelled or unlabelled set of uint8 images of one shape, addressed by index.
 
@@ -39,7 +39,7 @@ class Dataset:
     num_classes: int
     class_names: tuple[str, ...]
     length: int
-    read: Read = field(repr=False)
+    read: Read = dataclasses.field(repr=False)
 
     def __len__(self) -> int:
         return self.length
@@ -66,21 +66,32 @@ class Dataset:
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
         """All images (N, H, W, C) uint8 and labels (N,) int32, read once, with a progress bar when that takes long."""
+        return self.gather(np.arange(self.length), f"reading {self.name} {self.split}")
+
+    def resident(self) -> "Dataset":
+        """The same set with its images in memory."""
+        images, labels = self.arrays()
+        return dataclasses.replace(self, read=lambda rows: (images[rows], labels[rows]))
+
+    def gather(self, indices: np.ndarray, progress: str = "") -> tuple[np.ndarray, np.ndarray]:
+        """Images and labels of (B,) indices, read by all cores; ``progress`` titles a bar that comes after a while."""
         from tqdm import tqdm
 
-        images = np.empty((self.length, *self.image_shape), np.uint8)
-        labels = np.empty(self.length, np.int32)
+        count = len(indices)
+        images, labels = np.empty((count, *self.image_shape), np.uint8), np.empty(count, np.int32)
+        threads = os.cpu_count() or 1
+        chunk = max(1, min(_CHUNK, -(-count // threads)))
 
         def fill(start: int) -> int:
-            rows = np.arange(start, min(start + _CHUNK, self.length))
-            batch = self.batch(rows)
+            rows = slice(start, min(start + chunk, count))
+            batch = self.batch(indices[rows])
             images[rows], labels[rows] = batch["image"], batch["label"]
-            return len(rows)
+            return rows.stop - start
 
-        bar = tqdm(total=self.length, desc=f"reading {self.name} {self.split}", unit="image", delay=2)
-        with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
-            for count in pool.map(fill, range(0, self.length, _CHUNK)):
-                bar.update(count)
+        bar = tqdm(total=count, desc=progress, unit="image", delay=2, disable=not progress)
+        with bar, ThreadPoolExecutor(threads) as pool:
+            for done in pool.map(fill, range(0, count, chunk)):
+                bar.update(done)
         return images, labels
 
 

@@ -21,5 +21,5 @@ def image_noise(keys: Array, shape: tuple[int, ...]) -> Array:
 
 
 def step_noise(keys: Array, step: Array, shape: tuple[int, ...]) -> Array:
-    """(B, *shape) standard normal for one step of a stochastic sampler."""
+    """(B, *shape) standard normal, a function of each image's key and the number of the step or draw; vectorised."""
     return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, step), shape))(keys)

@@ -1,5 +1,6 @@
-"""Pooled inner features of noisy images: the representation that a denoiser learns."""
+"""Pooled inner features of noisy images: the representation that a denoiser learns. And raw pixels, to beat."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -11,10 +12,15 @@ from jax import Array
 from jax.sharding import Mesh
 
 from ddaepp_jax.data.augment import to_float
-from ddaepp_jax.diffusion.noise import image_keys, image_noise
+from ddaepp_jax.diffusion.noise import image_keys, step_noise
 from ddaepp_jax.evaluation import placing
 
+# (network's parameters, images in [-1, 1] (B, H, W, C), keys (B,), draw, level) -> {layer: (B, C) float32}
+Features = Callable[[Any, Array, Array, Array, Array], dict[str, Array]]
 FeatureBatch = Callable[..., dict[str, Array]]
+
+PIXELS = "pixels"  # the name under which raw pixels stand among layers
+PIXEL_SIZE = 32  # larger images are reduced to so many pixels a side
 
 
 def pool(feature: Array) -> Array:
@@ -22,22 +28,39 @@ def pool(feature: Array) -> Array:
     return feature.astype(jnp.float32).mean(axis=tuple(range(1, feature.ndim - 1)))
 
 
-def make_feature_batch(network: nn.Module, process: Any, layers: Sequence[str], mesh: Mesh) -> FeatureBatch:
+def noisy(network: nn.Module, process: Any, layers: Sequence[str]) -> Features:
+    """Features of a network at a noise level, by one forward pass for all ``layers``; what they don't need is pruned.
+
+    An image's noise is a function of its key and the draw. A network with labels is given the null class.
+    """
+
+    def features(params: Any, x0: Array, keys: Array, draw: Array, level: Array) -> dict[str, Array]:
+        levels = jnp.full(keys.shape, level)
+        x_t = process.perturb(x0, step_noise(keys, draw, x0.shape[1:]), levels)
+        _, found = network.apply({"params": params}, *process.inputs(x_t, levels))
+        return {layer: pool(found[layer]) for layer in layers}
+
+    return features
+
+
+def pixels(params: Any, x0: Array, keys: Array, draw: Array, level: Array) -> dict[str, Array]:
+    """The baseline: clean pixels as a feature, averaged down where an image is larger than ``PIXEL_SIZE``."""
+    del params, keys, draw, level
+    height, width = (min(side, PIXEL_SIZE) for side in x0.shape[1:3])
+    small = jax.image.resize(x0, (len(x0), height, width, x0.shape[-1]), "linear")
+    return {PIXELS: small.reshape(len(x0), -1)}
+
+
+def make_feature_batch(features: Features, mesh: Mesh) -> FeatureBatch:
     """Compile-once function ``(params, seed, images uint8, ids, level, draw) -> {layer: (B, C) float32}``.
 
-    Image i's noise is a function of (seed, draw, i). A network with labels is given the null class. One forward pass
-    serves all ``layers``; what they don't need is pruned.
+    Image i's noise is a function of (seed, draw, i).
     """
 
     def feature_batch(
         params: Any, seed: Array, images: Array, ids: Array, level: Array, draw: Array
     ) -> dict[str, Array]:
-        x0 = to_float(images)
-        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(image_keys(seed, "features", ids), draw)
-        levels = jnp.full(ids.shape, level)
-        x_t = process.perturb(x0, image_noise(keys, x0.shape[1:]), levels)
-        _, features = network.apply({"params": params}, *process.inputs(x_t, levels))
-        return {layer: pool(features[layer]) for layer in layers}
+        return features(params, to_float(images), image_keys(seed, "features", ids), draw, level)
 
     return jax.jit(feature_batch, out_shardings=placing.whole(mesh))
 
@@ -45,7 +68,8 @@ def make_feature_batch(network: nn.Module, process: Any, layers: Sequence[str], 
 def extract(
     feature_batch: FeatureBatch,
     params: Any,
-    images: np.ndarray,
+    read: Callable[[np.ndarray], np.ndarray],
+    ids: np.ndarray,
     *,
     level: int | float,
     seed: int,
@@ -53,9 +77,26 @@ def extract(
     batch_size: int,
     mesh: Mesh,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Features of (N, H, W, C) uint8 images, averaged over ``draws`` of noise: pieces {layer: (b, C)} in order."""
+    """Features averaged over ``draws`` of noise: pieces {layer: (b, C)} in order.
+
+    Args:
+      read: (B,) positions -> (B, H, W, C) uint8 images.
+      ids: (N,) int, the images' numbers, of which their noise is a function.
+    """
     seed, level = jnp.uint32(seed), jnp.asarray(level)
-    for rows, count in placing.batches(len(images), batch_size, mesh):
-        pixels, ids = placing.place(mesh, images[rows], rows)
-        results = [feature_batch(params, seed, pixels, ids, level, jnp.uint32(draw)) for draw in range(draws)]
-        yield {layer: np.mean([r[layer] for r in results], axis=0)[:count] for layer in results[0]}
+    queued: deque[tuple[list[dict[str, Array]], int]] = deque()
+
+    def landed() -> dict[str, np.ndarray]:
+        results, count = queued.popleft()
+        if len(results) == 1:
+            return {layer: np.asarray(feature)[:count] for layer, feature in results[0].items()}
+        return {layer: np.mean([r[layer] for r in results], axis=0)[:count] for layer in results[0]}
+
+    for rows, count in placing.batches(len(ids), batch_size, mesh):
+        images, numbers = placing.place(mesh, read(rows), ids[rows].astype(np.int32))
+        results = [feature_batch(params, seed, images, numbers, level, jnp.uint32(draw)) for draw in range(draws)]
+        queued.append((results, count))
+        if len(queued) > 1:  # one batch is under way while the one before is read
+            yield landed()
+    while queued:
+        yield landed()

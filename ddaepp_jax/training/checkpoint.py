@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,38 @@ from jax.sharding import Sharding
 from ddaepp_jax.errors import InputError, first_line
 from ddaepp_jax.training.step import TrainState
 
+# Which end of a measured value is the better one: min or max.
+Better = Callable[[Iterable[float]], float]
+
+
+class _Keep(ocp.checkpoint_managers.PreservationPolicy):
+    """The newest checkpoints, and the best of those in which a ranked value was measured; the older of equal ones."""
+
+    def __init__(self, newest: int, ranks: Mapping[str, Better], directory: Path) -> None:
+        self._newest, self._ranks = newest, ranks
+        self.measured = {step: _measured(directory, step) for step in _steps(directory)}
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        measured = {step: self.measured.get(step, {}) for step in steps}
+        kept = {*steps[-self._newest :], *(_best(measured, name, better) for name, better in self._ranks.items())}
+        return [step in kept for step in steps]
+
+
+def _best(measured: Mapping[int, Mapping[str, float]], name: str, better: Better) -> int | None:
+    """The first step with the best value of ``name``."""
+    values = {step: found[name] for step, found in measured.items() if name in found}
+    return next((step for step in sorted(values) if values[step] == better(values.values())), None)
+
 
 class Checkpoints:
     """The checkpoints of a run that trains: asynchronous saves, retention, fallback to the newest good one."""
 
-    def __init__(self, directory: Path, keep: int) -> None:
+    def __init__(self, directory: Path, keep: int, ranks: Mapping[str, Better]) -> None:
+        """``keep`` newest checkpoints stay, and for each of ``ranks`` the one whose measured value is best."""
+        self._keep = _Keep(keep, ranks, directory)
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, cleanup_tmp_directories=True, enable_async_checkpointing=True
+            preservation_policy=self._keep, cleanup_tmp_directories=True, enable_async_checkpointing=True
         )
         self._directory = directory
         self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
@@ -28,6 +54,7 @@ class Checkpoints:
     def save(self, state: TrainState, meta: dict[str, Any]) -> None:
         """Start saving; an error of an earlier save is raised here (or by ``close``)."""
         self._manager.check_for_errors()
+        self._keep.measured[meta["step"]] = meta["measured"]
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(state.params),
             ema=ocp.args.StandardSave(state.ema),
@@ -107,10 +134,38 @@ def latest_step(directory: Path) -> int:
     Raises:
       InputError: there is none.
     """
-    steps = [int(entry.name) for entry in directory.glob("*") if entry.name.isdigit()] if directory.is_dir() else []
+    steps = _steps(directory)
     if not steps:
         raise InputError(f"{directory}: no checkpoint; has this run saved one (train.checkpoint_every)?")
     return max(steps)
+
+
+def best_step(directory: Path, name: str, better: Better) -> int:
+    """The step in whose checkpoint the evaluation ``name`` was best.
+
+    Raises:
+      InputError: it was measured at no checkpoint.
+    """
+    measured = {step: _measured(directory, step) for step in _steps(directory)}
+    step = _best(measured, name, better)
+    if step is None:
+        names = sorted({known for found in measured.values() for known in found})
+        there = f"there is {', '.join(names)}" if names else "none was"
+        raise InputError(f"step: {name!r} was measured at no checkpoint of {directory}; {there}")
+    return step
+
+
+def _steps(directory: Path) -> list[int]:
+    """Committed steps, ascending."""
+    return sorted(int(e.name) for e in directory.glob("*") if e.name.isdigit()) if directory.is_dir() else []
+
+
+def _measured(directory: Path, step: int) -> dict[str, float]:
+    """What was measured at a checkpoint, by evaluation; nothing where it is damaged or older than these values."""
+    try:
+        return read_meta(directory, step).get("measured", {})
+    except InputError:
+        return {}
 
 
 def restore_network(directory: Path, step: int, decay: str, sharding: Sharding) -> Any:

@@ -24,19 +24,33 @@ from ddaepp_jax.training.writers import Writer
 # step's state -> values by name: numbers go to the metrics, pictures to files.
 Evaluator = Callable[[TrainState], dict[str, float | Image.Image]]
 
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Something measured every ``every`` steps.
+
+    Attributes:
+      rank: the value that ranks checkpoints; "": none does.
+    """
+
+    every: int
+    measure: Evaluator
+    rank: str = ""
+
+
 IN_FLIGHT = 2  # dispatches that the host may be ahead: the device never idles, and batches don't pile up in its memory
 
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """When things happen, in steps. ``evaluators`` maps a name to (period, evaluator)."""
+    """When things happen, in steps."""
 
     total: int
     dispatch: int
     log_every: int
     checkpoint_every: int
     batch_size: int
-    evaluators: Mapping[str, tuple[int, Evaluator]]
+    evaluations: Mapping[str, Evaluation]
     profile_start: int = 0
     profile_steps: int = 0
 
@@ -45,7 +59,7 @@ class Schedule:
         return period > 0 and (step % period == 0 or step == self.total)
 
     def stop(self, step: int) -> int:
-        periods = (self.log_every, self.checkpoint_every, *(every for every, _ in self.evaluators.values()))
+        periods = (self.log_every, self.checkpoint_every, *(e.every for e in self.evaluations.values()))
         stop = next_stop(step, self.total, self.dispatch, periods)
         if self.profile_steps:
             edges = (self.profile_start, self.profile_start + self.profile_steps)
@@ -159,28 +173,31 @@ def train(
                 jax.profiler.stop_trace()
                 tracing = False
             saves = schedule.due(step, schedule.checkpoint_every)
-            evaluators = {n: e for n, (every, e) in schedule.evaluators.items() if schedule.due(step, every)}
-            if schedule.due(step, schedule.log_every) or saves or evaluators:
+            evaluations = {n: e for n, e in schedule.evaluations.items() if schedule.due(step, e.every)}
+            if schedule.due(step, schedule.log_every) or saves or evaluations:
                 pending = (step, totals)
                 totals = program.zeros()
-            if saves or evaluators:
+            if saves or evaluations:
                 settle()
                 with clock.pause():
-                    for name, evaluator in evaluators.items():
-                        _evaluate(writer, step, name, evaluator, state)
+                    values = {name: _evaluate(writer, step, name, e, state) for name, e in evaluations.items()}
                     if saves:
-                        checkpoints.save(state, {**meta, "step": step})
+                        measured = {name: values[name][e.rank] for name, e in evaluations.items() if e.rank}
+                        checkpoints.save(state, {**meta, "step": step, "measured": measured})
         settle()
         while in_flight:
             land()
     return state
 
 
-def _evaluate(writer: Writer, step: int, name: str, evaluator: Evaluator, state: TrainState) -> None:
-    values = evaluator(state)
+def _evaluate(
+    writer: Writer, step: int, name: str, evaluation: Evaluation, state: TrainState
+) -> dict[str, float | Image.Image]:
+    values = evaluation.measure(state)
     for key, value in values.items():
         if isinstance(value, Image.Image):
             writer.picture(step, key, value)
     numbers = {f"{name}/{key}": value for key, value in values.items() if not isinstance(value, Image.Image)}
     if numbers:
         writer.scalars(step, numbers)
+    return values

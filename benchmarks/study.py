@@ -1,0 +1,165 @@
+"""Variants of a config against each other, over seeds: trained, probed, put into one table and one plot with spread.
+
+    python benchmarks/study.py --name=self_conditioning --config=configs/uvit_cifar.py:study \\
+        --variant=plain:model.self_condition=False --variant=self-conditioned:model.self_condition=True
+
+The first variant is the base: the others are trained for as many steps, and where a step costs more FLOPs (XLA's cost
+analysis) or fewer, once more for as many FLOPs. The same command again goes on where it stopped. In
+benchmarks/results/NAME: runs.jsonl (a row a run), logs/ (each run's metrics), table.md, plot.png.
+"""
+
+import argparse
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from tabulate import tabulate
+from train_step import Step, random_images
+
+from ddaepp_jax import cli, linear_probe, load, main
+from ddaepp_jax.evaluation import plots
+from ddaepp_jax.evaluation.features import PIXELS
+
+MEASURES = {  # column of a row -> its name in table and plot
+    "train_loss": "training loss",
+    "heldout_loss": "held-out loss",
+    "linear_test": "linear, %",
+    "knn_test": "kNN, %",
+}
+
+
+def steps_by_budget(overrides: Mapping[str, Sequence[str]], config: str) -> dict[str, dict[str, int]]:
+    """{variant: {"steps": as many as the base's, "compute": as many FLOPs}}."""
+    flops, steps = {}, 0
+    for variant, fields in overrides.items():
+        made = cli.parse_config([f"--config={config}", *fields])
+        flops[variant], steps = Step(made, random_images(made)).program.flops, made.train.steps
+    base = next(iter(flops.values()))
+    return {variant: {"steps": steps, "compute": round(steps * base / cost)} for variant, cost in flops.items()}
+
+
+def run_one(config: str, fields: Sequence[str], workdir: Path, levels: Sequence[float]) -> dict[str, Any]:
+    """Train and probe one run; its row."""
+    start = time.monotonic()
+    made = cli.parse_config([f"--config={config}", *fields])
+    main.train_and_evaluate(made, workdir)
+    run = load(workdir)
+    found = linear_probe.probe(run, linear_probe.settings(run, levels=levels), workdir / "probe" / "study")
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    (pixels,) = (row for row in found["rows"] if row["layer"] == PIXELS)
+    columns = ("layer", "noise_level", "learning_rate", "linear_held_out", "linear_test", "knn_test")
+    return {
+        "train_loss": [row["loss"] for row in rows if "loss" in row][-1],
+        "heldout_loss": [v for row in rows for k, v in row.items() if k.startswith("heldout_loss") and "mean" in k][-1],
+        **{name: found["best"][name] for name in columns},
+        "pixels_linear_test": pixels["linear_test"],
+        "pixels_knn_test": pixels["knn_test"],
+        "protocol": found["protocol"],
+        "data": found["data"],
+        "seconds": round(time.monotonic() - start),
+    }
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """Mean ± standard deviation."""
+    deviation = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.{digits}f}{deviation}"
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown: means with standard deviations over seeds, differences to the base by seed, and raw pixels."""
+    lines, base = [], rows[0]["variant"]
+    for budget in ("steps", "compute"):
+        of_budget = [row for row in rows if budget in row["budgets"]]
+        for variant in dict.fromkeys(row["variant"] for row in of_budget):
+            mine = {row["seed"]: row for row in of_budget if row["variant"] == variant}
+            theirs = {row["seed"]: row for row in of_budget if row["variant"] == base}
+            line = [f"equal {budget}", variant, len(mine), mine[min(mine)]["steps"]]
+            difference = ["", f"{variant} - {base}", len(mine), ""]
+            for name in MEASURES:
+                digits = 4 if "loss" in name else 2
+                line.append(spread([row[name] for row in mine.values()], digits))
+                both = sorted(mine.keys() & theirs.keys())
+                difference.append(spread([mine[seed][name] - theirs[seed][name] for seed in both], digits))
+            lines += [line] + [difference] * (variant != base)
+    pixels = [np.mean([row[f"pixels_{name}"] for row in rows]) for name in ("linear_test", "knn_test")]
+    lines.append(["", "raw pixels", "", "", "", "", *(f"{value:.2f}" for value in pixels)])
+    return tabulate(lines, ["budget", "variant", "seeds", "steps", *MEASURES.values()], tablefmt="github")
+
+
+@rc_context(plots.STYLE)
+def plot(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """A panel a measure: each seed a point, the means as bars across, raw pixels as a line; at equal steps."""
+    rows = [row for row in rows if "steps" in row["budgets"]]
+    variants = list(dict.fromkeys(row["variant"] for row in rows))
+    figure = Figure(figsize=(2.4 * len(MEASURES), 3.2))
+    for axes, (name, title) in zip(figure.subplots(1, len(MEASURES)), MEASURES.items(), strict=True):
+        for i, (variant, colour) in enumerate(zip(variants, plots.COLOURS, strict=False)):
+            values = [row[name] for row in rows if row["variant"] == variant]
+            axes.plot(i + np.linspace(-0.1, 0.1, len(values)), values, "o", color=colour, ms=5)
+            axes.hlines(np.mean(values), i - 0.25, i + 0.25, color=colour, lw=1.5)
+        if f"pixels_{name}" in rows[0]:
+            axes.axhline(rows[0][f"pixels_{name}"], color="#666666", ls=":", lw=1)
+            axes.annotate("raw pixels", (0.02, rows[0][f"pixels_{name}"]), xycoords=("axes fraction", "data"), size=7)
+        axes.set_xticks(range(len(variants)), [variant.replace("-", "-\n") for variant in variants])
+        axes.set_xlim(-0.6, len(variants) - 0.4)
+        axes.grid(axis="x", visible=False)
+        axes.set_title(title, fontsize=9)
+    return figure
+
+
+def study(args: argparse.Namespace, common: Sequence[str]) -> None:
+    results, overrides = args.out / args.name, {}
+    for text in args.variant:
+        variant, _, fields = text.partition(":")
+        overrides[variant] = [*common, *(f"--config.{field}" for field in fields.split(",") if field)]
+    results.mkdir(parents=True, exist_ok=True)
+    file = results / "runs.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    done = {(row["variant"], row["seed"], row["steps"]) for row in rows}
+    budgets = steps_by_budget(overrides, args.config)
+    for seed in args.seeds:
+        for variant, fields in overrides.items():
+            for steps in dict.fromkeys(budgets[variant].values()):
+                if (variant, seed, steps) in done:
+                    continue
+                workdir = args.workdir / args.name / f"{variant}-{seed}-{steps}"
+                own = [*fields, f"--config.seed={seed}", f"--config.train.steps={steps}"]
+                row = {"variant": variant, "seed": seed, "steps": steps, "config": args.config}
+                row["overrides"] = [field for field in fields if "data_dir" not in field]
+                row["budgets"] = [name for name, wanted in budgets[variant].items() if wanted == steps]
+                row |= run_one(args.config, own, workdir, args.levels)
+                rows.append(row)
+                with file.open("a") as opened:
+                    opened.write(json.dumps(row) + "\n")
+                (results / "logs").mkdir(exist_ok=True)
+                shutil.copy(workdir / "metrics.jsonl", results / "logs" / f"{workdir.name}.jsonl")
+                shutil.copy(workdir / "probe" / "study.csv", results / "logs" / f"{workdir.name}-probe.csv")
+    (results / "table.md").write_text(table(rows) + "\n")
+    plot(rows).savefig(results / "plot.png", dpi=160)
+    print(f"\n{table(rows)}\n\nlook at {results}/plot.png; rows are in {file}")
+
+
+def program(argv: Sequence[str]) -> None:
+    parser = cli.Parser("benchmarks.study", __doc__)
+    add = parser.add_argument
+    add("--name", required=True, help="of the study, and of its folder of results")
+    add("--config", required=True, metavar="FILE[:VARIANT]", help="--config.FIELD=VALUE changes it for all variants")
+    add("--variant", action="append", required=True, metavar="NAME:FIELD=VALUE,..", help="may be repeated; base first")
+    add("--seeds", type=cli.several(int), default=(0, 1, 2), help="with commas (0,1,2)")
+    add("--levels", type=cli.several(float), default=(), help="noise levels probed (default: the process's)")
+    add("--workdir", type=Path, default=Path("runs/studies"), help="where the runs go (runs/studies)")
+    add("--out", type=Path, default=Path(__file__).parent / "results", help="where the results go")
+    args, common = parser.parse_known_args(argv)
+    cli.start_backend()
+    study(args, common)
+
+
+if __name__ == "__main__":
+    cli.launch(program)

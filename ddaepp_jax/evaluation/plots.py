@@ -1,0 +1,79 @@
+"""Figures of metrics and probes, as matplotlib makes them; a program saves them or a report inlines them."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure  # not pyplot: no window system, no global state
+from matplotlib.patches import Rectangle
+
+WIDTH = 5.0  # inches: a figure that stays readable across a phone
+COLOURS = ("#1f5fa8", "#d1603d", "#3b8f5a", "#8256a8", "#a8862a", "#4a9db5", "#b5487c", "#666666")
+STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "figure.constrained_layout.use": True,
+}
+
+Series = tuple[Sequence[float], Sequence[float]]  # x and y
+
+
+@rc_context(STYLE)
+def curves(series: Mapping[str, Series], xlabel: str, ylabel: str, log: bool = False) -> Figure:
+    """Lines by name; with ``log``, logarithmic in y where all values are positive."""
+    figure = Figure(figsize=(WIDTH, 3.0))
+    axes = figure.subplots()
+    for (name, (x, y)), colour in zip(series.items(), itertools.cycle(COLOURS)):
+        axes.plot(x, y, color=colour, lw=1.5, marker="o" if len(x) < 12 else None, ms=3.5, label=name)
+    if log and all(np.min(y) > 0 for _, y in series.values()):
+        axes.set_yscale("log")
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    if len(series) > 1:
+        axes.legend(fontsize=8)
+    return figure
+
+
+@rc_context(STYLE | {"axes.grid": False})
+def heat_map(
+    table: np.ndarray, rows: Sequence[str], columns: Sequence[str], title: str, mark: tuple[int, int]
+) -> Figure:
+    """Percentages (R, C) with names of rows and columns; the cell ``mark`` is framed."""
+    figure = Figure(figsize=(WIDTH, 0.9 + 0.3 * len(rows)))
+    axes = figure.subplots()
+    shown = axes.imshow(table, cmap="viridis", aspect="auto")
+    middle = (np.nanmin(table) + np.nanmax(table)) / 2
+    for (i, j), value in np.ndenumerate(table):
+        axes.text(j, i, f"{value:.1f}", ha="center", va="center", color="white" if value < middle else "black")
+    axes.add_patch(Rectangle((mark[1] - 0.5, mark[0] - 0.5), 1, 1, fill=False, ec=COLOURS[1], lw=2.5))
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_title(title, fontsize=9)
+    axes.set_xlabel("noise level")
+    figure.colorbar(shown, ax=axes, fraction=0.05, pad=0.02, label="%")
+    return figure
+
+
+@rc_context(STYLE)
+def layer_curve(lines: Mapping[str, Sequence[float]], layers: Sequence[str], floors: Mapping[str, float]) -> Figure:
+    """Accuracies in percent by layer, a line each name (kNN's dashed); ``floors`` are levels to beat."""
+    figure = Figure(figsize=(WIDTH, 3.2))
+    axes = figure.subplots()
+    for (name, values), colour in zip(lines.items(), itertools.cycle(COLOURS)):
+        style = "--" if name.startswith("kNN") else "-"
+        axes.plot(layers, values, style, marker="o", ms=3.5, lw=1.5, color=colour, label=name)
+    for (name, value), style in zip(floors.items(), (":", "-."), strict=False):
+        axes.axhline(value, color="#666666", lw=1, ls=style, label=name)
+    axes.set_ylabel("test accuracy, %")
+    axes.tick_params(axis="x", rotation=60 if len(layers) > 6 else 0)
+    axes.legend(fontsize=8)
+    return figure

@@ -1,0 +1,418 @@
+"""How much a run's features know: linear heads and nearest neighbours at every layer and noise level.
+
+    python -m ddaepp_jax.linear_probe --workdir=runs/digits
+    python -m ddaepp_jax.linear_probe --workdir=runs/uvit_cifar --protocol=online --layers=out_1,out_2 --levels=1,11,21
+
+A noise level costs one forward pass an image, whatever the number of layers. Protocols: `cached` takes each image's
+features once and trains the heads on those; `online` draws noise, crops and mirror images anew at every epoch (DDAE's);
+`imagenet` is the recipe of l-DAE. The best (layer, level, learning rate) is chosen on images held out from the
+training split and stored with the run; with --held_out=0 it is chosen on the test split, as papers do. The same command
+again resumes.
+"""
+
+import argparse
+import csv
+import dataclasses
+import io
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tabulate import tabulate
+
+from ddaepp_jax import build, cli, load
+from ddaepp_jax.errors import InputError
+from ddaepp_jax.evaluation import features as feature
+from ddaepp_jax.evaluation import online, plots, probes
+from ddaepp_jax.evaluation.probes import PROTOCOLS, Protocol, Scales
+from ddaepp_jax.evaluation.stored import replace, store, widths
+from ddaepp_jax.run import Run
+
+BATCH = 256  # images of a forward pass where features are only read
+SCALE_BY = 16384  # images that features are standardised by, where no more are read anyway
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What is probed, and how; a probe is resumed where all of it is the same.
+
+    Attributes:
+      name: the protocol's.
+      layers: names of the network's features.
+      levels: noise levels in the process's unit.
+      held_out: the part of the training split that chooses; 0: the test split does.
+      knn: neighbours; 0: none are asked.
+      flip: whether mirror images are drawn; pad: pixels around an image that crops are drawn from (``online``).
+      seed: of noise, crops and order.
+    """
+
+    name: str
+    protocol: Protocol
+    layers: tuple[str, ...]
+    levels: tuple[float, ...]
+    held_out: float
+    knn: int
+    flip: bool
+    pad: int
+    seed: int
+
+    @property
+    def tag(self) -> str:
+        """The protocol as metrics' names carry it: cached-15ep, crop-flip-15ep."""
+        drawn = "-".join([*(["crop"] if self.pad else []), *(["flip"] if self.flip else [])]) or "fresh"
+        return f"{drawn if self.protocol.fresh else 'cached'}-{self.protocol.epochs}ep"
+
+
+def settings(
+    run: Run,
+    protocol: str | None = None,
+    *,
+    layers: Sequence[str] = (),
+    levels: Sequence[float] = (),
+    held_out: float | None = None,
+    knn: int | None = None,
+    seed: int = 0,
+    **changed: Any,
+) -> Settings:
+    """Settings of a run: the config's ``probe`` where nothing else is given; ``changed`` are a protocol's fields.
+
+    Raises:
+      InputError: names what is wrong.
+    """
+    defaults = run.config.probe
+    name = defaults.protocol if protocol is None else protocol
+    made = build.choose("protocol", name, PROTOCOLS)
+    if name == defaults.protocol and changed.get("epochs") is None:
+        changed["epochs"] = defaults.epochs
+    made = dataclasses.replace(made, **{field: value for field, value in changed.items() if value is not None})
+    for layer in layers:
+        build.choose("layers", layer, run.layers)
+    held_out = defaults.held_out if held_out is None else held_out
+    knn = defaults.knn if knn is None else knn
+    rates = made.learning_rates
+    for field, value, ok, wanted in (
+        ("epochs", made.epochs, made.epochs > 0, "positive"),
+        ("batch_size", made.batch_size, made.batch_size > 0, "positive"),
+        ("learning_rates", rates, bool(rates) and all(0 < rate < float("inf") for rate in rates), "positive numbers"),
+        ("l2", made.l2, 0 <= made.l2 < float("inf"), "0 or positive"),
+        ("held_out", held_out, 0 <= held_out < 1, "in [0, 1)"),
+        ("knn", knn, knn >= 0, "0 (none) or positive"),
+        ("seed", seed, 0 <= seed < 2**32, "in 0..2**32-1"),
+    ):
+        if not ok:
+            raise InputError(f"{field}: {value} is not {wanted}")
+    if made.fresh and made.batch_size % run.mesh.size:
+        raise InputError(f"batch_size: {made.batch_size} is not a multiple of {run.mesh.size}, the number of devices")
+    return Settings(
+        name=name,
+        protocol=made,
+        layers=tuple(layers) or _blocks(run),
+        levels=tuple(run.noise_level(level).item() for level in levels or run.process.probe_levels()),
+        held_out=held_out,
+        knn=knn,
+        flip=made.fresh and run.config.data.flip,
+        pad=made.fresh * (max(run.image_shape[:2]) // 8),  # 4 of 32 pixels
+        seed=seed,
+    )
+
+
+def _blocks(run: Run) -> tuple[str, ...]:
+    """All features but the bottleneck, where that is a block's mean again."""
+    mean = run.config.model.get("pool") == "mean"
+    return tuple(layer for layer in run.layers if not (mean and layer == "bottleneck"))
+
+
+def probe(run: Run, chosen: Settings, out: Path) -> dict[str, Any]:
+    """Probe a run; ``out``.json and .csv are written after every noise level, and resumed from there.
+
+    Returns:
+      What the JSON holds: "settings"; "rows", one a layer and level, accuracies in percent; "best"; "seconds" by level.
+
+    Raises:
+      InputError: the data have no labels, or ``out`` holds a probe with other settings.
+    """
+    fields = dataclasses.asdict(chosen)
+    identity = {"step": run.step, "decay": run.decay} | fields.pop("protocol") | fields
+    identity = json.loads(json.dumps(identity))  # tuples as JSON reads them
+    rows, seconds = _resumed(out, identity)
+    images = _Images(run, chosen)
+    for level in (None, *chosen.levels):  # None: pixels, which need no network
+        if str(level) not in seconds:
+            start = time.perf_counter()
+            partial = out.with_name(f"{out.name}-partial") / f"level-{level}"
+            rows += _probe_level(run, chosen, images, level, partial)
+            shutil.rmtree(partial)
+            seconds[str(level)] = round(time.perf_counter() - start, 2)
+        found = {
+            "run": run.workdir.name,
+            "protocol": chosen.tag,
+            "data": images.described,
+            "settings": identity,
+            "best": _best(rows, chosen),
+            "seconds": seconds,
+            "rows": rows,
+        }
+        _write(out, found)
+    shutil.rmtree(out.with_name(f"{out.name}-partial"), ignore_errors=True)
+    return found
+
+
+def _resumed(out: Path, identity: dict[str, Any]) -> tuple[list[dict], dict[str, float]]:
+    """Rows and seconds of the levels that are done."""
+    file = out.with_name(f"{out.name}.json")
+    if not file.exists():
+        return [], {}
+    try:
+        found = json.loads(file.read_text())
+        there, rows, seconds = found["settings"], found["rows"], found["seconds"]
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{file}: not a probe's results; remove it or give another --out") from None
+    other = [f"{k}: {there.get(k)} -> {v}" for k, v in identity.items() if there.get(k) != v]
+    if other:
+        raise InputError(f"{file}: a probe with other settings ({'; '.join(other)}); remove it or give another --out")
+    return rows, seconds
+
+
+class _Images:
+    """The sets of a probe by their numbers, those of the training split first, those of the test split after them.
+
+    Attributes:
+      parts: {"fit", "held_out", "test"}: numbers of the images that heads are trained on, chosen by and tested on.
+      described: the same in words.
+    """
+
+    def __init__(self, run: Run, chosen: Settings) -> None:
+        config = run.config
+        train, test = (build.dataset(config, split) for split in (config.data.split, config.data.eval_split))
+        if not train.num_classes:
+            raise InputError(f"data.name: {train.name} has no labels; a probe needs them")
+        if train.image_shape != run.image_shape:
+            raise InputError(f"data.data_dir: images of {train.image_shape}; the run has {run.image_shape}")
+        fit, held_out = probes.split_rows(len(train), chosen.held_out, chosen.seed)
+        if not len(fit) or (chosen.held_out and not len(held_out)):
+            raise InputError(f"held_out: {chosen.held_out} of {len(train)} images are {len(held_out)}; change it")
+        self.num_classes, self._first_test = train.num_classes, len(train)
+        self.parts = {"fit": fit, "held_out": held_out, "test": np.arange(len(train), len(train) + len(test))}
+        self.described = {
+            "name": train.name,
+            "heads trained on": f"{len(fit)} images of {train.split}",
+            "chosen on": f"{len(held_out)} images of {train.split}, held out from the heads"
+            if len(held_out)
+            else f"the test split ({test.split}), as no image was held out",
+            "tested on": f"{len(test)} images of {test.split}",
+        }
+        small = train.nbytes + test.nbytes <= config.data.device_bytes
+        self._train, self._test = (data.resident() if small else data for data in (train, test))
+
+    def read(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(B,) numbers -> (B, H, W, C) uint8 and (B,) int32."""
+        images, labels = np.empty((len(ids), *self._train.image_shape), np.uint8), np.empty(len(ids), np.int32)
+        of_test = ids >= self._first_test
+        for here, data, first in ((~of_test, self._train, 0), (of_test, self._test, self._first_test)):
+            if here.any():
+                images[here], labels[here] = data.gather(ids[here] - first)
+        return images, labels
+
+
+def _probe_level(run: Run, chosen: Settings, images: _Images, level: float | None, directory: Path) -> list[dict]:
+    """A row a layer: features of all images at this level, linear heads on them, kNN. ``level`` None: pixels."""
+    features = feature.pixels if level is None else feature.noisy(run.module, run.process, chosen.layers)
+    title = feature.PIXELS if level is None else f"level {level:g}"
+    common = {"level": np.int32(0) if level is None else run.noise_level(level), "seed": chosen.seed, "mesh": run.mesh}
+    protocol, sizes = chosen.protocol, widths(features, run.params, run.image_shape)
+    stored_of = dict(images.parts)
+    if protocol.fresh and not chosen.knn:  # then nothing but a scale asks for features of the training images
+        stored_of["fit"] = stored_of["fit"][: SCALE_BY if protocol.standardise else 0]
+    ids = np.concatenate(list(stored_of.values()))
+    stored, labels = store(
+        directory, features, run.params, images.read, ids, sizes, batch_size=BATCH, title=f"features, {title}", **common
+    )
+    ends = np.cumsum([len(part) for part in stored_of.values()])
+    parts = {name: slice(end - len(part), end) for (name, part), end in zip(stored_of.items(), ends, strict=True)}
+    by = "held_out" if len(images.parts["held_out"]) else "test"
+
+    def fit(layers: Mapping[str, np.ndarray], scales: Scales) -> probes.Heads:
+        if not protocol.fresh:
+            return probes.fit(
+                layers, labels[parts["fit"]], scales, protocol, num_classes=images.num_classes, seed=chosen.seed
+            )
+        return online.fit(
+            features,
+            run.params,
+            images.read,
+            images.parts["fit"],
+            probes.init(sizes, images.num_classes, len(protocol.learning_rates)),
+            scales,
+            protocol,
+            flip=chosen.flip,
+            pad=chosen.pad,
+            saved=directory / "heads.msgpack",
+            title=f"heads, {title}",
+            **common,
+        )
+
+    rows = []
+    for group in [list(sizes)] if protocol.fresh else _groups(sizes, len(ids), run.config.data.device_bytes):
+        trained_on = {layer: stored[layer][parts["fit"]] for layer in group}
+        scales = probes.standard_scale(trained_on) if protocol.standardise else {}
+        heads = fit(trained_on, scales)
+        linear = {
+            name: probes.accuracies(heads, {layer: stored[layer][part] for layer in group}, labels[part], scales)
+            for name, part in parts.items()
+            if name in {by, "test"}
+        }
+        for layer in group:
+            rate = int(np.argmax(linear[by][layer]))
+            row = {"layer": layer, "noise_level": level, "learning_rate": protocol.learning_rates[rate]}
+            row |= {f"linear_{name}": 100 * float(found[layer][rate]) for name, found in linear.items()}
+            if chosen.knn:
+                bank = stored[layer][parts["fit"]], labels[parts["fit"]]
+                for name in linear:
+                    part = parts[name]
+                    accuracy = probes.knn_accuracy(*bank, stored[layer][part], labels[part], chosen.knn)
+                    row[f"knn_{name}"] = 100 * accuracy
+            rows.append(row)
+    return rows
+
+
+def _groups(sizes: Mapping[str, int], n: int, device_bytes: int) -> list[list[str]]:
+    """Layers whose features of ``n`` images are on the device together; one at least."""
+    groups, held = [[]], 0
+    for layer, size in sizes.items():
+        needed = 4 * n * size
+        if groups[-1] and held + needed > device_bytes:
+            groups.append([])
+            held = 0
+        groups[-1].append(layer)
+        held += needed
+    return groups
+
+
+def _best(rows: Sequence[Mapping[str, Any]], chosen: Settings) -> dict[str, Any] | None:
+    """The row of the network's that the linear heads choose, and its metric's name; None where there are pixels alone."""
+    by = "linear_held_out" if chosen.held_out else "linear_test"
+    inner = [row for row in rows if row["layer"] != feature.PIXELS]
+    if not inner:
+        return None
+    best = max(inner, key=lambda row: row[by])
+    return {"metric": f"linear_probe/{best['layer']}/t{best['noise_level']:g}/{chosen.tag}", "chosen_by": by, **best}
+
+
+def _write(out: Path, found: Mapping[str, Any]) -> None:
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, list(found["rows"][0]))
+    writer.writeheader()
+    writer.writerows(found["rows"])
+    replace(out.with_name(f"{out.name}.csv"), table.getvalue().encode())
+    replace(out.with_name(f"{out.name}.json"), (json.dumps(found, indent=1) + "\n").encode())
+
+
+def grid(found: Mapping[str, Any], value: str) -> tuple[list[str], list[float], np.ndarray]:
+    """Layers, noise levels, and the column ``value`` of the rows as (layers, levels)."""
+    layers, levels = found["settings"]["layers"], found["settings"]["levels"]
+    cells = {(row["layer"], row["noise_level"]): row[value] for row in found["rows"]}
+    return layers, levels, np.array([[cells[layer, level] for level in levels] for layer in layers])
+
+
+def figures(found: Mapping[str, Any]) -> dict[str, Any]:
+    """{"grid", "layers"}: the heat map and the layer-wise curve of a finished probe."""
+    best = found["best"]
+    layers, levels, linear = grid(found, "linear_test")
+    names = [f"{level:g}" for level in levels]
+    mark = layers.index(best["layer"]), levels.index(best["noise_level"])
+    title = f"linear probe, test accuracy, {found['protocol']}"
+    lines = {f"linear, level {name}": linear[:, j] for j, name in enumerate(names)}
+    (pixels,) = (row for row in found["rows"] if row["layer"] == feature.PIXELS)
+    floors = {"pixels, linear": pixels["linear_test"]}
+    if "knn_test" in best:
+        k, neighbours = found["settings"]["knn"], grid(found, "knn_test")[2]
+        lines[f"kNN-{k}, level {best['noise_level']:g}"] = neighbours[:, mark[1]]
+        floors[f"pixels, kNN-{k}"] = pixels["knn_test"]
+    return {
+        "grid": plots.heat_map(linear, layers, names, title, mark),
+        "layers": plots.layer_curve(lines, layers, floors),
+    }
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """Test accuracies of the layers at the chosen noise level, and of the pixels, for a terminal."""
+    best, k = found["best"], found["settings"]["knn"]
+    shown = [row for row in found["rows"] if row["noise_level"] in (None, best["noise_level"])]
+    columns = {"linear_held_out": "linear, held out", "linear_test": "linear, test", "knn_test": f"{k}-NN, test"}
+    columns = {name: title for name, title in columns.items() if name in best}
+    lines = [[row["layer"] + " *" * (row["layer"] == best["layer"]), *(row[name] for name in columns)] for row in shown]
+    return tabulate(lines, [f"level {best['noise_level']:g}", *columns.values()], floatfmt=".1f")
+
+
+def main(argv: Sequence[str]) -> None:
+    args = _parse(argv)
+    cli.start_backend()
+    run = load(args.workdir, step=args.step, decay=args.decay)
+    if args.data_dir is not None:
+        run.config.data.data_dir = args.data_dir
+    chosen = settings(
+        run,
+        args.protocol,
+        layers=args.layers or (),
+        levels=args.levels or (),
+        held_out=args.held_out,
+        knn=args.knn,
+        seed=args.seed,
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+        learning_rates=args.learning_rates,
+        standardise=args.standardise,
+        l2=args.l2,
+    )
+    out = Path(args.out or run.workdir / "probe" / f"step{run.step}-ema{run.decay:g}-{chosen.tag}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        found = probe(run, chosen, out)
+        for name, figure in figures(found).items():
+            figure.savefig(f"{out}-{name}.png", dpi=160)
+        (run.workdir / "probe").mkdir(exist_ok=True)
+        replace(run.workdir / "probe" / "best.json", (json.dumps(found["best"] | {"of": str(out)}) + "\n").encode())
+    except OSError as error:
+        raise InputError(f"--out: cannot write {out} ({error.strerror}); give another") from None
+    print(f"\n{table(found)}\n\nchosen on {found['data']['chosen on']}")
+    print(f"look at {out}-grid.png and {out}-layers.png; all numbers are in {out}.json and .csv")
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = cli.Parser("ddaepp_jax.linear_probe", __doc__)
+    add = parser.add_argument
+    add("--workdir", required=True, help="run directory")
+    add("--protocol", help=f"{', '.join(PROTOCOLS)} (default: the config's probe.protocol)")
+    add("--layers", type=cli.several(str), help="names with commas (default: all)")
+    add(
+        "--levels",
+        type=cli.several(float),
+        help="noise levels with commas, in the process's unit (default: the process's)",
+    )
+    add("--held_out", type=float, help="part of the training split that chooses; 0: the test split (the config's)")
+    add("--knn", type=int, help="nearest neighbours; 0: none (the config's)")
+    add("--epochs", type=int, help="of the heads (default: the protocol's)")
+    add("--batch_size", type=int, help="of the heads (default: the protocol's)")
+    add("--learning_rates", type=cli.several(float), help="with commas; the best counts (default: the protocol's)")
+    add("--standardise", type=_bool, help="scale features to mean 0, variance 1 (default: the protocol's)")
+    add("--l2", type=float, help="weight of |W|^2 / 2 (default: the protocol's)")
+    add("--seed", type=int, default=0, help="of noise, crops and order (0)")
+    add("--data_dir", help="of the data, where they are not where they were in training")
+    add("--step", help="of the checkpoint, or the best by an evaluation: heldout_loss, probe (default: the newest)")
+    add("--decay", type=float, help="of the averaged weights, one of the config's ema.decays (default: the first)")
+    add("--out", help="path without suffix (default: WORKDIR/probe/step<STEP>-ema<DECAY>-<PROTOCOL>)")
+    return parser.parse_args(argv)
+
+
+def _bool(text: str) -> bool:
+    if text not in ("True", "False"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
+    return text == "True"
+
+
+if __name__ == "__main__":
+    cli.launch(main)
