@@ -293,7 +293,7 @@ def _groups(sizes: Mapping[str, int], n: int, device_bytes: int) -> list[list[st
 
 
 def _best(rows: Sequence[Mapping[str, Any]], chosen: Settings) -> dict[str, Any] | None:
-    """The row of the network's that the linear heads choose, and its metric's name; None where there are pixels alone."""
+    """The row that the linear heads choose, with its metric's name; None where there are rows of pixels alone."""
     by = "linear_held_out" if chosen.held_out else "linear_test"
     inner = [row for row in rows if row["layer"] != feature.PIXELS]
     if not inner:

@@ -1,5 +1,6 @@
 """Figures of metrics and probes, as matplotlib makes them; a program saves them or a report inlines them."""
 
+import io
 import itertools
 from collections.abc import Mapping, Sequence
 
@@ -7,8 +8,10 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure  # not pyplot: no window system, no global state
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 WIDTH = 5.0  # inches: a figure that stays readable across a phone
+PANEL = 3.7, 2.5  # inches, of one among many on a page
 COLOURS = ("#1f5fa8", "#d1603d", "#3b8f5a", "#8256a8", "#a8862a", "#4a9db5", "#b5487c", "#666666")
 STYLE = {
     "font.size": 9,
@@ -77,3 +80,49 @@ def layer_curve(lines: Mapping[str, Sequence[float]], layers: Sequence[str], flo
     axes.tick_params(axis="x", rotation=60 if len(layers) > 6 else 0)
     axes.legend(fontsize=8)
     return figure
+
+
+def panel(series: Mapping[str, Series], xlabel: str, ylabel: str, log: bool = False) -> Figure:
+    """``curves`` for a page of many: small, with thousands as k."""
+    figure = curves(series, xlabel, ylabel, log)
+    figure.set_size_inches(PANEL)
+    (axes,) = figure.axes
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    return figure
+
+
+@rc_context(STYLE)
+def layer_curves(lines: Mapping[str, tuple[Sequence[str], Sequence[float]]], floors: Sequence[float]) -> Figure:
+    """Accuracies in percent by layer, {name: (layers, values)}, of networks that need not have the same layers."""
+    layers = sorted((layers for layers, _ in lines.values()), key=len, reverse=True)
+    order = list(dict.fromkeys(itertools.chain(*layers)))
+    figure = Figure(figsize=(WIDTH, 3.2))
+    axes = figure.subplots()
+    for (name, (layers, values)), colour in zip(lines.items(), itertools.cycle(COLOURS)):
+        axes.plot([order.index(layer) for layer in layers], values, marker="o", ms=3.5, lw=1.5, color=colour, label=name)
+    for floor in floors:
+        axes.axhline(floor, color="#666666", lw=1, ls=":")
+    axes.set_xticks(range(len(order)), order, rotation=60 if len(order) > 6 else 0)
+    axes.set_ylabel("test accuracy, %")
+    axes.legend(fontsize=8)
+    return figure
+
+
+def restyle(figure: Figure, styles: Mapping[str, tuple[str, str]]) -> None:
+    """Lines by their names in the (colour, dashes) of a legend that stands elsewhere; the figure's own goes."""
+    (axes,) = figure.axes
+    for line in axes.lines:
+        if line.get_label() in styles:
+            colour, dashes = styles[line.get_label()]
+            line.set(color=colour, linestyle=dashes)
+    if axes.get_legend():
+        axes.get_legend().remove()
+
+
+@rc_context(STYLE | {"svg.hashsalt": "ddaepp"})  # the same figure is the same text
+def svg(figure: Figure) -> str:
+    """A figure as the text of an SVG."""
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()

@@ -69,8 +69,8 @@ Scales = Mapping[str, tuple[Array, Array]]  # {layer: mean (C,) and standard dev
 
 
 def by_width(shapes: Mapping[str, int]) -> dict[str, list[str]]:
-    """Layers of {layer: width} by their width; its key is a string, as trees want keys of one type."""
-    return {str(width): [n for n, w in shapes.items() if w == width] for width in sorted(set(shapes.values()))}
+    """Layers of {layer: width} by their width, in the order of their names, which is that of a traced dict."""
+    return {str(width): sorted(n for n, w in shapes.items() if w == width) for width in sorted(set(shapes.values()))}
 
 
 def _stack(features: Mapping[str, Array]) -> dict[str, Array]:
@@ -122,7 +122,7 @@ def step(heads: Heads, features: Mapping[str, Array], labels: Array, rates: Arra
 
 
 def standard_scale(features: Mapping[str, np.ndarray]) -> Scales:
-    """{layer: (mean, standard deviation)} over (N, C) features, by channel in float64; a dead channel stays as it is."""
+    """{layer: (mean, standard deviation)} over (N, C) features, by channel in float64; a dead channel stays."""
     scales = {}
     for name, feature in features.items():
         mean, std = feature.mean(axis=0, dtype=np.float64), feature.std(axis=0, dtype=np.float64)
@@ -212,6 +212,6 @@ def knn_accuracy(
 
 
 def split_rows(n: int, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of ``n`` images in a drawn order: those to train heads on, and the part ``held_out`` of them to choose by."""
+    """Rows of ``n`` images in a drawn order: those to train heads on; the part ``held_out`` of them, to choose by."""
     order, count = np.asarray(batch_indices(seed, 0, n, n)), round(n * held_out)
     return order[count:], order[:count]

@@ -1,0 +1,185 @@
+"""Linear heads against scikit-learn and against themselves one by one; neighbours against a plain loop."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import logsumexp
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from ddaepp_jax.data.datasets import digits
+from ddaepp_jax.evaluation import features, probes
+from ddaepp_jax.evaluation.probes import PROTOCOLS
+
+
+@pytest.fixture(scope="module")
+def layers():
+    """Three "layers" of the digits, two of one width, none of them easy: random rectified projections."""
+    data, rng = digits("train"), np.random.default_rng(0)
+    images, labels = data.arrays()
+    flat = images.reshape(len(images), -1) / 255.0
+    widths = {"b": 24, "a": 24, "c": 40}
+    made = {n: np.maximum(flat @ rng.normal(size=(64, w)) + 5, 0).astype(np.float32) for n, w in widths.items()}
+    return made, labels
+
+
+def protocol(**changed):
+    return dataclasses.replace(PROTOCOLS["cached"], **changed)
+
+
+def part(layers, rows):
+    return {name: feature[rows] for name, feature in layers.items()}
+
+
+FIT, TEST = slice(0, 1000), slice(1000, 1500)
+
+
+@pytest.mark.filterwarnings("ignore:scipy.optimize:DeprecationWarning")  # an older scikit-learn, a newer SciPy
+@pytest.mark.parametrize("l2", [1e-3, 3e-2])
+def test_heads_equal_scikit_learn(layers, l2):
+    """Equally regularised logistic regression on standardised features: loss, probabilities' argmax, accuracy."""
+    made, labels = layers
+    scales = probes.standard_scale(part(made, FIT))
+    how = protocol(epochs=300, batch_size=500, learning_rates=(3e-2,), l2=l2)
+    heads = probes.fit(part(made, FIT), labels[FIT], scales, how, num_classes=10)
+    ours = probes.accuracies(heads, part(made, TEST), labels[TEST], scales)
+    for name, feature in made.items():
+        scaler = StandardScaler().fit(feature[FIT].astype(np.float64))
+        x, z = scaler.transform(feature[FIT].astype(np.float64)), scaler.transform(feature[TEST].astype(np.float64))
+        theirs = LogisticRegression(C=1 / (1000 * l2), max_iter=5000, tol=1e-7).fit(x, labels[FIT])
+        assert 0.5 < theirs.score(z, labels[TEST]) < 0.99  # neither hopeless nor trivial
+        assert abs(ours[name][0] - theirs.score(z, labels[TEST])) <= 0.005
+
+        width = str(feature.shape[1])
+        place = probes.by_width({n: f.shape[1] for n, f in made.items()})[width].index(name)
+        kernel, bias = (np.float64(heads.params[width][k][0, place]) for k in ("kernel", "bias"))
+
+        def objective(kernel, bias, x=x):
+            logits = x @ kernel + bias
+            nll = logsumexp(logits, axis=1) - logits[np.arange(len(x)), labels[FIT]]
+            return nll.mean() + l2 / 2 * np.square(kernel).sum()
+
+        best = objective(theirs.coef_.T, theirs.intercept_)
+        assert best - 1e-6 <= objective(kernel, bias) <= best * 1.02
+
+
+def test_heads_trained_together_equal_heads_trained_one_by_one(layers):
+    made, labels = layers
+    rates, how = (1e-3, 4e-3, 3e-2), protocol(epochs=10, batch_size=100)
+    scales = probes.standard_scale(part(made, FIT))
+    together = probes.fit(
+        part(made, FIT), labels[FIT], scales, dataclasses.replace(how, learning_rates=rates), num_classes=10, seed=3
+    )
+    accuracy = probes.accuracies(together, part(made, TEST), labels[TEST], scales)
+    for name, feature in made.items():
+        for i, rate in enumerate(rates):
+            alone = dataclasses.replace(how, learning_rates=(rate,))
+            one = probes.fit({name: feature[FIT]}, labels[FIT], scales, alone, num_classes=10, seed=3)
+            (single,) = probes.accuracies(one, {name: feature[TEST]}, labels[TEST], scales)[name]
+            assert abs(single - accuracy[name][i]) <= 0.003
+            width = str(feature.shape[1])
+            place = probes.by_width({n: f.shape[1] for n, f in made.items()})[width].index(name)
+            np.testing.assert_allclose(
+                together.params[width]["kernel"][i, place], one.params[width]["kernel"][0, 0], atol=2e-5
+            )
+    assert len({tuple(values) for values in accuracy.values()}) == 3  # the layers are not mixed up
+    assert all(values.max() - values.min() > 0.01 for values in accuracy.values())  # nor are the rates
+
+
+def test_a_step_is_adams_on_each_heads_own_loss():
+    """Against float64 numpy: two steps with a cosine, weights and biases."""
+    rng = np.random.default_rng(1)
+    x, labels = rng.normal(size=(20, 6)), rng.integers(0, 3, 20)
+    heads = probes.init({"x": 6}, 3, 2)
+    rates, l2, batch = np.array([0.1, 0.3]), 0.05, {"x": jnp.asarray(x, jnp.float32)}
+    for number in (0, 1):
+        done = jnp.float32(number / 2)
+        heads = probes.step(heads, batch, jnp.asarray(labels), jnp.asarray(rates, jnp.float32), done, l2)
+    for i, rate in enumerate(rates):
+        kernel, bias = np.zeros((6, 3)), np.zeros(3)
+        m = [np.zeros((6, 3)), np.zeros(3)]
+        v = [np.zeros((6, 3)), np.zeros(3)]
+        for number in (0, 1):
+            p = np.exp(x @ kernel + bias)
+            error = p / p.sum(1, keepdims=True) - np.eye(3)[labels]
+            for j, grad in enumerate((x.T @ error / 20 + l2 * kernel, error.mean(0))):
+                m[j] = 0.9 * m[j] + 0.1 * grad
+                v[j] = 0.999 * v[j] + 0.001 * grad**2
+                hat = m[j] / (1 - 0.9 ** (number + 1)), v[j] / (1 - 0.999 ** (number + 1))
+                move = rate * 0.5 * (1 + np.cos(np.pi * number / 2)) * hat[0] / (np.sqrt(hat[1]) + 1e-8)
+                kernel, bias = (kernel - move, bias) if j == 0 else (kernel, bias - move)
+        np.testing.assert_allclose(heads.params["6"]["kernel"][i, 0], kernel, atol=1e-5)
+        np.testing.assert_allclose(heads.params["6"]["bias"][i, 0], bias, atol=1e-5)
+
+
+def test_order_of_layers_does_not_matter(layers):
+    made, labels = layers
+    how, scales = protocol(epochs=5), {}
+    fits = [
+        probes.fit({name: made[name][FIT] for name in names}, labels[FIT], scales, how, num_classes=10)
+        for names in ("bac", "cab")
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *fits)
+    # A traced dict is sorted by name; one made inside a trace is not.
+    stacked = probes._stack({name: made[name] for name in "bac"})
+    np.testing.assert_array_equal(stacked["24"][0], made["a"])
+
+
+def test_accuracies_count_every_image_once(layers, monkeypatch):
+    made, labels = layers
+    heads = probes.fit(part(made, FIT), labels[FIT], {}, protocol(epochs=5), num_classes=10)
+    whole = probes.accuracies(heads, part(made, TEST), labels[TEST], {})
+    monkeypatch.setattr(probes, "CHUNK", 77)
+    pieces = probes.accuracies(heads, part(made, TEST), labels[TEST], {})
+    for name, values in whole.items():
+        np.testing.assert_allclose(values * 500, np.round(values * 500), atol=1e-9)
+        np.testing.assert_allclose(pieces[name], values, atol=1 / 500 + 1e-9)
+
+
+def test_scale_is_that_of_the_features_and_dead_channels_stay(layers):
+    made, _ = layers
+    dead = np.concatenate([made["a"], np.full((1500, 1), 3.0, np.float32)], axis=1)
+    scales = probes.standard_scale({"a": dead})
+    scaled = np.asarray(probes.scaled({"a": dead}, scales)["a"], np.float64)
+    np.testing.assert_allclose(scaled.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(scaled[:, :-1].std(0), 1, atol=1e-5)
+    assert (scaled[:, -1] == 0).all() and np.isfinite(scaled).all()
+
+
+def test_neighbours_vote_by_cosine():
+    """Against float64 numpy, image by image."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(4, 8))
+    bank_labels, labels = rng.integers(0, 4, 200), rng.integers(0, 4, 60)
+    bank, asked = (centres[y] + 1.2 * rng.normal(size=(len(y), 8)) for y in (bank_labels, labels))
+    for k in (1, 7, 500):
+        right = 0
+        for feature, label in zip(asked, labels, strict=True):
+            cosine = bank @ feature / np.linalg.norm(bank, axis=1) / np.linalg.norm(feature)
+            nearest = np.argsort(-cosine)[:k]
+            votes = np.zeros(4)
+            np.add.at(votes, bank_labels[nearest], np.exp(cosine[nearest] / 0.07))
+            right += votes.argmax() == label
+        ours = probes.knn_accuracy(np.float32(bank), bank_labels, np.float32(asked), labels, k)
+        assert 0.3 < ours < 1 and abs(ours - right / 60) <= 1 / 60 + 1e-9
+
+
+@pytest.mark.parametrize(("n", "part", "held_out"), [(1500, 0.1, 150), (50_000, 0.1, 5000), (10, 0.0, 0), (7, 0.5, 4)])
+def test_rows_are_split_without_loss(n, part, held_out):
+    fit, choose = probes.split_rows(n, part, seed=0)
+    assert len(choose) == held_out
+    np.testing.assert_array_equal(np.sort(np.concatenate([fit, choose])), np.arange(n))
+    if n > 100:
+        assert abs(choose.mean() / n - 0.5) < 0.1  # drawn from all over, as folders are sorted by class
+
+
+def test_pixels_are_averaged_down_where_images_are_large():
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 64, 96, 3)), jnp.float32)
+    found = features.pixels({}, images, None, None, None)["pixels"]
+    assert found.shape == (2, 32 * 32 * 3)
+    np.testing.assert_allclose(found.mean(1), images.mean((1, 2, 3)), atol=0.02)
+    small = images[:, :8, :8]
+    np.testing.assert_array_equal(features.pixels({}, small, None, None, None)["pixels"], small.reshape(2, -1))
