@@ -9,7 +9,7 @@ README = HERE / "README.md"
 VERSION = re.search(
     r'^__version__ = "([^"]+)"', (HERE / "ddaepp_jax" / "__init__.py").read_text(encoding="utf-8"), re.MULTILINE
 )[1]
-JAX = ">=0.10,<0.13"  # pip picks the newest that the Python has: 0.10 on 3.11, 0.11 and newer from 3.12 on
+JAX = ">=0.10.2,<0.13"  # pip picks the newest that the Python has: 0.10 on 3.11, 0.11 and newer from 3.12 on
 
 setup(
     name="ddaepp_jax",

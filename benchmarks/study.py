@@ -24,7 +24,7 @@ from train_step import Step, random_images
 
 from ddaepp_jax import cli, linear_probe, load, main
 from ddaepp_jax.evaluation import plots
-from ddaepp_jax.evaluation.features import PIXELS
+from ddaepp_jax.evaluation.probe_results import PIXELS
 
 MEASURES = {  # column of a row -> its name in table and plot
     "train_loss": "training loss",

@@ -7,8 +7,9 @@ Not yet run here at full length.
 
 ``:small`` is what a CPU can show in minutes: 1.5M parameters, patches of 4. ``:study`` is what benchmarks/study.py
 compares variants on: a wider, shallower one (2.6M) that learns most in 8 minutes of two CPU cores; its width, depth,
-batch and learning rate were chosen by the loss and by a probe within the training split. ``--config.model.self_condition=False`` is
-the plain network; ``--config.model.class_conditional=True`` takes the labels.
+batch and learning rate were chosen by the loss and by a probe within the training split.
+
+``--config.model.self_condition=False`` is the plain network, ``--config.model.class_conditional=True`` takes labels.
 """
 
 from ddaepp_jax import config as schema

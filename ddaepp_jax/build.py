@@ -1,8 +1,6 @@
 """Where a name in a config becomes an object. Nothing else in the package knows the names."""
 
-import dataclasses
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -12,26 +10,18 @@ from flax import linen as nn
 from jax import Array
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
-from PIL import Image
 
 from ddaepp_jax import config as schema
 from ddaepp_jax.data import augment, datasets, order
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.diffusion import ddpm, samplers
 from ddaepp_jax.errors import InputError, first_line
-from ddaepp_jax.evaluation import probes
-from ddaepp_jax.evaluation.features import extract, make_feature_batch, noisy
-from ddaepp_jax.evaluation.heldout_loss import make_heldout_loss
-from ddaepp_jax.evaluation.pictures import grid
-from ddaepp_jax.evaluation.probes import PROTOCOLS, split_rows
-from ddaepp_jax.evaluation.sampling import make_sample_batch, sample_images
 from ddaepp_jax.models.self_conditioning import PROJECTIONS
 from ddaepp_jax.models.uvit import UViT, block_names
 from ddaepp_jax.objectives.denoising import Denoising
 from ddaepp_jax.training import clock, optimizer, sharding
-from ddaepp_jax.training.loop import Evaluation, Evaluator
 from ddaepp_jax.training.source import Source, resident, streamed
-from ddaepp_jax.training.step import Learner, TrainState
+from ddaepp_jax.training.step import Learner
 
 SAMPLERS: dict[str, dict[str, Callable[..., Array]]] = {"ddpm": {"ddim": samplers.ddim, "ddpm": samplers.ddpm}}
 
@@ -218,120 +208,3 @@ def prepare(config: ConfigDict) -> Callable[[Array, Array, Array], Array]:
         return augment.to_float(images)
 
     return prepare
-
-
-# Evaluations by which the best checkpoint is kept, and the better end of their main value.
-RANKS: dict[str, Callable[..., float]] = {"heldout_loss": min, "probe": max}
-
-
-def evaluators(
-    config: ConfigDict, learner: Learner, data: Dataset, held_out: Dataset | None, mesh: Mesh
-) -> dict[str, Evaluation]:
-    """What is measured in training, by name, on the EMA weights of the first decay; what is never due is not made.
-
-    Held-out loss is measured on ``held_out``; probes on images of ``data`` held out from their heads.
-    """
-    choose("probe.protocol", config.probe.protocol, PROTOCOLS)
-    decay, evals = str(config.ema.decays[0]), config.evals
-    measured: dict[str, tuple[Callable[[Any], dict], str]] = {}  # name -> function of the parameters, main value
-    if evals.heldout_loss.every and held_out:
-        measured["heldout_loss"] = _heldout_loss(config, learner, held_out, mesh), "mean"
-    if evals.samples.every:
-        measured["samples"] = _samples(config, learner, data, mesh), "samples"
-    for name, accuracy in (("probe", _linear_accuracy), ("knn", _knn_accuracy)):
-        if evals[name].every and data.num_classes:
-            value, labelled = _labelled(config, name, learner, data, mesh)
-            score = accuracy(config, data.num_classes)
-            measured[name] = (lambda params, v=value, f=labelled, score=score: {v: 100 * score(*f(params))}), value
-
-    def of_state(measure: Callable[[Any], dict]) -> Evaluator:
-        def evaluate(state: TrainState) -> dict[str, Any]:
-            values = measure(state.ema[decay]["network"])
-            return {k if isinstance(v, Image.Image) else f"ema{decay}/{k}": v for k, v in values.items()}
-
-        return evaluate
-
-    return {
-        name: Evaluation(evals[name].every, of_state(measure), f"ema{decay}/{value}" if name in RANKS else "")
-        for name, (measure, value) in measured.items()
-    }
-
-
-def _heldout_loss(config: ConfigDict, learner: Learner, held_out: Dataset, mesh: Mesh) -> Callable[[Any], dict]:
-    fields = config.evals.heldout_loss
-    batch = held_out.batch(np.arange(min(fields.images, len(held_out))))
-    return make_heldout_loss(
-        learner.network,
-        learner.process,
-        batch["image"],
-        batch["label"] if config.model.class_conditional else None,
-        levels=learner.process.loss_levels(fields.levels).tolist(),
-        seed=config.seed,
-        batch_size=config.sampling.batch_size,
-        mesh=mesh,
-    )
-
-
-def _samples(config: ConfigDict, learner: Learner, data: Dataset, mesh: Mesh) -> Callable[[Any], dict]:
-    sampling, classes = config.sampling, data.num_classes if config.model.class_conditional else 0
-    sample_batch = make_sample_batch(
-        learner.network,
-        learner.process,
-        sampler(config, sampling.sampler, sampling.steps),
-        image_shape=data.image_shape,
-        steps=sampling.steps,
-        guidance=sampling.guidance,
-        mesh=mesh,
-    )
-    ids = np.arange(config.evals.samples.n)
-    labels = ids % classes if classes else None
-
-    def samples(params: Any) -> dict[str, Any]:
-        pieces = sample_images(sample_batch, params, config.seed, ids, labels, sampling.batch_size, mesh)
-        return {"samples": grid(np.concatenate(list(pieces)), classes)}
-
-    return samples
-
-
-Labelled = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # features and labels to learn from, and to be tested
-
-
-def _labelled(
-    config: ConfigDict, name: str, learner: Learner, data: Dataset, mesh: Mesh
-) -> tuple[str, Callable[[Any], Labelled]]:
-    """The metric's name, and a layer's features as a function of the network's parameters."""
-    fields, process = config.evals[name], learner.process
-    choose(f"evals.{name}.layer", fields.layer, layers(learner.network, data.image_shape))
-    try:
-        level = process.as_level(process.probe_levels()[1] if fields.level is None else fields.level)
-    except ValueError as error:
-        raise InputError(f"evals.{name}.level: {error}") from None
-    known, asked = split_rows(len(data), config.probe.held_out or 0.1, config.seed)
-    ids = np.concatenate([known[: fields.images], asked[: fields.images]])
-    end = min(fields.images, len(known))
-    images, labels = data.gather(ids)
-    feature_batch = make_feature_batch(noisy(learner.network, process, (fields.layer,)), mesh)
-    how = dict(level=level, seed=config.seed, draws=1, batch_size=config.sampling.batch_size, mesh=mesh)
-
-    def labelled(params: Any) -> Labelled:
-        pieces = extract(feature_batch, params, lambda rows: images[rows], ids, **how)
-        features = np.concatenate([piece[fields.layer] for piece in pieces])
-        return features[:end], labels[:end], features[end:], labels[end:]
-
-    return f"{fields.layer}/t{level:g}", labelled
-
-
-def _linear_accuracy(config: ConfigDict, num_classes: int) -> Callable[..., float]:
-    epochs = config.probe.epochs or PROTOCOLS["cached"].epochs
-    protocol = dataclasses.replace(PROTOCOLS["cached"], epochs=epochs)
-
-    def accuracy(known: np.ndarray, labels: np.ndarray, asked: np.ndarray, truth: np.ndarray) -> float:
-        scales = probes.standard_scale({"": known})
-        heads = probes.fit({"": known}, labels, scales, protocol, num_classes=num_classes)
-        return float(probes.accuracies(heads, {"": asked}, truth, scales)[""].max())
-
-    return accuracy
-
-
-def _knn_accuracy(config: ConfigDict, num_classes: int) -> Callable[..., float]:
-    return partial(probes.knn_accuracy, k=config.evals.knn.k)

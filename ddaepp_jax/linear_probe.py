@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tabulate import tabulate
 
 from ddaepp_jax import build, cli, load
 from ddaepp_jax.errors import InputError
 from ddaepp_jax.evaluation import features as feature
-from ddaepp_jax.evaluation import online, plots, probes
+from ddaepp_jax.evaluation import online, probe_results, probes
+from ddaepp_jax.evaluation.probe_results import PIXELS
 from ddaepp_jax.evaluation.probes import PROTOCOLS, Protocol, Scales
 from ddaepp_jax.evaluation.stored import replace, store, widths
 from ddaepp_jax.run import Run
@@ -129,22 +129,27 @@ def _blocks(run: Run) -> tuple[str, ...]:
 def probe(run: Run, chosen: Settings, out: Path) -> dict[str, Any]:
     """Probe a run; ``out``.json and .csv are written after every noise level, and resumed from there.
 
+    Levels that are there already stay beside those asked for.
+
     Returns:
-      What the JSON holds: "settings"; "rows", one a layer and level, accuracies in percent; "best"; "seconds" by level.
+      What the JSON holds: "settings"; "levels"; "rows", one a layer and level, accuracies in percent; "best";
+      "seconds" by level.
 
     Raises:
       InputError: the data have no labels, or ``out`` holds a probe with other settings.
     """
     fields = dataclasses.asdict(chosen)
+    del fields["levels"]
     identity = {"step": run.step, "decay": run.decay} | fields.pop("protocol") | fields
     identity = json.loads(json.dumps(identity))  # tuples as JSON reads them
     rows, seconds = _resumed(out, identity)
     images = _Images(run, chosen)
+    noisy = feature.noisy(run.module, run.process, chosen.layers)
     for level in (None, *chosen.levels):  # None: pixels, which need no network
         if str(level) not in seconds:
             start = time.perf_counter()
             partial = out.with_name(f"{out.name}-partial") / f"level-{level}"
-            rows += _probe_level(run, chosen, images, level, partial)
+            rows += _probe_level(run, chosen, images, noisy if level is not None else feature.pixels, level, partial)
             shutil.rmtree(partial)
             seconds[str(level)] = round(time.perf_counter() - start, 2)
         found = {
@@ -152,6 +157,7 @@ def probe(run: Run, chosen: Settings, out: Path) -> dict[str, Any]:
             "protocol": chosen.tag,
             "data": images.described,
             "settings": identity,
+            "levels": sorted({row["noise_level"] for row in rows} - {None}),
             "best": _best(rows, chosen),
             "seconds": seconds,
             "rows": rows,
@@ -173,7 +179,10 @@ def _resumed(out: Path, identity: dict[str, Any]) -> tuple[list[dict], dict[str,
         raise InputError(f"{file}: not a probe's results; remove it or give another --out") from None
     other = [f"{k}: {there.get(k)} -> {v}" for k, v in identity.items() if there.get(k) != v]
     if other:
-        raise InputError(f"{file}: a probe with other settings ({'; '.join(other)}); remove it or give another --out")
+        more = f" and {len(other) - 3} more" if len(other) > 3 else ""
+        raise InputError(
+            f"{file}: a probe with other settings ({'; '.join(other[:3])}{more}); remove it or give another --out"
+        )
     return rows, seconds
 
 
@@ -218,10 +227,11 @@ class _Images:
         return images, labels
 
 
-def _probe_level(run: Run, chosen: Settings, images: _Images, level: float | None, directory: Path) -> list[dict]:
+def _probe_level(
+    run: Run, chosen: Settings, images: _Images, features: feature.Features, level: float | None, directory: Path
+) -> list[dict]:
     """A row a layer: features of all images at this level, linear heads on them, kNN. ``level`` None: pixels."""
-    features = feature.pixels if level is None else feature.noisy(run.module, run.process, chosen.layers)
-    title = feature.PIXELS if level is None else f"level {level:g}"
+    title = PIXELS if level is None else f"level {level:g}"
     common = {"level": np.int32(0) if level is None else run.noise_level(level), "seed": chosen.seed, "mesh": run.mesh}
     protocol, sizes = chosen.protocol, widths(features, run.params, run.image_shape)
     stored_of = dict(images.parts)
@@ -295,7 +305,7 @@ def _groups(sizes: Mapping[str, int], n: int, device_bytes: int) -> list[list[st
 def _best(rows: Sequence[Mapping[str, Any]], chosen: Settings) -> dict[str, Any] | None:
     """The row that the linear heads choose, with its metric's name; None where there are rows of pixels alone."""
     by = "linear_held_out" if chosen.held_out else "linear_test"
-    inner = [row for row in rows if row["layer"] != feature.PIXELS]
+    inner = [row for row in rows if row["layer"] != PIXELS]
     if not inner:
         return None
     best = max(inner, key=lambda row: row[by])
@@ -309,43 +319,6 @@ def _write(out: Path, found: Mapping[str, Any]) -> None:
     writer.writerows(found["rows"])
     replace(out.with_name(f"{out.name}.csv"), table.getvalue().encode())
     replace(out.with_name(f"{out.name}.json"), (json.dumps(found, indent=1) + "\n").encode())
-
-
-def grid(found: Mapping[str, Any], value: str) -> tuple[list[str], list[float], np.ndarray]:
-    """Layers, noise levels, and the column ``value`` of the rows as (layers, levels)."""
-    layers, levels = found["settings"]["layers"], found["settings"]["levels"]
-    cells = {(row["layer"], row["noise_level"]): row[value] for row in found["rows"]}
-    return layers, levels, np.array([[cells[layer, level] for level in levels] for layer in layers])
-
-
-def figures(found: Mapping[str, Any]) -> dict[str, Any]:
-    """{"grid", "layers"}: the heat map and the layer-wise curve of a finished probe."""
-    best = found["best"]
-    layers, levels, linear = grid(found, "linear_test")
-    names = [f"{level:g}" for level in levels]
-    mark = layers.index(best["layer"]), levels.index(best["noise_level"])
-    title = f"linear probe, test accuracy, {found['protocol']}"
-    lines = {f"linear, level {name}": linear[:, j] for j, name in enumerate(names)}
-    (pixels,) = (row for row in found["rows"] if row["layer"] == feature.PIXELS)
-    floors = {"pixels, linear": pixels["linear_test"]}
-    if "knn_test" in best:
-        k, neighbours = found["settings"]["knn"], grid(found, "knn_test")[2]
-        lines[f"kNN-{k}, level {best['noise_level']:g}"] = neighbours[:, mark[1]]
-        floors[f"pixels, kNN-{k}"] = pixels["knn_test"]
-    return {
-        "grid": plots.heat_map(linear, layers, names, title, mark),
-        "layers": plots.layer_curve(lines, layers, floors),
-    }
-
-
-def table(found: Mapping[str, Any]) -> str:
-    """Test accuracies of the layers at the chosen noise level, and of the pixels, for a terminal."""
-    best, k = found["best"], found["settings"]["knn"]
-    shown = [row for row in found["rows"] if row["noise_level"] in (None, best["noise_level"])]
-    columns = {"linear_held_out": "linear, held out", "linear_test": "linear, test", "knn_test": f"{k}-NN, test"}
-    columns = {name: title for name, title in columns.items() if name in best}
-    lines = [[row["layer"] + " *" * (row["layer"] == best["layer"]), *(row[name] for name in columns)] for row in shown]
-    return tabulate(lines, [f"level {best['noise_level']:g}", *columns.values()], floatfmt=".1f")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -372,13 +345,13 @@ def main(argv: Sequence[str]) -> None:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         found = probe(run, chosen, out)
-        for name, figure in figures(found).items():
+        for name, figure in probe_results.figures(found).items():
             figure.savefig(f"{out}-{name}.png", dpi=160)
         (run.workdir / "probe").mkdir(exist_ok=True)
         replace(run.workdir / "probe" / "best.json", (json.dumps(found["best"] | {"of": str(out)}) + "\n").encode())
     except OSError as error:
         raise InputError(f"--out: cannot write {out} ({error.strerror}); give another") from None
-    print(f"\n{table(found)}\n\nchosen on {found['data']['chosen on']}")
+    print(f"\n{probe_results.table(found)}\n\nchosen on {found['data']['chosen on']}")
     print(f"look at {out}-grid.png and {out}-layers.png; all numbers are in {out}.json and .csv")
 
 

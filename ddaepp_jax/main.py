@@ -16,7 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from ddaepp_jax import __version__, build, cli
+from ddaepp_jax import __version__, build, cli, evaluators
 from ddaepp_jax import config as schema
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.errors import InputError
@@ -43,6 +43,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike, *, dry_ru
     learner = build.learner(config, data.image_shape, data.num_classes, total)
     build.sampler(config, config.sampling.sampler, config.sampling.steps, "sampling.")
     held_out = _held_out(config)
+    evaluations = evaluators.evaluators(config, learner, data, held_out, mesh)
     workdir = Path(workdir)
     shapes = abstract_state(learner, mesh, data.image_shape, config.mesh.rules)
     weights = _weights_to_start_from(config, workdir, shapes.params["network"])
@@ -57,8 +58,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike, *, dry_ru
         _describe(config, program, data, total)
         return None
 
-    evaluations = build.evaluators(config, learner, data, held_out, mesh)
-    checkpoints = Checkpoints(workdir / "checkpoints", config.train.keep_checkpoints, build.RANKS)
+    checkpoints = Checkpoints(workdir / "checkpoints", config.train.keep_checkpoints, evaluators.RANKS)
     state = _initial_state(program, checkpoints, weights)
     del weights
     start = int(state.step)

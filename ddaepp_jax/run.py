@@ -15,6 +15,7 @@ from ddaepp_jax.errors import InputError
 from ddaepp_jax.evaluation import placing
 from ddaepp_jax.evaluation.features import extract, make_feature_batch, noisy
 from ddaepp_jax.evaluation.sampling import make_sample_batch, sample_images
+from ddaepp_jax.evaluators import RANKS
 from ddaepp_jax.training import checkpoint, sharding
 from ddaepp_jax.training.program import abstract_state
 
@@ -53,7 +54,7 @@ class Run:
         self._checkpoints = workdir / "checkpoints"
         newest = checkpoint.latest_step(self._checkpoints)
         if isinstance(step, str) and not step.isdigit():
-            step = checkpoint.best_step(self._checkpoints, step, build.choose("step", step, build.RANKS))
+            step = checkpoint.best_step(self._checkpoints, step, build.choose("step", step, RANKS))
         self.step = newest if step is None else int(step)
         if not (self._checkpoints / str(self.step)).is_dir():
             raise InputError(f"step: no checkpoint {step} in {self._checkpoints}; the newest is {newest}")
@@ -98,12 +99,10 @@ class Run:
         _check(seed, draws=draws, batch_size=batch_size, **{"number of images": len(images)})
         for layer in layers:
             build.choose("layers", layer, self.layers)
-        key = ("features", *layers)
-        if key not in self._compiled:
-            self._compiled[key] = make_feature_batch(noisy(self.module, self.process, layers), self.mesh)
+        feature_batch = make_feature_batch(noisy(self.module, self.process, tuple(layers)), self.mesh)
         pieces = list(
             extract(
-                self._compiled[key],
+                feature_batch,
                 self.params,
                 lambda rows: images[rows],
                 np.arange(len(images)),

@@ -13,7 +13,7 @@ import pytest
 
 import ddaepp_jax
 from ddaepp_jax import config as schema
-from ddaepp_jax import main, sample
+from ddaepp_jax import linear_probe, main, sample
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.errors import InputError
 
@@ -97,6 +97,14 @@ FIELDS = [  # --config.<what is given> -> parts of the line
     ("sampling.steps=1001", "sampling.steps: 1001 is not in 1..1000 (diffusion.num_steps)"),
     ("sampling.guidance=2", "sampling.guidance: 2.0 without labels", "model.class_conditional"),
     ("evals.samples.n=0", "evals.samples.n: 0 is not positive"),
+    ("evals.probe.layer=out_9", "evals.probe.layer: no 'out_9'; there is in_1, in_2, mid, out_1, out_2, bottleneck"),
+    ("evals.probe.images=0", "evals.probe.images: 0 is not positive"),
+    ("evals.knn.level=1001", "evals.knn.level: 1001.0 is not a whole number in 0..1000"),
+    ("evals.knn.k=0", "evals.knn.k: 0 is not positive"),
+    ("probe.protocol=ofline", "probe.protocol: no 'ofline'; there is online, cached, imagenet"),
+    ("probe.epochs=0", "probe.epochs: 0 is not positive; None is the protocol's own"),
+    ("probe.held_out=1", "probe.held_out: 1.0 is not in [0, 1)"),
+    ("probe.knn=-1", "probe.knn: -1 is negative; 0 asks no neighbours"),
     ("evals.heldout_loss.every=-1", "evals.heldout_loss.every: -1 is negative; 0 turns it off"),
     ("data.split=validation", "data.split: digits has no split 'validation'; use train or test"),
     ("data.eval_split=validation", "data.eval_split: digits has no split 'validation'; use train or test"),
@@ -229,7 +237,7 @@ FOREIGN = ["", "{", "[]", "3", "{}", '{"seed": 0}', '{"seed": "a"}', "\xff\0"]
 
 
 @pytest.mark.parametrize("text", FOREIGN)
-@pytest.mark.parametrize("program", [main.main, sample.main])
+@pytest.mark.parametrize("program", [main.main, sample.main, linear_probe.main])
 def test_foreign_config_json(program, text, tmp_path):
     (tmp_path / "config.json").write_bytes(text.encode("latin1"))
     arguments = [TINY] if program is main.main else []
@@ -242,7 +250,7 @@ def test_foreign_config_json(program, text, tmp_path):
         ([], ["the following arguments are required: --workdir"]),
         (["--workdir=x", "--nn=3"], ["unrecognized arguments: --nn=3"]),
         (["--workdir=x", "--n=many"], ["argument --n: invalid int value: 'many'"]),
-        (["--workdir=x", "--labels=cat"], ["argument --labels: 'cat' is not a class"]),
+        (["--workdir=x", "--labels=cat"], ["argument --labels: 'cat' is not ints with commas between"]),
         (["--workdir=x", "--columns=-1"], ["--columns: -1 is negative"]),
         (["--workdir=x"], ["x: not a run directory (no config.json); give the --workdir of a training run"]),
     ],
@@ -268,6 +276,7 @@ def test_no_checkpoint_yet(tmp_path):
         (["--steps=1001"], ["steps: 1001 is not in 1..1000"]),
         (["--sampler="], ["sampler: no ''; there is ddim, ddpm"]),
         (["--sampler=heun"], ["sampler: no 'heun'; there is ddim, ddpm"]),
+        (["--step=fid"], ["step: no 'fid'; there is heldout_loss, probe"]),
         (["--step=99"], ["step: no checkpoint 99 in", "the newest is 4"]),
         (["--decay=0.5"], ["decay: no average 0.5;", "ema.decays=(0.999,)"]),
         (["--guidance=2"], ["guidance: this run was trained without labels", "leave it out"]),
@@ -277,6 +286,81 @@ def test_no_checkpoint_yet(tmp_path):
 )
 def test_sample_from_a_run(arguments, parts, trained):
     refused(sample.main, [f"--workdir={trained}", *arguments], *parts)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--protocol=ofline"], ["protocol: no 'ofline'; there is online, cached, imagenet"]),
+        (["--layers=out_9"], ["layers: no 'out_9'; there is in_1, mid, out_1, bottleneck"]),
+        (["--levels=11,1001"], ["noise_level: 1001.0 is not a whole number in 0..1000"]),
+        (["--levels=low"], ["argument --levels: 'low' is not floats with commas between"]),
+        (["--held_out=1"], ["held_out: 1.0 is not in [0, 1)"]),
+        (["--held_out=0.0001"], ["held_out: 0.0001 of 1500 images are 0; change it"]),
+        (["--held_out=0.9999"], ["held_out: 0.9999 of 1500 images are 1500; change it"]),
+        (["--epochs=0"], ["epochs: 0 is not positive"]),
+        (["--batch_size=0"], ["batch_size: 0 is not positive"]),
+        (["--protocol=online", "--batch_size=12"], ["batch_size: 12 is not a multiple of 8, the number of devices"]),
+        (["--learning_rates=1e-3,0"], ["learning_rates: (0.001, 0.0) is not positive numbers"]),
+        (["--learning_rates=fast"], ["argument --learning_rates: 'fast' is not floats"]),
+        (["--standardise=maybe"], ["argument --standardise: 'maybe' is neither True nor False"]),
+        (["--l2=-1"], ["l2: -1.0 is not 0 or positive"]),
+        (["--knn=-1"], ["knn: -1 is not 0 (none) or positive"]),
+        (["--seed=-1"], ["seed: -1 is not in 0..2**32-1"]),
+        (["--step=fid"], ["step: no 'fid'; there is heldout_loss, probe"]),
+        (["--out=/dev/null/x"], ["--out: cannot write /dev/null/x", "give another"]),
+        (["--data_dir=x", "--nn=3"], ["unrecognized arguments: --nn=3"]),
+    ],
+)
+def test_probe_of_a_run(arguments, parts, trained, monkeypatch):
+    monkeypatch.setattr(linear_probe, "store", lambda *_, **__: pytest.fail("made features"))
+    refused(linear_probe.main, [f"--workdir={trained}", *arguments], *parts)
+
+
+def test_probe_of_what_is_no_run(tmp_path):
+    refused(linear_probe.main, [], "the following arguments are required: --workdir")
+    refused(linear_probe.main, [f"--workdir={tmp_path}"], f"{tmp_path}: not a run directory (no config.json)")
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("{", "not a probe's results; remove it or give another --out"),
+        ("[]", "not a probe's results"),
+        (
+            '{"settings": {"step": 3}, "rows": [], "seconds": {}}',
+            "(step: 3 -> 4; decay: None -> 0.999; fresh: None -> False and 12 more)",
+        ),
+    ],
+)
+def test_probe_onto_other_results(text, part, trained, tmp_path):
+    (tmp_path / "probe.json").write_text(text)
+    refused(
+        linear_probe.main, [f"--workdir={trained}", f"--out={tmp_path / 'probe'}"], str(tmp_path / "probe.json"), part
+    )
+
+
+def test_probe_of_unlabelled_and_of_other_images(damaged, tmp_path):
+    from PIL import Image
+
+    for split in ("train", "test"):
+        for i in range(20):
+            path = tmp_path / "data" / split / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((8, 8), i, np.uint8)).save(path)
+    config = json.loads((damaged / "config.json").read_text())
+    config["data"] |= {"name": "folder", "data_dir": str(tmp_path / "nowhere")}
+    (damaged / "config.json").write_text(json.dumps(config))
+    refused(linear_probe.main, [f"--workdir={damaged}"], f"data.data_dir: {tmp_path / 'nowhere'} is not a folder")
+    arguments = [f"--workdir={damaged}", f"--data_dir={tmp_path / 'data'}"]
+    refused(linear_probe.main, arguments, f"data.name: {tmp_path / 'data'} has no labels; a probe needs them")
+    for split in ("train", "test"):
+        for i in range(20):
+            path = tmp_path / "data" / split / "ab"[i % 2] / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((8, 12), i, np.uint8)).save(path)
+            (tmp_path / "data" / split / f"{i}.png").unlink()
+    refused(linear_probe.main, arguments, "data.data_dir: images of (8, 12, 1); the run has (8, 8, 1)")
 
 
 def test_run_checks_its_arguments(trained):
@@ -370,6 +454,7 @@ def program(module, *arguments, **environment):
         ("main", ["--config.train.batch_size=12"], "error: train.batch_size: 12 is not a multiple of 8, the devices"),
         ("main", ["--config.data.name=digitz"], "error: data.name: TensorFlow Datasets has no 'digitz'"),
         ("sample", ["--workdir=nowhere"], "error: nowhere: not a run directory (no config.json)"),
+        ("linear_probe", ["--workdir=nowhere"], "error: nowhere: not a run directory (no config.json)"),
         ("sample", ["--n=many"], "error: argument --n: invalid int value: 'many'"),
     ],
 )

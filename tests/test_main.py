@@ -16,7 +16,7 @@ import pytest
 from tiny import config
 
 from ddaepp_jax import load, main
-from ddaepp_jax.errors import NonFiniteError
+from ddaepp_jax.errors import InputError, NonFiniteError
 
 COUNT_STEPS = dict(train__steps=6, train__checkpoint_every=3, train__steps_per_dispatch=2, train__log_every=2)
 
@@ -60,6 +60,9 @@ def test_run_directory(whole):
     (heldout,) = (row for row in logged if row["step"] == 4 and "heldout_loss/ema0.999/mean" in row)
     levels = [value for name, value in heldout.items() if "/t" in name]
     assert len(levels) == 3 and np.isclose(np.mean(levels), heldout["heldout_loss/ema0.999/mean"])
+    for name in ("probe/ema0.999/bottleneck/t11", "knn/ema0.999/bottleneck/t11"):
+        assert [row["step"] for row in logged if name in row] == [4, 6]
+        assert all(0 <= row[name] <= 100 for row in logged if name in row)
     assert sorted(path.name for path in (whole / "samples").glob("*.png")) == ["00000004.png", "00000006.png"]
 
 
@@ -115,13 +118,45 @@ def test_one_compilation_a_program(tmp_path):
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     fields = dict(train__steps=14, train__steps_per_dispatch=5, train__log_every=3, train__checkpoint_every=7)
-    evals = dict(evals__samples__every=7, evals__heldout_loss__every=7)
+    evals = {f"evals__{name}__every": 7 for name in ("samples", "heldout_loss", "probe", "knn")}
     try:
         main.train_and_evaluate(config(**fields, **evals), tmp_path / "run")
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
-    programs = {name: names.count(name) for name in ("train", "sample_batch", "losses")}
-    assert programs == {"train": 1, "sample_batch": 1, "losses": 1}, names
+    wanted = ("train", "sample_batch", "losses", "feature_batch", "fit", "guesses")
+    assert {name: names.count(name) for name in wanted} == dict.fromkeys(wanted, 1), names
+
+
+def test_best_checkpoints_stay_and_open_by_name(tmp_path):
+    """Beside the newest: the best by held-out loss, which falls here, and by the probe, which is as it is."""
+    fields = dict(train__steps=16, train__checkpoint_every=2, train__keep_checkpoints=1, evals__samples__every=0)
+    fields |= dict(evals__probe__every=2, evals__heldout_loss__every=4, evals__knn__every=0)
+    main.train_and_evaluate(config(**fields), tmp_path / "run")
+    logged = rows(tmp_path / "run")
+    values = {row["step"]: row[name] for row in logged for name in row if name.startswith("probe/")}
+    assert sorted(values) == list(range(2, 17, 2))
+    best = next(step for step in sorted(values) if values[step] == max(values.values()))
+    losses = {row["step"]: row[name] for row in logged for name in row if name.endswith("/mean")}
+    lowest = min(losses, key=losses.get)
+    saved = {int(entry.name) for entry in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert saved == {16, best, lowest}
+    assert load(tmp_path / "run", step="probe").step == best
+    assert load(tmp_path / "run", step="heldout_loss").step == lowest
+
+
+def test_a_run_of_an_older_version_opens_and_resumes(whole, tmp_path):
+    """Fields that came later and move no number of the training take their defaults."""
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    old = json.loads((run / "config.json").read_text())
+    del old["probe"], old["evals"]["probe"], old["evals"]["knn"], old["sampling"]["guidance"]
+    (run / "config.json").write_text(json.dumps(old))
+    assert load(run).config.probe.protocol == "cached"
+    main.train_and_evaluate(config(**COUNT_STEPS), run)
+    del old["optimizer"]["clip_norm"]  # this one does move numbers
+    (run / "config.json").write_text(json.dumps(old))
+    with pytest.raises(InputError, match=r"optimizer\.clip_norm: missing"):
+        load(run)
 
 
 def test_init_from_another_run(whole, tmp_path, capsys):

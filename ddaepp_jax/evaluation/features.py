@@ -1,7 +1,8 @@
 """Pooled inner features of noisy images: the representation that a denoiser learns. And raw pixels, to beat."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -14,12 +15,12 @@ from jax.sharding import Mesh
 from ddaepp_jax.data.augment import to_float
 from ddaepp_jax.diffusion.noise import image_keys, step_noise
 from ddaepp_jax.evaluation import placing
+from ddaepp_jax.evaluation.probe_results import PIXELS
 
 # (network's parameters, images in [-1, 1] (B, H, W, C), keys (B,), draw, level) -> {layer: (B, C) float32}
 Features = Callable[[Any, Array, Array, Array, Array], dict[str, Array]]
 FeatureBatch = Callable[..., dict[str, Array]]
 
-PIXELS = "pixels"  # the name under which raw pixels stand among layers
 PIXEL_SIZE = 32  # larger images are reduced to so many pixels a side
 
 
@@ -28,7 +29,8 @@ def pool(feature: Array) -> Array:
     return feature.astype(jnp.float32).mean(axis=tuple(range(1, feature.ndim - 1)))
 
 
-def noisy(network: nn.Module, process: Any, layers: Sequence[str]) -> Features:
+@lru_cache(maxsize=16)
+def noisy(network: nn.Module, process: Any, layers: tuple[str, ...]) -> Features:
     """Features of a network at a noise level, by one forward pass for all ``layers``; what they don't need is pruned.
 
     An image's noise is a function of its key and the draw. A network with labels is given the null class.
@@ -51,8 +53,11 @@ def pixels(params: Any, x0: Array, keys: Array, draw: Array, level: Array) -> di
     return {PIXELS: small.reshape(len(x0), -1)}
 
 
+@lru_cache(maxsize=16)
 def make_feature_batch(features: Features, mesh: Mesh) -> FeatureBatch:
     """Compile-once function ``(params, seed, images uint8, ids, level, draw) -> {layer: (B, C) float32}``.
+
+    The same for the same ``features``, so that several noise levels are one compilation.
 
     Image i's noise is a function of (seed, draw, i).
     """

@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ IN_FLIGHT = 2  # steps that the host may be ahead
 OnlineStep = Callable[..., tuple[Heads, Array]]
 
 
+@lru_cache(maxsize=16)
 def make_online_step(features: Features, *, flip: bool, pad: int, l2: float, mesh: Mesh) -> OnlineStep:
-    """Compile-once function: one step of all heads on one forward pass.
+    """Compile-once function: one step of all heads on one forward pass; the same for the same arguments.
 
     Images are cropped out of ``pad`` pixels around, mirrored by a fair coin where ``flip``, and noised, as functions of
     (seed, number of the step, image).

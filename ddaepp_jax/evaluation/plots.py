@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure  # not pyplot: no window system, no global state
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, LogFormatter, MaxNLocator
 
 WIDTH = 5.0  # inches: a figure that stays readable across a phone
 PANEL = 3.7, 2.5  # inches, of one among many on a page
@@ -69,7 +69,7 @@ def heat_map(
 @rc_context(STYLE)
 def layer_curve(lines: Mapping[str, Sequence[float]], layers: Sequence[str], floors: Mapping[str, float]) -> Figure:
     """Accuracies in percent by layer, a line each name (kNN's dashed); ``floors`` are levels to beat."""
-    figure = Figure(figsize=(WIDTH, 3.2))
+    figure = Figure(figsize=(WIDTH, 3.6))
     axes = figure.subplots()
     for (name, values), colour in zip(lines.items(), itertools.cycle(COLOURS)):
         style = "--" if name.startswith("kNN") else "-"
@@ -78,17 +78,30 @@ def layer_curve(lines: Mapping[str, Sequence[float]], layers: Sequence[str], flo
         axes.axhline(value, color="#666666", lw=1, ls=style, label=name)
     axes.set_ylabel("test accuracy, %")
     axes.tick_params(axis="x", rotation=60 if len(layers) > 6 else 0)
-    axes.legend(fontsize=8)
+    figure.legend(fontsize=8, loc="outside lower center", ncols=2)
     return figure
 
 
+class _Plain(LogFormatter):
+    """A logarithmic axis's own choice of labels, as 0.2 where it would write 2 × 10⁻¹."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
+@rc_context(STYLE)
 def panel(series: Mapping[str, Series], xlabel: str, ylabel: str, log: bool = False) -> Figure:
-    """``curves`` for a page of many: small, with thousands as k."""
+    """``curves`` for a page of many: small, with tens of thousands as 10k."""
     figure = curves(series, xlabel, ylabel, log)
     figure.set_size_inches(PANEL)
     (axes,) = figure.axes
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    if axes.get_xlim()[1] >= 1e4:
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    if axes.get_yscale() == "log":
+        axes.grid(which="minor", axis="y", lw=0.3)
+        axes.yaxis.set_major_formatter(_Plain())
+        axes.yaxis.set_minor_formatter(_Plain(minor_thresholds=(2, 0.5)))
     return figure
 
 
@@ -97,10 +110,12 @@ def layer_curves(lines: Mapping[str, tuple[Sequence[str], Sequence[float]]], flo
     """Accuracies in percent by layer, {name: (layers, values)}, of networks that need not have the same layers."""
     layers = sorted((layers for layers, _ in lines.values()), key=len, reverse=True)
     order = list(dict.fromkeys(itertools.chain(*layers)))
-    figure = Figure(figsize=(WIDTH, 3.2))
+    figure = Figure(figsize=(4.0, 3.0))
     axes = figure.subplots()
     for (name, (layers, values)), colour in zip(lines.items(), itertools.cycle(COLOURS)):
-        axes.plot([order.index(layer) for layer in layers], values, marker="o", ms=3.5, lw=1.5, color=colour, label=name)
+        axes.plot(
+            [order.index(layer) for layer in layers], values, marker="o", ms=3.5, lw=1.5, color=colour, label=name
+        )
     for floor in floors:
         axes.axhline(floor, color="#666666", lw=1, ls=":")
     axes.set_xticks(range(len(order)), order, rotation=60 if len(order) > 6 else 0)

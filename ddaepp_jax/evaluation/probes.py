@@ -197,15 +197,20 @@ def knn_accuracy(
 ) -> float:
     """Accuracy of the k nearest neighbours by cosine, each voting with ``exp(cosine / temperature)`` (DINO's).
 
+    Features are standardised by the bank's mean and variance first: a cosine sees nothing where a mean dominates.
+
     Args:
       bank: (N, C) features with labels (N,). features: (M, C) to classify, with labels (M,).
     """
     from sklearn.neighbors import KNeighborsClassifier
 
+    scales = standard_scale({"": bank})
+
     def unit(x: np.ndarray) -> np.ndarray:
+        x = scaled({"": x}, scales)[""]
         return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
-    # On unit vectors |a - b|^2 = 2 - 2 cos; 1 is the largest cosine, taken out against overflow.
+    # On unit vectors |a - b|^2 = 2 - 2 cos; the factor exp(1 / temperature) that all votes share is left out.
     vote = lambda distance: np.exp(-0.5 * np.square(distance) / temperature)
     classifier = KNeighborsClassifier(min(k, len(bank)), weights=vote, algorithm="brute")
     return float(classifier.fit(unit(bank), bank_labels).score(unit(features), labels))

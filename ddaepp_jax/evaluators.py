@@ -1,0 +1,149 @@
+"""What is measured in training: an evaluator a name in ``config.evals``, on the averaged weights of the first decay."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+from PIL import Image
+
+from ddaepp_jax import build
+from ddaepp_jax.data.datasets import Dataset
+from ddaepp_jax.errors import InputError
+from ddaepp_jax.evaluation import probes
+from ddaepp_jax.evaluation.features import extract, make_feature_batch, noisy
+from ddaepp_jax.evaluation.heldout_loss import make_heldout_loss
+from ddaepp_jax.evaluation.pictures import grid
+from ddaepp_jax.evaluation.probes import PROTOCOLS
+from ddaepp_jax.evaluation.sampling import make_sample_batch, sample_images
+from ddaepp_jax.training.loop import Evaluation
+from ddaepp_jax.training.step import Learner, TrainState
+
+# Evaluations whose best checkpoint is kept, and the better end of their main value.
+RANKS: dict[str, Callable[..., float]] = {"heldout_loss": min, "probe": max}
+
+Measure = Callable[[Any], dict[str, Any]]  # the network's parameters -> values by name
+
+
+def evaluators(
+    config: ConfigDict, learner: Learner, data: Dataset, held_out: Dataset | None, mesh: Mesh
+) -> dict[str, Evaluation]:
+    """Evaluations by name; what is never due is not made. Nothing is read or compiled before it is due.
+
+    Held-out loss is measured on ``held_out``; probes on images of ``data`` that are held out from their heads.
+
+    Raises:
+      InputError: a field of ``evals`` or ``probe`` is wrong.
+    """
+    build.choose("probe.protocol", config.probe.protocol, PROTOCOLS)
+    decay, evals = str(config.ema.decays[0]), config.evals
+    made: dict[str, tuple[Measure, str]] = {}  # with the name of the main value
+    if evals.heldout_loss.every and held_out:
+        made["heldout_loss"] = _heldout_loss(config, learner, held_out, mesh), "mean"
+    if evals.samples.every:
+        made["samples"] = _samples(config, learner, data, mesh), "samples"
+    for name, accuracy in (("probe", _linear_accuracy), ("knn", _knn_accuracy)):
+        if evals[name].every and data.num_classes:
+            made[name] = _probed(config, name, accuracy(config, data.num_classes), learner, data, mesh)
+
+    def of_state(measure: Measure) -> Callable[[TrainState], dict[str, Any]]:
+        def evaluate(state: TrainState) -> dict[str, Any]:
+            values = measure(state.ema[decay]["network"])
+            return {k if isinstance(v, Image.Image) else f"ema{decay}/{k}": v for k, v in values.items()}
+
+        return evaluate
+
+    return {
+        name: Evaluation(evals[name].every, of_state(measure), f"ema{decay}/{main}" if name in RANKS else "")
+        for name, (measure, main) in made.items()
+    }
+
+
+def _heldout_loss(config: ConfigDict, learner: Learner, held_out: Dataset, mesh: Mesh) -> Measure:
+    fields = config.evals.heldout_loss
+    batch = held_out.batch(np.arange(min(fields.images, len(held_out))))
+    return make_heldout_loss(
+        learner.network,
+        learner.process,
+        batch["image"],
+        batch["label"] if config.model.class_conditional else None,
+        levels=learner.process.loss_levels(fields.levels).tolist(),
+        seed=config.seed,
+        batch_size=config.sampling.batch_size,
+        mesh=mesh,
+    )
+
+
+def _samples(config: ConfigDict, learner: Learner, data: Dataset, mesh: Mesh) -> Measure:
+    sampling, classes = config.sampling, data.num_classes if config.model.class_conditional else 0
+    sample_batch = make_sample_batch(
+        learner.network,
+        learner.process,
+        build.sampler(config, sampling.sampler, sampling.steps),
+        image_shape=data.image_shape,
+        steps=sampling.steps,
+        guidance=sampling.guidance,
+        mesh=mesh,
+    )
+    ids = np.arange(config.evals.samples.n)
+    labels = ids % classes if classes else None
+
+    def samples(params: Any) -> dict[str, Any]:
+        pieces = sample_images(sample_batch, params, config.seed, ids, labels, sampling.batch_size, mesh)
+        return {"samples": grid(np.concatenate(list(pieces)), classes)}
+
+    return samples
+
+
+# (features and labels of images to learn from, and of images to be tested) -> accuracy in 0..1
+Accuracy = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], float]
+
+
+def _probed(
+    config: ConfigDict, name: str, accuracy: Accuracy, learner: Learner, data: Dataset, mesh: Mesh
+) -> tuple[Measure, str]:
+    """One layer at one noise level; the value's name says which."""
+    fields, process = config.evals[name], learner.process
+    build.choose(f"evals.{name}.layer", fields.layer, build.layers(learner.network, data.image_shape))
+    try:
+        level = process.as_level(process.probe_levels()[1] if fields.level is None else fields.level)
+    except ValueError as error:
+        raise InputError(f"evals.{name}.level: {error}") from None
+    value = f"{fields.layer}/t{level:g}"
+    known, asked = (rows[: fields.images] for rows in probes.split_rows(len(data), HELD_OUT, config.seed))
+    ids, end = np.concatenate([known, asked]), len(known)
+    read = cache(lambda: data.gather(ids))
+    feature_batch = make_feature_batch(noisy(learner.network, process, (fields.layer,)), mesh)
+    how = dict(level=level, seed=config.seed, draws=1, batch_size=config.sampling.batch_size, mesh=mesh)
+
+    def probed(params: Any) -> dict[str, float]:
+        images, labels = read()
+        pieces = extract(feature_batch, params, lambda rows: images[rows], ids, **how)
+        features = np.concatenate([piece[fields.layer] for piece in pieces])
+        return {value: 100 * accuracy(features[:end], labels[:end], features[end:], labels[end:])}
+
+    return probed, value
+
+
+HELD_OUT = 0.1  # of the training split, from the heads of ``probe`` and the neighbours of ``knn``
+
+
+def _linear_accuracy(config: ConfigDict, num_classes: int) -> Accuracy:
+    """Of the `cached` protocol's heads, by the learning rate that does best."""
+    epochs = config.probe.epochs or PROTOCOLS["cached"].epochs
+    protocol = dataclasses.replace(PROTOCOLS["cached"], epochs=epochs)
+
+    def accuracy(known: np.ndarray, labels: np.ndarray, asked: np.ndarray, truth: np.ndarray) -> float:
+        scales = probes.standard_scale({"": known})
+        heads = probes.fit({"": known}, labels, scales, protocol, num_classes=num_classes)
+        return float(probes.accuracies(heads, {"": asked}, truth, scales)[""].max())
+
+    return accuracy
+
+
+def _knn_accuracy(config: ConfigDict, num_classes: int) -> Accuracy:
+    del num_classes
+    return partial(probes.knn_accuracy, k=config.evals.knn.k)
