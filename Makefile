@@ -21,11 +21,13 @@ $(STAMP): setup.py $(LOCK)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c $(LOCK) -e '.[test]'
 	@touch $@
 
-demo: venv  ## train on digits, then draw samples: a first run on a CPU
+demo: venv  ## train on digits, draw samples, probe, report: a first run on a CPU
 	$(VENV)/bin/python -m ddaepp_jax.main --workdir=runs/digits
 	$(VENV)/bin/python -m ddaepp_jax.sample --workdir=runs/digits
+	$(VENV)/bin/python -m ddaepp_jax.linear_probe --workdir=runs/digits
+	$(VENV)/bin/python -m ddaepp_jax.report --workdir=runs/digits
 	@echo
-	@echo "Look at   runs/digits/samples/ (grids through training, and the last samples), runs/digits/metrics.jsonl"
+	@echo "Look at   runs/digits/report.html   in a browser"
 	@echo "Next      . $(VENV)/bin/activate"
 	@echo "          python -m ddaepp_jax.sample --workdir=runs/digits --seed=1 --sampler=ddim"
 	@echo "          python -m ddaepp_jax.main --config=configs/uvit_cifar.py:small --workdir=runs/cifar   # downloads CIFAR-10"

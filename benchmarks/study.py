@@ -141,8 +141,8 @@ def study(args: argparse.Namespace, common: Sequence[str]) -> None:
                 (results / "logs").mkdir(exist_ok=True)
                 shutil.copy(workdir / "metrics.jsonl", results / "logs" / f"{workdir.name}.jsonl")
                 shutil.copy(workdir / "probe" / "study.csv", results / "logs" / f"{workdir.name}-probe.csv")
-    (results / "table.md").write_text(table(rows) + "\n")
-    plot(rows).savefig(results / "plot.png", dpi=160)
+                (results / "table.md").write_text(table(rows) + "\n")
+                plot(rows).savefig(results / "plot.png", dpi=160)
     print(f"\n{table(rows)}\n\nlook at {results}/plot.png; rows are in {file}")
 
 

@@ -97,7 +97,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike, *, dry_ru
             trace_dir=str(workdir / "profile"),
         )
     _say(f"run directory {workdir}: metrics.jsonl, samples/, checkpoints/")
-    _say(f"next: python -m ddaepp_jax.sample --workdir={workdir}")
+    _say(f"next: python -m ddaepp_jax.linear_probe --workdir={workdir}, and sample, and report")
     return state
 
 
