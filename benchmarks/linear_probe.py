@@ -1,17 +1,16 @@
-"""What probing costs, against the forward passes that DDAE's protocol needs: one an image, level and epoch.
+"""What probing a run costs, against the forward passes that DDAE's protocol needs: one an image, level and epoch.
 
-    python benchmarks/linear_probe.py --config=configs/uvit_cifar.py:small --config.data.data_dir=TFDS_DIR
+    python benchmarks/linear_probe.py --workdir=runs/uvit_cifar --images=1000
 
-An untrained network probes a part of the data set (``--images``) at the process's levels, all layers, without kNN:
-the bare forward passes of the `online` protocol, then the `online` program, then the `cached` one; each is compiled
-before it is timed. A row goes to ``--out``, by default benchmarks/results/linear_probe.jsonl.
+A part of the run's data set is probed at the process's levels, all layers, without kNN, chosen on the test split: the
+bare forward passes of the `online` protocol, then the `online` program, then the `cached` one, each compiled before it
+is timed. A row goes to ``--out``, by default benchmarks/results/linear_probe.jsonl.
 """
 
 import dataclasses
 import json
 import os
 import platform
-import shutil
 import tempfile
 import time
 from collections.abc import Sequence
@@ -21,74 +20,73 @@ from typing import Any
 import jax
 import numpy as np
 
-from ddaepp_jax import build, cli, linear_probe, load, main
+from ddaepp_jax import build, cli, linear_probe, load
 from ddaepp_jax.data.datasets import Dataset
-from ddaepp_jax.evaluation import features, placing, probes
+from ddaepp_jax.evaluation import features, placing
 from ddaepp_jax.run import Run
 
 
-def bare(run: Run, chosen: linear_probe.Settings, train: Dataset, test: Dataset) -> float:
-    """Seconds of the forward passes alone: every epoch of the training images, and the test images once."""
+def bare(run: Run, chosen: linear_probe.Settings, images: np.ndarray, count: int) -> float:
+    """Seconds of ``count`` forward passes a level, in the program's batches, from host arrays, all layers pooled."""
     batch = features.make_feature_batch(features.noisy(run.module, run.process, chosen.layers), run.mesh)
-    size, count = chosen.protocol.batch_size, len(train) * chosen.protocol.epochs + len(test)
-    images, _ = train.arrays()
-    rows = np.arange(size, dtype=np.int32)
+    rows = np.arange(chosen.protocol.batch_size, dtype=np.int32)
     start = time.perf_counter()
     for level in chosen.levels:
         last: Any = None
-        for number in range(-(-count // size)):
+        for number in range(-(-count // len(rows))):
             pixels, ids = placing.place(run.mesh, images[(rows + number) % len(images)], rows)
             found = batch(run.params, np.uint32(0), pixels, ids, run.noise_level(level), np.uint32(number))
-            jax.block_until_ready(last)  # two under way, as in the program
+            jax.block_until_ready(last)  # two are under way, as in the program
             last = found
         jax.block_until_ready(last)
     return time.perf_counter() - start
 
 
+def first(data: Dataset, count: int) -> Dataset:
+    """The first images of a set, in memory."""
+    return dataclasses.replace(data, length=count).resident()
+
+
 def program(argv: Sequence[str]) -> None:
     parser = cli.Parser("benchmarks.linear_probe", __doc__)
-    parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]")
-    parser.add_argument("--images", type=int, default=2000, help="of the training split; a fifth of it is for testing")
+    parser.add_argument("--workdir", required=True, help="run directory")
+    parser.add_argument("--images", type=int, default=1000, help="of the training split (1000); a fifth for testing")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "linear_probe.jsonl")
-    args, rest = parser.parse_known_args(argv)
+    args = parser.parse_args(argv)
     cli.start_backend()
-    config = cli.parse_config([f"--config={args.config}", *rest])
-    whole = {split: build.dataset(config, split) for split in (config.data.split, config.data.eval_split)}
-    small = {
-        name: dataclasses.replace(data, length=args.images // (1, 5)[i]).resident()
-        for i, (name, data) in enumerate(whole.items())
+    run = load(args.workdir)
+    data = run.config.data
+    parts = {
+        data.split: first(build.dataset(run.config, data.split), args.images),
+        data.eval_split: first(build.dataset(run.config, data.eval_split), args.images // 5),
     }
-    build.dataset = lambda config, split: small[split]
-    directory = Path(tempfile.mkdtemp())
-    config.train.steps, config.train.batch_size = 1, jax.device_count()
-    for name in config.evals:
-        config.evals[name].every = 0
-    main.train_and_evaluate(config, directory / "run")
-    run = load(directory / "run")
-    seconds = {}
-    for name in ("bare", "online", "cached"):
-        protocol = "online" if name == "bare" else name
-        for epochs in (1, None):  # the first is for compiling
-            chosen = linear_probe.settings(run, protocol, held_out=0, knn=0, epochs=epochs)
+    build.dataset = lambda config, split: parts[split]  # the program's own door to its data
+    online, cached = (linear_probe.settings(run, name, held_out=0, knn=0) for name in ("online", "cached"))
+    short = linear_probe.settings(run, "online", held_out=0, knn=0, epochs=1)
+    count = args.images * online.protocol.epochs + args.images // 5
+    seconds, best = {}, {}
+    with tempfile.TemporaryDirectory() as directory:
+        images, _ = parts[data.split].arrays()
+        bare(run, online, images, 1)
+        seconds["bare"] = bare(run, online, images, count)
+        for name, warm, timed in (("online", short, online), ("cached", cached, cached)):
+            linear_probe.probe(run, warm, Path(directory) / f"{name}-warm")
             start = time.perf_counter()
-            if name == "bare":
-                seconds[name] = bare(run, chosen, *small.values())
-            else:
-                linear_probe.probe(run, chosen, directory / f"{name}-{epochs}")
-                seconds[name] = time.perf_counter() - start
-    shutil.rmtree(directory)
-    passes = len(chosen.levels) * (args.images * probes.PROTOCOLS["online"].epochs + args.images // 5)
+            found = linear_probe.probe(run, timed, Path(directory) / name)
+            seconds[name] = time.perf_counter() - start
+            best[name] = {"layer": found["best"]["layer"], "linear_test": found["best"]["linear_test"]}
     row = {
-        "config": args.config,
+        "config": f"{run.config.model.name}, width {run.config.model.width}, depth {run.config.model.depth}",
+        "data": data.name,
         "images": args.images,
-        "test_images": args.images // 5,
-        "layers": len(chosen.layers),
-        "levels": len(chosen.levels),
-        "passes_per_second": passes / seconds["bare"],
+        "layers": len(online.layers),
+        "levels": len(online.levels),
+        "passes_per_second": len(online.levels) * count / seconds["bare"],
         "seconds": seconds,
         "online_over_bare": seconds["online"] / seconds["bare"],
         "online_over_cached": seconds["online"] / seconds["cached"],
         "bare_over_cached": seconds["bare"] / seconds["cached"],
+        "best": best,
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
         "host": f"{platform.machine()}, {os.cpu_count()} cores",

@@ -144,13 +144,14 @@ def probe(run: Run, chosen: Settings, out: Path) -> dict[str, Any]:
     identity = json.loads(json.dumps(identity))  # tuples as JSON reads them
     rows, seconds = _resumed(out, identity)
     images = _Images(run, chosen)
+    partial = _partial(out, identity)
     noisy = feature.noisy(run.module, run.process, chosen.layers)
     for level in (None, *chosen.levels):  # None: pixels, which need no network
         if str(level) not in seconds:
             start = time.perf_counter()
-            partial = out.with_name(f"{out.name}-partial") / f"level-{level}"
-            rows += _probe_level(run, chosen, images, noisy if level is not None else feature.pixels, level, partial)
-            shutil.rmtree(partial)
+            features = noisy if level is not None else feature.pixels
+            rows += _probe_level(run, chosen, images, features, level, partial / f"level-{level}")
+            shutil.rmtree(partial / f"level-{level}")
             seconds[str(level)] = round(time.perf_counter() - start, 2)
         found = {
             "run": run.workdir.name,
@@ -163,8 +164,19 @@ def probe(run: Run, chosen: Settings, out: Path) -> dict[str, Any]:
             "rows": rows,
         }
         _write(out, found)
-    shutil.rmtree(out.with_name(f"{out.name}-partial"), ignore_errors=True)
+    shutil.rmtree(partial)
     return found
+
+
+def _partial(out: Path, identity: dict[str, Any]) -> Path:
+    """The directory of what a stopped probe had made; what was made with other settings is removed."""
+    partial = out.with_name(f"{out.name}-partial")
+    file, text = partial / "settings.json", json.dumps(identity)
+    if not (file.exists() and file.read_text() == text):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        file.write_text(text)
+    return partial
 
 
 def _resumed(out: Path, identity: dict[str, Any]) -> tuple[list[dict], dict[str, float]]:
@@ -279,12 +291,11 @@ def _probe_level(
             rate = int(np.argmax(linear[by][layer]))
             row = {"layer": layer, "noise_level": level, "learning_rate": protocol.learning_rates[rate]}
             row |= {f"linear_{name}": 100 * float(found[layer][rate]) for name, found in linear.items()}
-            if chosen.knn:
-                bank = stored[layer][parts["fit"]], labels[parts["fit"]]
-                for name in linear:
-                    part = parts[name]
-                    accuracy = probes.knn_accuracy(*bank, stored[layer][part], labels[part], chosen.knn)
-                    row[f"knn_{name}"] = 100 * accuracy
+            known = parts["fit"]
+            for name in linear if chosen.knn else ():
+                asked, bank = parts[name], stored[layer][known]
+                accuracy = probes.knn_accuracy(bank, labels[known], stored[layer][asked], labels[asked], chosen.knn)
+                row[f"knn_{name}"] = 100 * accuracy
             rows.append(row)
     return rows
 

@@ -1,5 +1,6 @@
 """Run: a run directory opened, for features, samples, and everything that was saved."""
 
+import json
 import os
 from collections.abc import Sequence
 from functools import cached_property
@@ -126,6 +127,12 @@ class Run:
     def layers(self) -> tuple[str, ...]:
         """Names of the network's features, in their order."""
         return build.layers(self.module, self.image_shape)
+
+    @property
+    def probed(self) -> dict[str, Any] | None:
+        """What ``linear_probe`` chose last: "layer", "noise_level", accuracies; None before a probe."""
+        file = self.workdir / "probe" / "best.json"
+        return json.loads(file.read_text()) if file.exists() else None
 
     def sample(
         self,

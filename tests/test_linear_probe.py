@@ -58,6 +58,8 @@ def test_what_it_writes(workdir):
         "chosen on": "150 images of train, held out from the heads",
         "tested on": "297 images of test",
     }
+    run = ddaepp_jax.load(workdir)
+    assert (run.probed["layer"], run.probed["noise_level"]) == (best["layer"], best["noise_level"])
     for name in ("grid", "layers"):
         assert Path(f"{out}-{name}.png").read_bytes()[:4] == b"\x89PNG"
     assert not Path(f"{out}-partial").exists()
@@ -141,6 +143,17 @@ def test_a_stopped_probe_resumes(run, whole, tmp_path, monkeypatch, call):
     assert 0 < len(reads) <= 24 - 4 * call + 2  # 8 batches a level, and pixels
     same_rows(linear_probe.probe(run, chosen, tmp_path / "probe"), whole)  # and once more: nothing is left to do
     assert not (tmp_path / "probe-partial").exists()
+
+
+def test_features_of_other_settings_are_not_reused(run, whole, tmp_path, monkeypatch):
+    """Stopped before any result was written, then started with another seed under the same name."""
+    monkeypatch.setattr(stored, "SAVE_SECONDS", 0.0)
+    with monkeypatch.context() as patch:
+        stop_at(patch, stored, "replace", 5)
+        with pytest.raises(Stopped):
+            linear_probe.probe(run, linear_probe.settings(run, levels=(1, 11), epochs=20, seed=7), tmp_path / "probe")
+    assert (tmp_path / "probe-partial").exists() and not (tmp_path / "probe.json").exists()
+    same_rows(linear_probe.probe(run, linear_probe.settings(run, levels=(1, 11), epochs=20), tmp_path / "probe"), whole)
 
 
 def test_online_resumes_and_is_not_cached(run, whole, tmp_path, monkeypatch):

@@ -110,6 +110,7 @@ def test_another_number_of_devices_resumes(whole, tmp_path):
 
 def test_one_compilation_a_program(tmp_path):
     """Training is compiled once in a whole run, whatever the lengths of its dispatches; so is everything else."""
+    jax.clear_caches()  # of what other tests compiled
     names = []
 
     def listen(event, duration, **fields):

@@ -1,0 +1,59 @@
+"""The study runner: equal budgets, a table with spread, and going on where it stopped."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def study(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import study
+
+    yield study
+    sys.modules.pop("study")
+
+
+def row(variant, seed, linear, steps=100, budgets=("steps", "compute")):
+    made = {"variant": variant, "seed": seed, "steps": steps, "budgets": list(budgets)}
+    made |= {"train_loss": 0.5, "heldout_loss": 0.25 + seed / 100, "linear_test": linear, "knn_test": 30.0}
+    return made | {"pixels_linear_test": 41.0, "pixels_knn_test": 35.0}
+
+
+def test_table_has_means_spreads_and_paired_differences(study):
+    rows = [row("plain", seed, linear) for seed, linear in ((0, 40.0), (1, 44.0))]
+    rows += [row("more", seed, linear, budgets=("steps",)) for seed, linear in ((1, 46.0), (0, 41.0))]
+    rows += [row("more", seed, 39.0, steps=50, budgets=("compute",)) for seed in (0, 1)]
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in study.table(rows).splitlines()]
+    assert lines[0][:4] == ["budget", "variant", "seeds", "steps"] and lines[0][-2:] == ["linear, %", "kNN, %"]
+    deviation = lambda *values: f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
+    assert lines[2][:4] == ["equal steps", "plain", "2", "100"] and lines[2][6] == deviation(40, 44)
+    assert lines[3][:2] == ["equal steps", "more"] and lines[3][5:7] == ["0.2550 ± 0.0071", deviation(41, 46)]
+    assert lines[4][1] == "more - plain" and lines[4][6] == deviation(1, 2)  # seed by seed
+    assert lines[6][:4] == ["equal compute", "more", "2", "50"] and lines[7][6] == deviation(-1, -5)
+    assert lines[8][1] == "raw pixels" and lines[8][6:] == ["41.00", "35.00"]
+    assert len(study.plot(rows).axes) == 4
+
+
+@pytest.mark.slow
+def test_study_trains_probes_and_resumes(study, tmp_path, monkeypatch):
+    arguments = ["--name=tiny", "--config=configs/uvit_digits.py:tiny", "--seeds=0,1", "--levels=11"]
+    arguments += ["--variant=plain:model.self_condition=False", "--variant=deep:model.depth=4"]
+    arguments += [f"--workdir={tmp_path / 'runs'}", f"--out={tmp_path / 'results'}", "--config.probe.epochs=2"]
+    monkeypatch.chdir(BENCHMARKS.parent)
+    study.program(arguments)
+    rows = [json.loads(line) for line in (tmp_path / "results" / "tiny" / "runs.jsonl").read_text().splitlines()]
+    # The deeper network costs more: it gets as many steps, and once more fewer.
+    assert [(r["variant"], r["seed"]) for r in rows[:3]] == [("plain", 0), ("deep", 0), ("deep", 0)]
+    assert rows[1]["steps"] == rows[0]["steps"] == 4 > rows[2]["steps"] and rows[2]["budgets"] == ["compute"]
+    assert len(rows) == 6 and rows[0]["linear_test"] != rows[3]["linear_test"]
+    assert "data_dir" not in json.dumps(rows) and rows[0]["protocol"] == "cached-2ep"
+    assert len(list((tmp_path / "results" / "tiny" / "logs").iterdir())) == 12
+    monkeypatch.setattr(study, "run_one", lambda *_: pytest.fail("ran again"))
+    study.program(arguments)
+    assert (tmp_path / "results" / "tiny" / "plot.png").stat().st_size > 5000
