@@ -29,6 +29,7 @@ from ddaepp_jax.evaluation import features as feature
 from ddaepp_jax.evaluation import online, probe_results, probes
 from ddaepp_jax.evaluation.probe_results import PIXELS
 from ddaepp_jax.evaluation.probes import PROTOCOLS, Protocol, Scales
+from ddaepp_jax.evaluation.splits import Splits
 from ddaepp_jax.evaluation.stored import replace, store, widths
 from ddaepp_jax.run import Run
 
@@ -143,7 +144,7 @@ def probe(run: Run, chosen: Settings, out: Path) -> dict[str, Any]:
     identity = {"step": run.step, "decay": run.decay} | fields.pop("protocol") | fields
     identity = json.loads(json.dumps(identity))  # tuples as JSON reads them
     rows, seconds = _resumed(out, identity)
-    images = _Images(run, chosen)
+    images = _images(run, chosen)
     partial = _partial(out, identity)
     noisy = feature.noisy(run.module, run.process, chosen.layers)
     for level in (None, *chosen.levels):  # None: pixels, which need no network
@@ -166,6 +167,18 @@ def probe(run: Run, chosen: Settings, out: Path) -> dict[str, Any]:
         _write(out, found)
     shutil.rmtree(partial)
     return found
+
+
+def _images(run: Run, chosen: Settings) -> Splits:
+    data = run.config.data
+    train, test = (build.dataset(run.config, split) for split in (data.split, data.eval_split))
+    if not train.num_classes:
+        raise InputError(f"data.name: {train.name} has no labels; a probe needs them")
+    if train.image_shape != run.image_shape:
+        raise InputError(f"data.data_dir: images of {train.image_shape}; the run has {run.image_shape}")
+    if train.nbytes + test.nbytes <= data.device_bytes:
+        train, test = train.resident(), test.resident()
+    return Splits(train, test, chosen.held_out, chosen.seed)
 
 
 def _partial(out: Path, identity: dict[str, Any]) -> Path:
@@ -198,49 +211,8 @@ def _resumed(out: Path, identity: dict[str, Any]) -> tuple[list[dict], dict[str,
     return rows, seconds
 
 
-class _Images:
-    """The sets of a probe by their numbers, those of the training split first, those of the test split after them.
-
-    Attributes:
-      parts: {"fit", "held_out", "test"}: numbers of the images that heads are trained on, chosen by and tested on.
-      described: the same in words.
-    """
-
-    def __init__(self, run: Run, chosen: Settings) -> None:
-        config = run.config
-        train, test = (build.dataset(config, split) for split in (config.data.split, config.data.eval_split))
-        if not train.num_classes:
-            raise InputError(f"data.name: {train.name} has no labels; a probe needs them")
-        if train.image_shape != run.image_shape:
-            raise InputError(f"data.data_dir: images of {train.image_shape}; the run has {run.image_shape}")
-        fit, held_out = probes.split_rows(len(train), chosen.held_out, chosen.seed)
-        if not len(fit) or (chosen.held_out and not len(held_out)):
-            raise InputError(f"held_out: {chosen.held_out} of {len(train)} images are {len(held_out)}; change it")
-        self.num_classes, self._first_test = train.num_classes, len(train)
-        self.parts = {"fit": fit, "held_out": held_out, "test": np.arange(len(train), len(train) + len(test))}
-        self.described = {
-            "name": train.name,
-            "heads trained on": f"{len(fit)} images of {train.split}",
-            "chosen on": f"{len(held_out)} images of {train.split}, held out from the heads"
-            if len(held_out)
-            else f"the test split ({test.split}), as no image was held out",
-            "tested on": f"{len(test)} images of {test.split}",
-        }
-        small = train.nbytes + test.nbytes <= config.data.device_bytes
-        self._train, self._test = (data.resident() if small else data for data in (train, test))
-
-    def read(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(B,) numbers -> (B, H, W, C) uint8 and (B,) int32."""
-        images, labels = np.empty((len(ids), *self._train.image_shape), np.uint8), np.empty(len(ids), np.int32)
-        of_test = ids >= self._first_test
-        for here, data, first in ((~of_test, self._train, 0), (of_test, self._test, self._first_test)):
-            if here.any():
-                images[here], labels[here] = data.gather(ids[here] - first)
-        return images, labels
-
-
 def _probe_level(
-    run: Run, chosen: Settings, images: _Images, features: feature.Features, level: float | None, directory: Path
+    run: Run, chosen: Settings, images: Splits, features: feature.Features, level: float | None, directory: Path
 ) -> list[dict]:
     """A row a layer: features of all images at this level, linear heads on them, kNN. ``level`` None: pixels."""
     title = PIXELS if level is None else f"level {level:g}"

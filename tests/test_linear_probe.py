@@ -14,6 +14,7 @@ from ddaepp_jax import linear_probe, main
 from ddaepp_jax.data.datasets import digits
 from ddaepp_jax.evaluation import online, probe_results, probes, stored
 from ddaepp_jax.evaluation.features import pool
+from ddaepp_jax.evaluation.splits import Splits
 
 QUIET = dict(evals__samples__every=0, evals__heldout_loss__every=0, evals__probe__every=0, evals__knn__every=0)
 
@@ -138,7 +139,7 @@ def test_a_stopped_probe_resumes(run, whole, tmp_path, monkeypatch, call):
         stop_at(patch, stored, "replace", 4 * call)
         with pytest.raises(Stopped):
             linear_probe.probe(run, chosen, tmp_path / "probe")
-    reads = stop_at(monkeypatch, linear_probe._Images, "read", 10**9)
+    reads = stop_at(monkeypatch, Splits, "read", 10**9)
     same_rows(linear_probe.probe(run, chosen, tmp_path / "probe"), whole)
     assert 0 < len(reads) <= 24 - 4 * call + 2  # 8 batches a level, and pixels
     same_rows(linear_probe.probe(run, chosen, tmp_path / "probe"), whole)  # and once more: nothing is left to do

@@ -83,7 +83,7 @@ def test_heads_trained_together_equal_heads_trained_one_by_one(layers):
             width = str(feature.shape[1])
             place = probes.by_width({n: f.shape[1] for n, f in made.items()})[width].index(name)
             np.testing.assert_allclose(
-                together.params[width]["kernel"][i, place], one.params[width]["kernel"][0, 0], atol=2e-5
+                together.params[width]["kernel"][i, place], one.params[width]["kernel"][0, 0], atol=1e-3
             )
     assert len({tuple(values) for values in accuracy.values()}) == 3  # the layers are not mixed up
     assert all(values.max() - values.min() > 0.01 for values in accuracy.values())  # nor are the rates
