@@ -3,8 +3,8 @@
     python benchmarks/study.py --name=self_conditioning --config=configs/uvit_cifar.py:study \\
         --variant=plain:model.self_condition=False --variant=self-conditioned:model.self_condition=True
 
-The first variant is the base: the others are trained for as many steps, and where a step costs more FLOPs (XLA's cost
-analysis) or fewer, once more for as many FLOPs. The same command again goes on where it stopped. In
+The first variant is the base: the others are trained for as many steps, and where a step's FLOPs (XLA's cost analysis)
+differ by more than half a percent, once more for as many FLOPs. The same command again goes on where it stopped. In
 benchmarks/results/NAME: runs.jsonl (a row a run), logs/ (each run's metrics), table.md, plot.png.
 """
 
@@ -26,6 +26,7 @@ from ddaepp_jax import cli, linear_probe, load, main
 from ddaepp_jax.evaluation import plots
 from ddaepp_jax.evaluation.probe_results import PIXELS
 
+CLOSE = 0.005  # FLOPs a step so close count as equal: one run serves both budgets
 MEASURES = {  # column of a row -> its name in table and plot
     "train_loss": "training loss",
     "heldout_loss": "held-out loss",
@@ -41,7 +42,8 @@ def steps_by_budget(overrides: Mapping[str, Sequence[str]], config: str) -> dict
         made = cli.parse_config([f"--config={config}", *fields])
         flops[variant], steps = Step(made, random_images(made)).program.flops, made.train.steps
     base = next(iter(flops.values()))
-    return {variant: {"steps": steps, "compute": round(steps * base / cost)} for variant, cost in flops.items()}
+    ratios = {variant: base / cost if abs(base / cost - 1) > CLOSE else 1 for variant, cost in flops.items()}
+    return {variant: {"steps": steps, "compute": round(steps * ratio)} for variant, ratio in ratios.items()}
 
 
 def run_one(config: str, fields: Sequence[str], workdir: Path, levels: Sequence[float]) -> dict[str, Any]:

@@ -82,9 +82,9 @@ def test_heads_trained_together_equal_heads_trained_one_by_one(layers):
             assert abs(single - accuracy[name][i]) <= 0.003
             width = str(feature.shape[1])
             place = probes.by_width({n: f.shape[1] for n, f in made.items()})[width].index(name)
-            np.testing.assert_allclose(
-                together.params[width]["kernel"][i, place], one.params[width]["kernel"][0, 0], atol=1e-3
-            )
+            # Adam turns rounding noise into steps where a gradient is small.
+            ours, theirs = together.params[width]["kernel"][i, place], one.params[width]["kernel"][0, 0]
+            assert np.linalg.norm(ours - theirs) < 0.01 * np.linalg.norm(theirs)
     assert len({tuple(values) for values in accuracy.values()}) == 3  # the layers are not mixed up
     assert all(values.max() - values.min() > 0.01 for values in accuracy.values())  # nor are the rates
 
