@@ -29,21 +29,6 @@ STYLE = {
 Series = tuple[Sequence[float], Sequence[float]]  # x and y
 
 
-@rc_context(STYLE)
-def curves(series: Mapping[str, Series], xlabel: str, ylabel: str, log: bool = False) -> Figure:
-    """Lines by name; with ``log``, logarithmic in y where all values are positive."""
-    figure = Figure(figsize=(WIDTH, 3.0))
-    axes = figure.subplots()
-    for (name, (x, y)), colour in zip(series.items(), itertools.cycle(COLOURS)):
-        axes.plot(x, y, color=colour, lw=1.5, marker="o" if len(x) < 12 else None, ms=3.5, label=name)
-    if log and all(np.min(y) > 0 for _, y in series.values()):
-        axes.set_yscale("log")
-    axes.set(xlabel=xlabel, ylabel=ylabel)
-    if len(series) > 1:
-        axes.legend(fontsize=8)
-    return figure
-
-
 @rc_context(STYLE | {"axes.grid": False})
 def heat_map(
     table: np.ndarray, rows: Sequence[str], columns: Sequence[str], title: str, mark: tuple[int, int]
@@ -91,10 +76,16 @@ class _Plain(LogFormatter):
 
 @rc_context(STYLE)
 def panel(series: Mapping[str, Series], xlabel: str, ylabel: str, log: bool = False) -> Figure:
-    """``curves`` for a page of many: small, with tens of thousands as 10k."""
-    figure = curves(series, xlabel, ylabel, log)
-    figure.set_size_inches(PANEL)
-    (axes,) = figure.axes
+    """Lines by name, small; with ``log``, logarithmic in y where all values are positive; tens of thousands as 10k."""
+    figure = Figure(figsize=PANEL)
+    axes = figure.subplots()
+    for (name, (x, y)), colour in zip(series.items(), itertools.cycle(COLOURS)):
+        axes.plot(x, y, color=colour, lw=1.5, marker="o" if len(x) < 12 else None, ms=3.5, label=name)
+    if log and all(np.min(y) > 0 for _, y in series.values()):
+        axes.set_yscale("log")
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    if len(series) > 1:
+        axes.legend(fontsize=8)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     if axes.get_xlim()[1] >= 1e4:
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
