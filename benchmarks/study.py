@@ -33,6 +33,7 @@ MEASURES = {  # column of a row -> its name in table and plot
     "linear_test": "linear, %",
     "knn_test": "kNN, %",
 }
+BESIDE = dict(xycoords=("axes fraction", "data"), xytext=(0, 2), textcoords="offset points", size=7)
 
 
 def steps_by_budget(overrides: Mapping[str, Sequence[str]], config: str) -> dict[str, dict[str, int]]:
@@ -108,7 +109,7 @@ def plot(rows: Sequence[Mapping[str, Any]]) -> Figure:
             axes.hlines(np.mean(values), i - 0.25, i + 0.25, color=colour, lw=1.5)
         if f"pixels_{name}" in rows[0]:
             axes.axhline(rows[0][f"pixels_{name}"], color="#666666", ls=":", lw=1)
-            axes.annotate("raw pixels", (0.02, rows[0][f"pixels_{name}"]), xycoords=("axes fraction", "data"), size=7)
+            axes.annotate("raw pixels", (0.02, rows[0][f"pixels_{name}"]), **BESIDE)
         axes.set_xticks(range(len(variants)), [variant.replace("-", "-\n") for variant in variants])
         axes.set_xlim(-0.6, len(variants) - 0.4)
         axes.grid(axis="x", visible=False)
