@@ -118,7 +118,8 @@ def tfds(
     resized and cropped by `images.center_crop`, without it the set has to declare one size.
 
     Args:
-        name: as TFDS spells it: "cifar10", "name/config", "name:version", "name/config:version".
+        name: as TFDS spells it: "cifar10", "name/config", "name:version", "name/config:version"; or "tiny_imagenet",
+            made from the unpacked archive in data_dir, with the splits "train" and "val".
         split: one of the set's, sliced or not: "train", "train[:90%]".
         data_dir: the folder that holds prepared sets (TFDS's own, ~/tensorflow_datasets, where None).
         size: (H, W) to bring images to, or None.
@@ -135,13 +136,11 @@ def tfds(
     if builder is None and not download:
         raise InputError(f"data.data_dir: no prepared {name} in {data_dir}; allow the download or give its folder")
     builder = builder or prepare.prepare(name, data_dir)
-    features = dict(builder.info.features.items())
-    is_image = {key: isinstance(f, tensorflow_datasets.features.Image) for key, f in features.items()}
-    if not is_image.get("image"):
-        raise InputError(f"data.name: {name} has no feature 'image' but {', '.join(features)}; use a set of images")
-    skip = {key: tensorflow_datasets.decode.SkipDecoding() for key, skipped in is_image.items() if skipped}
+    (height, width, channels), names = _images_and_classes(builder, name, size)
+    image, skip = tensorflow_datasets.features.Image, tensorflow_datasets.decode.SkipDecoding
+    undecoded = {key: skip() for key, feature in builder.info.features.items() if isinstance(feature, image)}
     try:
-        source = builder.as_data_source(split, decoders=skip)
+        source = builder.as_data_source(split, decoders=undecoded)
     except NotImplementedError as error:
         raise InputError(
             f"data.data_dir: {builder.data_dir} holds {builder.info.file_format.value}, which has no random access; "
@@ -152,26 +151,47 @@ def tfds(
             f"data.split: {name} has no images for {split!r}; it has {', '.join(builder.info.splits)}"
         ) from error
 
-    height, width, channels = features["image"].shape
-    if channels not in pixels.MODES or features["image"].np_dtype != np.uint8:
-        raise InputError(f"data.name: {name} has no 8-bit grey or colour images; use another set")
-    if size is None and None in (height, width):
-        raise InputError(f"data.size: {name} has images of different sizes; give the (height, width) to bring them to")
-    label = features.get("label")
-    if not isinstance(label, tensorflow_datasets.features.ClassLabel):
-        label = None
-
     def read(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         examples: list[Any] = source.__getitems__([int(i) for i in indices])
-        labels = np.array([0 if label is None else example["label"] for example in examples], np.int32)
+        labels = np.array([example["label"] if names else 0 for example in examples], np.int32)
         images = [
             pixels.decode(example["image"], channels, size, f"image {i} of {name} {split}")
             for i, example in zip(indices, examples, strict=True)
         ]
         return np.stack(images), labels
 
-    names = () if label is None else tuple(label.names)
-    return Dataset(name, split, (*(size or (height, width)), channels), len(names), names, len(source), read)
+    return Dataset(name, split, (height, width, channels), len(names), names, len(source), read)
+
+
+def tfds_described(
+    name: str, data_dir: str | None = None, size: tuple[int, int] | None = None
+) -> tuple[tuple[int, int, int], tuple[str, ...]]:
+    """(H, W, C) and class names of a set of TensorFlow Datasets, which need not be there.
+
+    Raises:
+        InputError: as ``tfds``, but for what concerns files and splits.
+    """
+    from ddaepp_jax.data import prepare
+
+    return _images_and_classes(prepare.prepared(name, data_dir) or prepare.builder(name, data_dir), name, size)
+
+
+def _images_and_classes(
+    builder: Any, name: str, size: tuple[int, int] | None
+) -> tuple[tuple[int, int, int], tuple[str, ...]]:
+    from tensorflow_datasets.core.features import ClassLabel, Image
+
+    features = dict(builder.info.features.items())
+    image, label = features.get("image"), features.get("label")
+    if not isinstance(image, Image):
+        raise InputError(f"data.name: {name} has no feature 'image' but {', '.join(features)}; use a set of images")
+    height, width, channels = image.shape
+    if channels not in pixels.MODES or image.np_dtype != np.uint8:
+        raise InputError(f"data.name: {name} has no 8-bit grey or colour images; use another set")
+    if size is None and None in (height, width):
+        raise InputError(f"data.size: {name} has images of different sizes; give the (height, width) to bring them to")
+    names = tuple(label.names) if isinstance(label, ClassLabel) else ()
+    return (*(size or (height, width)), channels), names
 
 
 def folder(path: str | Path, split: str, size: tuple[int, int] | None = None) -> Dataset:

@@ -44,7 +44,7 @@ def prepared(name: str, data_dir: str | None) -> Any | None:
 
     if data_dir is not None and (Path(data_dir).expanduser() / "dataset_info.json").exists():
         builder = tfds.builder_from_directory(data_dir)
-        if builder.name != name.split("/")[0].split(":")[0]:
+        if builder.name != _bare(name):
             raise InputError(f"data.data_dir: {data_dir} holds {builder.name}, not {name}; mend it or data.name")
         return builder
     try:
@@ -58,25 +58,23 @@ def prepared(name: str, data_dir: str | None) -> Any | None:
 def prepare(name: str, data_dir: str | None) -> Any:
     """Downloads a set, writes it under data_dir as ArrayRecord files with lossless images, and returns its builder.
 
+    Tiny-ImageNet, which TFDS does not have, is made from the folder of its archive instead.
+
     Raises:
         InputError: TFDS knows no such set, its files cannot be had, or its code needs TensorFlow.
     """
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download import download_manager, downloader, extractor
 
-    where = {} if data_dir is None else {"data_dir": data_dir}
-    try:
-        builder = tfds.builder(name, file_format="array_record", **where)
-    except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
-        raise InputError(f"data.name: TensorFlow Datasets has no {name!r} ({first_line(error)}); mend it") from error
-    generate = builder._generate_examples
-    builder._generate_examples = lambda *args, **kwargs: _encoded(generate(*args, **kwargs), builder.info.features)
-    modules = [extractor, *(sys.modules[cls.__module__] for cls in type(builder).__mro__)]
+    made = builder(name, data_dir)
+    generate = made._generate_examples
+    made._generate_examples = lambda *args, **kwargs: _encoded(generate(*args, **kwargs), made.info.features)
+    modules = [extractor, *(sys.modules[cls.__module__] for cls in type(made).__mro__)]
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # its warnings are in the error that we raise
     mend = f"mend that, or prepare {name} as array_record elsewhere and give its folder"
     try:
         with _replaced(modules, "tf", _LOCAL_FILES), _replaced([downloader], "MAX_RETRIES", _RETRIES):
-            builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+            made.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
     except ImportError as error:
         raise InputError(f"data.name: {name} is prepared by code that needs {error.name}; {mend}") from error
     except (
@@ -87,9 +85,32 @@ def prepare(name: str, data_dir: str | None) -> Any:
         extractor.ExtractError,
     ) as error:
         raise InputError(
-            f"data.data_dir: {builder.data_dir} does not exist and cannot be made ({first_line(error)}); {mend}"
+            f"data.data_dir: {made.data_dir} does not exist and cannot be made ({first_line(error)}); {mend}"
         ) from error
-    return builder
+    return made
+
+
+def builder(name: str, data_dir: str | None) -> Any:
+    """TFDS's builder of a set that is not prepared.
+
+    Raises:
+        InputError: TFDS knows no such set.
+    """
+    import tensorflow_datasets as tfds
+
+    if _bare(name) == "tiny_imagenet":
+        from ddaepp_jax.data import tiny_imagenet  # noqa: F401  (registers itself with TFDS)
+
+    where = {} if data_dir is None else {"data_dir": data_dir}
+    try:
+        return tfds.builder(name, file_format="array_record", **where)
+    except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
+        raise InputError(f"data.name: TensorFlow Datasets has no {name!r} ({first_line(error)}); mend it") from error
+
+
+def _bare(name: str) -> str:
+    """The name of a set without config and version."""
+    return name.split("/")[0].split(":")[0]
 
 
 def _encoded(examples: Iterator[tuple[Any, dict[str, Any]]], features: Any) -> Iterator[tuple[Any, dict[str, Any]]]:

@@ -1,0 +1,108 @@
+"""A tree of three classes of a few images, laid out as the archive of Tiny-ImageNet, is prepared and comes back."""
+
+import io
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ddaepp_jax.data import datasets
+from ddaepp_jax.data.stream import stream
+from ddaepp_jax.errors import InputError
+
+# In the order of wnids.txt, which is not that of the labels; two classes share their first name.
+CLASSES = {"n02963159": "cardigan", "n01443537": "goldfish, Carassius auratus", "n02113186": "cardigan, Welsh corgi"}
+NAMES = ("goldfish", "cardigan (n02113186)", "cardigan (n02963159)")
+LABELS = {wnid: i for i, wnid in enumerate(sorted(CLASSES))}
+
+Want = dict[str, list[tuple[bytes, int]]]
+
+
+def jpeg(rng: np.random.Generator, mode: str) -> tuple[bytes, np.ndarray]:
+    """(file, the RGB pixels in it) of a random image."""
+    noise = rng.integers(0, 256, (64, 64, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).convert(mode).save(buffer, "JPEG")
+    return buffer.getvalue(), np.asarray(Image.open(buffer).convert("RGB"))
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> tuple[Path, Want]:
+    """(the unpacked archive, the (pixels, label) of its splits): two images a class, three in val, one of each grey."""
+    root, rng = tmp_path / "tiny-imagenet-200", np.random.default_rng(0)
+    want: Want = {"train": [], "val": []}
+
+    def add(split: str, path: Path, wnid: str, mode: str) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content, pixels = jpeg(rng, mode)
+        path.write_bytes(content)
+        want[split].append((pixels.tobytes(), LABELS[wnid]))
+
+    annotations = []
+    for i, wnid in enumerate(CLASSES):
+        add("train", root / "train" / wnid / "images" / f"{wnid}_0.JPEG", wnid, "L" if i == 1 else "RGB")
+        add("train", root / "train" / wnid / "images" / f"{wnid}_1.JPEG", wnid, "RGB")
+        add("val", root / "val" / "images" / f"val_{i}.JPEG", wnid, "L" if i == 0 else "RGB")
+        annotations.append(f"val_{i}.JPEG\t{wnid}\t0\t32\t44\t62\n")
+    (root / "val" / "val_annotations.txt").write_text("".join(annotations))
+    (root / "wnids.txt").write_text("\n".join(CLASSES) + "\n")
+    words = {"n00001740": "entity", **CLASSES}
+    (root / "words.txt").write_text("".join(f"{wnid}\t{name}\n" for wnid, name in words.items()))
+    return root, want
+
+
+def pairs(images: np.ndarray, labels: np.ndarray) -> list[tuple[bytes, int]]:
+    return sorted((image.tobytes(), int(label)) for image, label in zip(images, labels, strict=True))
+
+
+def test_both_splits_come_back_in_rgb_and_are_read_without_the_archive_from_then_on(tree: tuple[Path, Want]) -> None:
+    root, want = tree
+    train = datasets.tfds("tiny_imagenet", "train", str(root.parent))
+    assert (train.image_shape, train.num_classes, train.class_names) == ((64, 64, 3), 3, NAMES)
+    assert pairs(*train.arrays()) == sorted(want["train"])
+    shutil.rmtree(root)
+    val = datasets.tfds("tiny_imagenet", "val", str(root.parent), download=False)
+    assert val.class_names == NAMES
+    assert pairs(*val.resident().arrays()) == sorted(want["val"])
+    (batch,) = stream(val, 0, 3, 0, 1, np.arange(3))
+    assert pairs(batch["image"], batch["label"]) == sorted(want["val"])
+    assert "tensorflow" not in sys.modules
+    (prepared,) = (root.parent / "tiny_imagenet").iterdir()
+    assert len(datasets.tfds("tiny_imagenet", "val", str(prepared))) == 3
+    with pytest.raises(InputError, match=r"^data\.split: tiny_imagenet has no images for 'test'; it has train, val$"):
+        datasets.tfds("tiny_imagenet", "test", str(root.parent))
+
+
+def test_without_the_archive_the_error_says_where_to_get_it(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^data\.data_dir: .* neither .* nor tiny-imagenet-200; download .*there$"):
+        datasets.tfds("tiny_imagenet", "train", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda root: shutil.rmtree(root / "train/n01443537"), r"n01443537/images holds no images, but wnids"),
+        (lambda root: (root / "words.txt").write_text("n01443537\tgoldfish"), r"words.txt has no name for n02113186"),
+        (lambda root: (root / "val/images/val_1.JPEG").unlink(), r"annotations.txt names val_1.JPEG, which is"),
+        (lambda root: (root / "val/val_annotations.txt").write_text("val_0.JPEG\tn7"), r"val_0.JPEG the class 'n7'"),
+        (lambda root: (root / "wnids.txt").unlink(), r"wnids.txt cannot be read"),
+    ],
+    ids=["class", "name", "image", "label", "list"],
+)
+def test_a_damaged_archive_is_told_in_one_line_and_leaves_nothing_behind(tree, damage, message: str) -> None:
+    root, _ = tree
+    damage(root)
+    with pytest.raises(InputError, match=rf"^{root}.*{message}.*; unpack the archive again$"):
+        datasets.tfds("tiny_imagenet", "train", str(root.parent))
+    assert not list((root.parent / "tiny_imagenet").glob("*"))
+
+
+def test_tfds_is_not_imported_before_a_set_is_asked_for() -> None:
+    code = (
+        "import sys, ddaepp_jax.data.datasets, ddaepp_jax.data.prepare; sys.exit('tensorflow_datasets' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
