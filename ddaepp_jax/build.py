@@ -1,6 +1,7 @@
 """Where a name in a config becomes an object. Nothing else in the package knows the names."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,18 +13,30 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ddaepp_jax import config as schema
-from ddaepp_jax.data import augment, datasets, order
+from ddaepp_jax.data import augment, datasets, geometric, order
 from ddaepp_jax.data.datasets import Dataset
-from ddaepp_jax.diffusion import ddpm, samplers
+from ddaepp_jax.diffusion import samplers
+from ddaepp_jax.diffusion.ddpm import DDPM
+from ddaepp_jax.diffusion.edm import EDM
+from ddaepp_jax.diffusion.process import Process
+from ddaepp_jax.diffusion.vp import VP
 from ddaepp_jax.errors import InputError, first_line
+from ddaepp_jax.models import unet, uvit
 from ddaepp_jax.models.self_conditioning import PROJECTIONS
-from ddaepp_jax.models.uvit import UViT, block_names
+from ddaepp_jax.models.unet import UNet
+from ddaepp_jax.models.uvit import UViT
 from ddaepp_jax.objectives.denoising import Denoising
 from ddaepp_jax.training import clock, optimizer, sharding
 from ddaepp_jax.training.source import Source, resident, streamed
 from ddaepp_jax.training.step import Learner
 
-SAMPLERS: dict[str, dict[str, Callable[..., Array]]] = {"ddpm": {"ddim": samplers.ddim, "ddpm": samplers.ddpm}}
+PROCESSES: dict[str, type] = {"ddpm": DDPM, "vp": VP, "edm": EDM}
+_VARIANCE_PRESERVING = {"ddim": samplers.ddim, "ddpm": samplers.ddpm}
+SAMPLERS: dict[str, dict[str, Callable[..., Array]]] = {
+    "ddpm": _VARIANCE_PRESERVING,
+    "vp": _VARIANCE_PRESERVING,
+    "edm": {"heun": samplers.heun},
+}
 
 
 def choose(field: str, name: str, choices: Any) -> Any:
@@ -35,11 +48,13 @@ def choose(field: str, name: str, choices: Any) -> Any:
 
 def network(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
     """The backbone; ``num_classes`` is the data's, used where the model is class-conditional."""
-    return choose("model.name", config.model.name, {"uvit": _uvit})(config.model, image_shape, num_classes)
+    model = config.model
+    make = choose("model.name", model.name, {"uvit": _uvit, "unet": _unet})
+    schema.check_names("model.", model, schema.MODELS[model.name]())
+    return make(model, image_shape, num_classes)
 
 
 def _uvit(model: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> UViT:
-    schema.check_names("model.", model, schema.uvit())
     height, width, _ = image_shape
     if model.mlp_ratio <= 0:
         raise InputError(f"model.mlp_ratio: {model.mlp_ratio} is not positive")
@@ -49,22 +64,57 @@ def _uvit(model: ConfigDict, image_shape: tuple[int, int, int], num_classes: int
         raise InputError(f"model.width: {model.width} is not a multiple of 2 * model.num_heads ({model.num_heads})")
     if model.depth < 2 or model.depth % 2:
         raise InputError(f"model.depth: {model.depth} is not a positive even number (blocks in and out, without mid)")
-    names = block_names(model.depth)
+    _check_self_conditioning(model, uvit.block_names(model.depth))
+    choose("model.pool", model.pool, ("mean", "cls"))
+    choose("model.inject", model.inject, ("add", "token"))
+    extras = 1 + model.class_conditional + (model.augment_dim > 0) + (model.pool == "cls")
+    length = (height // model.patch_size) * (width // model.patch_size) + extras
+    return UViT(**_fields(model, num_classes, [(length, model.num_heads, model.width // model.num_heads)]))
+
+
+def _unet(model: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> UNet:
+    height, width, _ = image_shape
+    levels = len(model.mults)
+    if not levels or min(model.mults) < 1 or len(model.attend) != levels:
+        raise InputError(f"model.attend, mults: {model.attend}, {model.mults}: give one value each a resolution")
+    if height % 2 ** (levels - 1) or width % 2 ** (levels - 1):
+        raise InputError(f"model.mults: {levels} resolutions halve images of {height}x{width} to fractions; give fewer")
+    if model.channels < 32 or model.channels % 32:
+        raise InputError(f"model.channels: {model.channels} is not a multiple of 32, the groups of its norms")
+    if model.blocks < 1:
+        raise InputError(f"model.blocks: {model.blocks} is not positive")
+    if not 0 <= model.dropout < 1:
+        raise InputError(f"model.dropout: {model.dropout} is not in [0, 1)")
+    # Where there is attention: its resolutions, and the middle, which has the lowest.
+    attending = [i for i, attends in enumerate(model.attend) if attends] + [levels - 1]
+    widths = {i: model.channels * model.mults[i] for i in attending}
+    if model.head_channels < 0 or any(model.head_channels and w % model.head_channels for w in widths.values()):
+        raise InputError(f"model.head_channels: {model.head_channels} does not divide {sorted(widths.values())}")
+    _check_self_conditioning(model, unet.block_names(model.mults, model.blocks))
+    heads = {i: model.head_channels or w for i, w in widths.items()}
+    products = [((height >> i) * (width >> i), widths[i] // heads[i], heads[i]) for i in widths]
+    return UNet(**_fields(model, num_classes, products))
+
+
+def _check_self_conditioning(model: ConfigDict, names: Sequence[str]) -> None:
     choose("model.bottleneck", model.bottleneck, names)
     if model.self_condition and model.bottleneck == names[-1]:
         raise InputError(f"model.bottleneck: no block follows {names[-1]!r} to be conditioned; choose an earlier one")
-    choose("model.pool", model.pool, ("mean", "cls"))
-    choose("model.inject", model.inject, ("add", "token"))
     choose("model.projection", model.projection, PROJECTIONS)
-    fields = {k: v for k, v in model.items() if k not in ("name", "class_conditional", "attention", "dtype")}
+
+
+def _fields(model: ConfigDict, num_classes: int, products: Sequence[tuple[int, int, int]]) -> dict[str, Any]:
+    """A module's arguments; ``products`` are the (length, heads, head width) of its attention."""
+    fields = {k: v for k, v in model.items() if k not in ("name", "class_conditional")}
+    if model.augment_dim < 0:
+        raise InputError(f"model.augment_dim: {model.augment_dim} is negative; 0 is none")
     dtype = jnp.dtype(model.dtype)
-    length = (height // model.patch_size) * (width // model.patch_size) + 1 + model.class_conditional
-    return UViT(
-        **fields,
-        num_classes=_labels(model, num_classes),
-        attention=attention(model.attention, length, model.num_heads, model.width // model.num_heads, dtype),
-        dtype=dtype,
-    )
+    taken = {attention(model.attention, *product, dtype) for product in products}
+    return fields | {
+        "num_classes": _labels(model, num_classes),
+        "attention": "xla" if "xla" in taken else "cudnn",
+        "dtype": dtype,
+    }
 
 
 def _labels(model: ConfigDict, num_classes: int) -> int:
@@ -94,23 +144,46 @@ def attention(name: str, length: int, heads: int, head_width: int, dtype: jnp.dt
     return "cudnn"
 
 
-def process(config: ConfigDict) -> ddpm.DDPM:
+def process(config: ConfigDict) -> Process:
     """The diffusion process."""
-    fields = {k: v for k, v in config.diffusion.items() if k != "name"}
-    choose("diffusion.time_input", config.diffusion.time_input, ddpm.TIME_INPUTS)
-    if config.diffusion.num_steps < 1:
-        raise InputError(f"diffusion.num_steps: {config.diffusion.num_steps} is not positive")
-    return choose("diffusion.name", config.diffusion.name, {"ddpm": ddpm.DDPM})(**fields)
+    diffusion = config.diffusion
+    made = choose("diffusion.name", diffusion.name, PROCESSES)
+    schema.check_names("diffusion.", diffusion, schema.PROCESSES[diffusion.name]())
+    choose("diffusion.time_input", diffusion.time_input, made.TIME_INPUTS)
+    try:
+        return made(**{k: v for k, v in diffusion.items() if k != "name"})
+    except ValueError as error:
+        raise InputError(f"diffusion.{error}") from None
 
 
-def sampler(config: ConfigDict, name: str, steps: int, group: str = "") -> Callable[..., Array]:
-    """A sampler of the config's process; ``steps`` is checked here, before anything is compiled.
+def sampler(
+    config: ConfigDict, name: str, steps: int, options: Mapping[str, Any] | None = None, group: str = ""
+) -> Callable[..., Array]:
+    """A sampler of the config's process with its options; all is checked here, before anything is compiled.
 
-    ``group`` is what errors put before "sampler" and "steps": "sampling." where they come from the config.
+    Args:
+      options: instead of the config's ``sampling.clip`` and ``sampling.NAME``.
+      group: what errors put before "sampler" and "steps": "sampling." where they come from the config.
     """
-    if not 1 <= steps <= config.diffusion.num_steps:
-        raise InputError(f"{group}steps: {steps} is not in 1..{config.diffusion.num_steps} (diffusion.num_steps)")
-    return choose(f"{group}sampler", name, SAMPLERS[config.diffusion.name])
+    chosen = choose(f"{group}sampler", name, SAMPLERS[config.diffusion.name])
+    made = process(config)
+    try:
+        made.grid(steps)
+    except ValueError as error:
+        raise InputError(f"{group}steps: {error}") from None
+    fields = {"clip": config.sampling.clip, **config.sampling.get(name, {})}
+    for option, value in (options or {}).items():
+        wanted = type(choose("options", option, fields))
+        if not isinstance(value, (int, float) if wanted is float else wanted):
+            raise InputError(f"options: {option}={value!r} is not a {wanted.__name__}")
+    fields |= options or {}
+    for option, value in fields.items():
+        if isinstance(value, float) and not value >= 0:
+            raise InputError(f"sampling.{name}.{option}: {value} is negative")
+    if "table" in fields:
+        tables = {"standard": None} | ({"ddae": made.ddae_alpha_bar} if isinstance(made, DDPM) else {})
+        fields["table"] = choose("sampling.ddim.table", fields["table"], tables)
+    return functools.partial(chosen, **fields)
 
 
 def dataset(config: ConfigDict, split: str) -> Dataset:
@@ -124,6 +197,15 @@ def dataset(config: ConfigDict, split: str) -> Dataset:
             raise InputError("data.data_dir: empty; give the image folder")
         return datasets.folder(data.data_dir, split, size)
     return datasets.tfds(data.name, split, data.data_dir or None, size)
+
+
+def described(config: ConfigDict) -> tuple[tuple[int, int, int], tuple[str, ...]]:
+    """(H, W, C) of the images and the classes' names; a set of TensorFlow Datasets need not be there for that."""
+    data = config.data
+    if data.name in ("digits", "folder"):
+        read = dataset(config, data.split)
+        return read.image_shape, read.class_names
+    return datasets.tfds_described(data.name, data.data_dir or None, tuple(data.size) if any(data.size) else None)
 
 
 def layers(network: nn.Module, image_shape: tuple[int, int, int]) -> tuple[str, ...]:
@@ -199,12 +281,19 @@ def source(config: ConfigDict, data: Dataset, mesh: Mesh) -> Source:
     return streamed(data, config.seed, config.train.batch_size, mesh, config.data.stream_threads)
 
 
-def prepare(config: ConfigDict) -> Callable[[Array, Array, Array], Array]:
-    """Augmentation inside the step: (uint8 images, step, index) -> float32 in [-1, 1]."""
+def prepare(config: ConfigDict) -> Callable[[Array, Array, Array], dict[str, Array]]:
+    """Augmentation inside the step: (uint8 images, step, index) -> the batch's "image", float32 in [-1, 1].
 
-    def prepare(images: Array, step: Array, index: Array) -> Array:
+    And "augment_label", where there is more than flips, for the network to know.
+    """
+
+    def prepare(images: Array, step: Array, index: Array) -> dict[str, Array]:
         if config.data.flip:
             images = augment.horizontal_flip(images, config.seed, step, index)
-        return augment.to_float(images)
+        images = augment.to_float(images)
+        if not config.data.augment:
+            return {"image": images}
+        images, label = geometric.augment(images, config.seed, step, index, config.data.augment)
+        return {"image": images, "augment_label": label}
 
     return prepare

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from ml_collections import ConfigDict, FieldReference
 
+from ddaepp_jax import config as schema
 from ddaepp_jax.errors import InputError, NonFiniteError
 
 
@@ -44,9 +45,20 @@ def several(kind: type) -> Callable[[str], tuple]:
     return parse
 
 
-def parse_config(argv: Sequence[str]) -> ConfigDict:
-    """The config of ``--config=FILE[:VARIANT]`` (default: digits) with overrides ``--config.FIELD=VALUE``, locked."""
-    source, overrides = str(Path(__file__).with_name("config.py")), []
+def option(text: str) -> tuple[str, Any]:
+    """An argument's type: NAME=VALUE, where the value is a Python literal, or else a string."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+def parse_config(argv: Sequence[str], default: Callable[[], ConfigDict] = schema.get_config) -> ConfigDict:
+    """The config of ``--config=FILE[:VARIANT]`` with overrides ``--config.FIELD=VALUE``, locked."""
+    source, overrides = None, []
     for argument in argv:
         name, equals, text = argument.partition("=")
         if not name.startswith("--config.") and name != "--config":
@@ -57,7 +69,7 @@ def parse_config(argv: Sequence[str]) -> ConfigDict:
             source = text
         else:
             overrides.append((name.removeprefix("--config."), text))
-    config = _read_config(source).lock()
+    config = (default() if source is None else _read_config(source)).lock()
     for field, text in overrides:
         _override(config, field, text)
     return config

@@ -6,43 +6,67 @@ scikit-learn's handwritten digits: no download, no accelerator, a few minutes on
     python -m ddaepp_jax.main --workdir=runs/digits
 """
 
+import dataclasses
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from ddaepp_jax.data.geometric import AUGMENT_DIM
+from ddaepp_jax.diffusion.ddpm import DDPM
+from ddaepp_jax.diffusion.edm import EDM
+from ddaepp_jax.diffusion.vp import VP
 from ddaepp_jax.errors import InputError
+from ddaepp_jax.models.unet import UNet
+from ddaepp_jax.models.uvit import UViT
 
 
-def uvit() -> ConfigDict:
-    """Fields of the U-ViT backbone; see ``ddaepp_jax.models.uvit.UViT`` for what each means."""
-    return ConfigDict(
-        dict(
-            name="uvit",
-            patch_size=2,
-            width=512,
-            depth=12,
-            num_heads=8,
-            mlp_ratio=4.0,
-            qkv_bias=False,
-            mlp_time_embed=False,
-            skip=True,
-            conv=True,
-            class_conditional=False,
-            self_condition=True,
-            bottleneck="mid",
-            pool="mean",  # or "cls"
-            inject="add",  # or "token"
-            projection="linear",  # or "mlp"
-            time_scale=True,
-            attention="auto",  # "xla", "cudnn"; auto: cudnn on a GPU in bfloat16 where it takes the shape
-            remat=False,
-            dtype="float32",  # or "bfloat16": of the computation; parameters are float32
-        )
+def _fields(name: str, described: type, left_out: Sequence[str], changes: Mapping[str, Any]) -> ConfigDict:
+    """A group: ``name`` and the fields of a dataclass with their defaults, but for some left out and some changed."""
+    own = {field.name: field.default for field in dataclasses.fields(described) if field.name not in left_out}
+    return ConfigDict({"name": name, **own, **changes})
+
+
+def _network(name: str, described: type, changes: Mapping[str, Any]) -> ConfigDict:
+    ours = dict(
+        class_conditional=False,  # the network's num_classes is the data's
+        self_condition=True,
+        attention="auto",  # "xla", "cudnn"; auto: cudnn on a GPU in bfloat16 where it takes the shape
+        dtype="float32",  # or "bfloat16": of the computation; parameters are float32
     )
+    return _fields(name, described, ("num_classes", "parent", "name"), ours | dict(changes))
+
+
+def uvit(**changes: Any) -> ConfigDict:
+    """Fields of the U-ViT backbone; see ``ddaepp_jax.models.uvit.UViT`` for what each means."""
+    return _network("uvit", UViT, changes)
+
+
+def unet(**changes: Any) -> ConfigDict:
+    """Fields of the UNet backbone; see ``ddaepp_jax.models.unet.UNet`` for what each means."""
+    return _network("unet", UNet, changes)
+
+
+def ddpm(**changes: Any) -> ConfigDict:
+    """Fields of the discrete variance-preserving process; see ``ddaepp_jax.diffusion.ddpm.DDPM``."""
+    return _fields("ddpm", DDPM, (), changes)
+
+
+def vp(**changes: Any) -> ConfigDict:
+    """Fields of the continuous variance-preserving process; see ``ddaepp_jax.diffusion.vp.VP``."""
+    return _fields("vp", VP, (), changes)
+
+
+def edm(**changes: Any) -> ConfigDict:
+    """Fields of the EDM process; see ``ddaepp_jax.diffusion.edm.EDM``."""
+    return _fields("edm", EDM, (), changes)
+
+
+MODELS = {"uvit": uvit, "unet": unet}
+PROCESSES = {"ddpm": ddpm, "vp": vp, "edm": edm}
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -55,12 +79,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.seed = 0
     config.init_from = ""  # another run: start from its EMA weights, e.g. to add self-conditioning
 
-    config.model = uvit()
-    config.model.update(width=64, depth=4, num_heads=2)
-
-    config.diffusion = ConfigDict(
-        dict(name="ddpm", num_steps=1000, beta_start=1e-4, beta_end=0.02, time_input="999t/T")
-    )
+    config.model = uvit(width=64, depth=4, num_heads=2)
+    config.diffusion = ddpm(time_input="999t/T")
 
     config.data = ConfigDict()
     config.data.name = "digits"  # "digits", "folder", or any data set of tensorflow-datasets
@@ -69,6 +89,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.eval_split = "test"  # held out: never trained on
     config.data.size = (0, 0)  # height and width to crop to; (0, 0): as stored
     config.data.flip = False  # random horizontal flips
+    config.data.augment = 0.0  # probability of each of EDM's geometric transformations; model.augment_dim=9 takes them
     config.data.device_bytes = 4 * 2**30  # a set of at most so many bytes lives in device memory; others are streamed
     config.data.stream_threads = 4
 
@@ -119,6 +140,10 @@ def get_config(variant: str = "") -> ConfigDict:
     config.probe.epochs = 100  # of 1,500 images
 
     config.sampling = ConfigDict(dict(sampler="ddpm", steps=100, guidance=1.0, batch_size=64))
+    config.sampling.clip = True  # the estimated clean image to [-1, 1] at every evaluation
+    config.sampling.ddim = ConfigDict(dict(table="standard"))  # "ddae": DDAE's own alpha_bar
+    # With s_churn 0 deterministic; the others are EDM's for CIFAR-10 with s_churn 30 (table 5 of the paper).
+    config.sampling.heun = ConfigDict(dict(s_churn=0.0, s_min=0.01, s_max=1.0, s_noise=1.007))
 
     config.logging = ConfigDict(dict(tensorboard=True, wandb=False))
     config.profile = ConfigDict(dict(start=0, steps=0))  # a window of steps traced for a profiler; 0 steps: none
@@ -133,9 +158,15 @@ def varied(config: ConfigDict, variant: str, **variants: Callable[[ConfigDict], 
     return variants[variant](config) if variant else config
 
 
+TINY_MODELS = {
+    "uvit": dict(width=32, depth=2, num_heads=2, patch_size=2),
+    "unet": dict(channels=64, mults=(1, 2), attend=(False, True), blocks=1, bottleneck="out_2"),
+}
+
+
 def tiny(config: ConfigDict) -> ConfigDict:
     """The variant of every config that runs anywhere in seconds: its structure, a tiny network, digits for data."""
-    config.model.update(width=32, depth=2, num_heads=2, patch_size=2)
+    config.model.update(TINY_MODELS[config.model.name])
     config.data.update(name="digits", data_dir="", size=(0, 0), split="train", eval_split="test")
     config.train.update(
         steps=4, epochs=None, images=None, batch_size=16, steps_per_dispatch=2, log_every=2, checkpoint_every=2
@@ -173,7 +204,9 @@ def from_json(text: str, file: str) -> ConfigDict:
 def _completed(config: ConfigDict) -> ConfigDict:
     """A config of an older version with the fields that came later, where they move no number of the training."""
     known = get_config()
-    for group in ("evals", "probe", "sampling", "logging", "profile"):
+    if config.model.name in MODELS:
+        known.model = MODELS[config.model.name]()
+    for group in ("model", "data", "evals", "probe", "sampling", "logging", "profile"):
         whole = known[group].copy_and_resolve_references()
         whole.update(config.get(group, {}))
         config[group] = whole
@@ -256,7 +289,7 @@ def validate(config: ConfigDict) -> None:
     for name, evaluation in config.evals.items():
         check_names(f"evals.{name}.", evaluation, known.evals[name])
     train, model, data = config.train, config.model, config.data
-    optimizer, diffusion, guidance = config.optimizer, config.diffusion, config.sampling.guidance
+    optimizer, guidance = config.optimizer, config.sampling.guidance
     given = [name for name in ("steps", "epochs", "images") if train[name] is not None]
     _require(
         len(given) == 1,
@@ -282,15 +315,15 @@ def validate(config: ConfigDict) -> None:
         _require(optimizer[name] >= 0, f"optimizer.{name}: {optimizer[name]} is negative; 0 turns it off")
     for name in ("b1", "b2"):
         _require(0 <= optimizer[name] < 1, f"optimizer.{name}: {optimizer[name]} is not in [0, 1)")
-    if diffusion.name == "ddpm":
-        check_names("diffusion.", diffusion, known.diffusion)
-        _require(
-            0 < diffusion.beta_start <= diffusion.beta_end < 1,
-            f"diffusion.beta_start, beta_end: {diffusion.beta_start}, {diffusion.beta_end} do not rise within 0..1",
-        )
     _require(
         _numbers(data.size, int) and len(data.size) == 2 and (min(data.size) > 0 or data.size == (0, 0)),
         f"data.size: {data.size} is not (height, width), two positive whole numbers, or (0, 0)",
+    )
+    _require(0 <= data.augment <= 1, f"data.augment: {data.augment} is not a probability")
+    _require(
+        data.augment == 0 or model.get("augment_dim") == AUGMENT_DIM,
+        f"data.augment: the network has to know the transformation, or its samples are transformed too; set "
+        f"model.augment_dim to {AUGMENT_DIM}",
     )
     _require(data.stream_threads > 0, f"data.stream_threads: {data.stream_threads} is not positive")
     for rule in config.mesh.rules:

@@ -112,7 +112,7 @@ def _probed(
         level = process.as_level(process.probe_levels()[1] if fields.level is None else fields.level)
     except ValueError as error:
         raise InputError(f"evals.{name}.level: {error}") from None
-    value = f"{fields.layer}/t{level:g}"
+    value = f"{fields.layer}/{process.unit}{level:g}"
     known, asked = (rows[: fields.images] for rows in probes.split_rows(len(data), HELD_OUT, config.seed))
     ids, end = np.concatenate([known, asked]), len(known)
     read = cache(lambda: data.gather(ids))

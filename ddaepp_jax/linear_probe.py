@@ -112,7 +112,7 @@ def settings(
         name=name,
         protocol=made,
         layers=tuple(layers) or _blocks(run),
-        levels=tuple(run.noise_level(level).item() for level in levels or run.process.probe_levels()),
+        levels=tuple(_plain(run.noise_level(level)) for level in levels or run.process.probe_levels()),
         held_out=held_out,
         knn=knn,
         flip=made.fresh and run.config.data.flip,
@@ -121,9 +121,14 @@ def settings(
     )
 
 
+def _plain(level: np.number) -> int | float:
+    """The Python number that is written as the level is: 11, 0.05995 and not 0.05995000153779984."""
+    return json.loads(str(level))
+
+
 def _blocks(run: Run) -> tuple[str, ...]:
     """All features but the bottleneck, where that is a block's mean again."""
-    mean = run.config.model.get("pool") == "mean"
+    mean = run.config.model.get("pool", "mean") == "mean"
     return tuple(layer for layer in run.layers if not (mean and layer == "bottleneck"))
 
 
@@ -160,7 +165,7 @@ def probe(run: Run, chosen: Settings, out: Path) -> dict[str, Any]:
             "data": images.described,
             "settings": identity,
             "levels": sorted({row["noise_level"] for row in rows} - {None}),
-            "best": _best(rows, chosen),
+            "best": _best(rows, chosen, run.process.unit),
             "seconds": seconds,
             "rows": rows,
         }
@@ -285,14 +290,15 @@ def _groups(sizes: Mapping[str, int], n: int, device_bytes: int) -> list[list[st
     return groups
 
 
-def _best(rows: Sequence[Mapping[str, Any]], chosen: Settings) -> dict[str, Any] | None:
+def _best(rows: Sequence[Mapping[str, Any]], chosen: Settings, unit: str) -> dict[str, Any] | None:
     """The row that the linear heads choose, with its metric's name; None where there are rows of pixels alone."""
     by = "linear_held_out" if chosen.held_out else "linear_test"
     inner = [row for row in rows if row["layer"] != PIXELS]
     if not inner:
         return None
     best = max(inner, key=lambda row: row[by])
-    return {"metric": f"linear_probe/{best['layer']}/t{best['noise_level']:g}/{chosen.tag}", "chosen_by": by, **best}
+    where = f"{best['layer']}/{unit}{best['noise_level']:g}"
+    return {"metric": f"linear_probe/{where}/{chosen.tag}", "chosen_by": by, **best}
 
 
 def _write(out: Path, found: Mapping[str, Any]) -> None:

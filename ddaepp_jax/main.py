@@ -41,7 +41,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike, *, dry_ru
     data = build.dataset(config, config.data.split)
     total = build.total_steps(config, len(data))
     learner = build.learner(config, data.image_shape, data.num_classes, total)
-    build.sampler(config, config.sampling.sampler, config.sampling.steps, "sampling.")
+    build.sampler(config, config.sampling.sampler, config.sampling.steps, group="sampling.")
     held_out = _held_out(config)
     evaluations = evaluators.evaluators(config, learner, data, held_out, mesh)
     workdir = Path(workdir)

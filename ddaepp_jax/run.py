@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,7 @@ class Run:
 
         Args:
           images: (N, H, W, C) uint8.
-          noise_level: in the process's unit (DDPM: a time step; see ``process.probe_levels()``).
+          noise_level: in the process's unit (DDPM: a time step, EDM: sigma; see ``process.probe_levels()``).
           layers: names out of ``self.layers``.
           seed: image i's noise is a function of (seed, i).
           draws: of noise, whose features are averaged.
@@ -142,6 +142,7 @@ class Run:
         guidance: float | None = None,
         sampler: str | None = None,
         steps: int | None = None,
+        options: Mapping[str, Any] | None = None,
         first: int = 0,
         batch_size: int | None = None,
         progress: bool = False,
@@ -153,6 +154,7 @@ class Run:
           labels: a class, or one an image; class-conditional runs only, which otherwise run through their classes.
           guidance: scale of classifier-free guidance, 1 is none.
           sampler, steps, guidance, batch_size: the config's ``sampling`` by default.
+          options: of the sampler, e.g. {"clip": False}, {"s_churn": 30.0}, instead of the config's.
           first: number of the first image: parts of one set can be made at different places.
 
         Returns:
@@ -168,12 +170,12 @@ class Run:
             raise InputError(f"first: {first} is not in 0..2**31-1-n")
         ids = np.arange(first, first + n)
         given = self._labels(labels, ids, guidance)
-        key = ("sample", sampler, steps, guidance)
+        key = ("sample", sampler, steps, guidance, *sorted((options or {}).items()))
         if key not in self._compiled:
             self._compiled[key] = make_sample_batch(
                 self.module,
                 self.process,
-                build.sampler(self.config, sampler, steps),
+                build.sampler(self.config, sampler, steps, options),
                 image_shape=self.image_shape,
                 steps=steps,
                 guidance=guidance,

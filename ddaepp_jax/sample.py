@@ -2,6 +2,7 @@
 
     python -m ddaepp_jax.sample --workdir=runs/digits
     python -m ddaepp_jax.sample --workdir=runs/cond --n=80 --labels=3,5 --guidance=2 --sampler=ddpm --steps=1000
+    python -m ddaepp_jax.sample --workdir=runs/edm --sampler=heun --steps=256 --options=s_churn=30
 
 Image i is a function of (seed, i): neither the batch size nor the devices change it.
 """
@@ -39,6 +40,7 @@ def main(argv: Sequence[str]) -> None:
         guidance=args.guidance,
         sampler=args.sampler,
         steps=args.steps,
+        options=dict(args.options),
         first=args.first,
         batch_size=args.batch_size,
         progress=True,
@@ -64,8 +66,14 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         help="a class, or several with commas; class-conditional runs (default: all in turn)",
     )
     add("--guidance", type=float, help="classifier-free guidance scale, 1 is none (default: the config's)")
-    add("--sampler", help="ddim or ddpm (default: the config's)")
-    add("--steps", type=int, help="evaluations of the network an image (default: the config's)")
+    add("--sampler", help="ddim or ddpm; of an EDM run heun (default: the config's)")
+    add("--steps", type=int, help="of the sampler; heun evaluates the network twice a step (default: the config's)")
+    add(
+        "--options",
+        type=cli.several(cli.option),
+        default=(),
+        help="of the sampler, e.g. clip=False or s_churn=30,s_max=1 (default: the config's sampling.*)",
+    )
     add("--batch_size", type=int, help="(default: the config's)")
     add("--step", help="of the checkpoint, or the best by an evaluation: heldout_loss, probe (default: the newest)")
     add("--decay", type=float, help="of the averaged weights, one of the config's ema.decays (default: the first)")

@@ -8,6 +8,8 @@ reference's PyTorch ``state_dict``: ``in_blocks.0.attn.qkv.weight`` is ``(3 * di
 
 import math
 import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,3 +45,25 @@ def drawn(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
 def drawn_inputs(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """An input of this name: uniform, of zero mean and unit variance."""
     return (math.sqrt(3.0) * _uniform(name, shape)).astype(np.float32)
+
+
+def drawn_params(
+    shapes: Mapping[str, Any],
+    reference_name: Callable[[tuple[str, ...]], str],
+    arranged: Callable[[tuple[str, ...], NDArray], NDArray] = lambda path, tensor: tensor,
+    path: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """A Flax tree of parameters, each drawn by its reference name in PyTorch's layout, ``arranged``, then transposed.
+
+    ``shapes`` is the tree of anything with a ``shape``; ``arranged`` brings a tensor's rows into our layer's order.
+    """
+    tree = {}
+    for name, like in shapes.items():
+        here = (*path, name)
+        if isinstance(like, Mapping):
+            tree[name] = drawn_params(like, reference_name, arranged, here)
+            continue
+        to_ours = {2: (1, 0), 4: (2, 3, 1, 0)}[len(like.shape)] if name == "kernel" else range(len(like.shape))
+        shape = tuple(like.shape[i] for i in np.argsort(to_ours))
+        tree[name] = np.transpose(arranged(here, drawn(reference_name(here), shape)), to_ours)
+    return tree

@@ -12,13 +12,14 @@ import orbax.checkpoint as ocp
 import pytest
 
 import ddaepp_jax
+from ddaepp_jax import build, linear_probe, main, sample
 from ddaepp_jax import config as schema
-from ddaepp_jax import linear_probe, main, sample
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.errors import InputError
 
 CONFIG = str(Path(schema.__file__))
 TINY = f"--config={CONFIG}:tiny"
+UNET = f"{Path(__file__).parents[1] / 'configs' / 'unet_edm_cifar.py'}:tiny"
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +97,10 @@ FIELDS = [  # --config.<what is given> -> parts of the line
     ("sampling.sampler=euler", "sampling.sampler: no 'euler'; there is ddim, ddpm"),
     ("sampling.steps=1001", "sampling.steps: 1001 is not in 1..1000 (diffusion.num_steps)"),
     ("sampling.guidance=2", "sampling.guidance: 2.0 without labels", "model.class_conditional"),
+    ("sampling.sampler=heun", "sampling.sampler: no 'heun'; there is ddim, ddpm"),
+    ("data.augment=1.5", "data.augment: 1.5 is not a probability"),
+    ("data.augment=0.12", "data.augment: the network has to know the transformation", "set model.augment_dim to 9"),
+    ("model.augment_dim=-1", "model.augment_dim: -1 is negative; 0 is none"),
     ("evals.samples.n=0", "evals.samples.n: 0 is not positive"),
     ("evals.probe.layer=out_9", "evals.probe.layer: no 'out_9'; there is in_1, in_2, mid, out_1, out_2, bottleneck"),
     ("evals.probe.images=0", "evals.probe.images: 0 is not positive"),
@@ -120,14 +125,52 @@ FIELDS = [  # --config.<what is given> -> parts of the line
 ]
 
 
-@pytest.mark.parametrize(("given", "parts"), [(given, parts) for given, *parts in FIELDS], ids=[r[0] for r in FIELDS])
-def test_bad_field(given, parts, tmp_path, monkeypatch):
+EDM_UNET = [  # the same, of a run of a UNet with EDM
+    ("model.channels=48", "model.channels: 48 is not a multiple of 32, the groups of its norms"),
+    ("model.mults=()", "model.attend, mults: (False, True), (): give one value each a resolution"),
+    ("model.mults=(1, 0)", "model.attend, mults: (False, True), (1, 0): give one value each a resolution"),
+    ("model.attend=(True,)", "model.attend, mults: (True,), (1, 2): give one value each a resolution"),
+    ("model.blocks=0", "model.blocks: 0 is not positive"),
+    ("model.dropout=1", "model.dropout: 1.0 is not in [0, 1)"),
+    ("model.head_channels=48", "model.head_channels: 48 does not divide [128]"),
+    ("model.bottleneck=mid_1", "model.bottleneck: no 'mid_1'; there is in_1, in_2, mid, out_1"),
+    ("model.bottleneck=out_4", "model.bottleneck: no block follows 'out_4' to be conditioned; choose an earlier one"),
+    ("model.patch_size=2", "--config.model.patch_size: no such field"),
+    ("diffusion.sigma_min=100", "diffusion.sigma_min, sigma_max: 100.0, 80.0 do not rise above 0"),
+    ("diffusion.sigma_data=0", "diffusion.sigma_data: 0.0 is not positive"),
+    ("diffusion.time_input=t", "diffusion.time_input: no 't'; there is ln(sigma)/4"),
+    ("sampling.sampler=ddim", "sampling.sampler: no 'ddim'; there is heun"),
+    ("sampling.steps=0", "sampling.steps: 0 is not positive"),
+    ("sampling.heun.s_churn=-1", "sampling.heun.s_churn: -1.0 is negative"),
+    ("evals.probe.level=0", "evals.probe.level: 0.0 is not a positive sigma"),
+]
+
+
+@pytest.mark.parametrize(
+    ("config", "given", "parts"),
+    [(config, given, parts) for config, rows in ((CONFIG, FIELDS), (UNET, EDM_UNET)) for given, *parts in rows],
+    ids=[given for given, *_ in FIELDS + EDM_UNET],
+)
+def test_bad_field(config, given, parts, tmp_path, monkeypatch):
     """Refused before data are read, anything is compiled or a directory is made."""
     monkeypatch.setattr(main, "compile_program", lambda *_, **__: pytest.fail("compiled"))
     monkeypatch.setattr(Dataset, "arrays", lambda _: pytest.fail("read the data"))
     workdir = tmp_path / "run"
-    refused(main.main, [f"--workdir={workdir}", f"--config.{given}"], *parts)
+    refused(main.main, [f"--config={config}", f"--workdir={workdir}", f"--config.{given}"], *parts)
     assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "part"),
+    [
+        (dict(mults=(1, 2, 2, 2, 2), attend=(False,) * 5), "model.mults: 5 resolutions halve images of 8x8"),
+        (dict(class_conditional=True), "model.class_conditional: the data have no labels"),
+    ],
+)
+def test_a_unet_that_does_not_fit_the_data(fields, part):
+    config = schema.get_config()
+    config.model = schema.unet(**fields)
+    refused(lambda _: build.network(config, (8, 8, 1), 0), [], part)
 
 
 CHANGED = "from ddaepp_jax import config\ndef get_config():\n    c = config.get_config()\n    {}\n    return c"
@@ -275,6 +318,10 @@ def test_no_checkpoint_yet(tmp_path):
         (["--steps=0"], ["steps: 0 is not in 1..1000"]),
         (["--steps=1001"], ["steps: 1001 is not in 1..1000"]),
         (["--sampler="], ["sampler: no ''; there is ddim, ddpm"]),
+        (["--options=eta=1"], ["options: no 'eta'; there is clip"]),
+        (["--sampler=ddim", "--options=table=edm"], ["sampling.ddim.table: no 'edm'; there is standard, ddae"]),
+        (["--options=clip=no"], ["options: clip='no' is not a bool"]),
+        (["--options=clip"], ["argument --options: 'clip' is not options with commas between"]),
         (["--sampler=heun"], ["sampler: no 'heun'; there is ddim, ddpm"]),
         (["--step=fid"], ["step: no 'fid'; there is heldout_loss, probe"]),
         (["--step=99"], ["step: no checkpoint 99 in", "the newest is 4"]),

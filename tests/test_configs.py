@@ -1,4 +1,4 @@
-"""Every config file: the whole one describes a network that exists, and ``:tiny`` trains and samples."""
+"""Every config file: the whole one describes a network that exists, and ``:tiny`` trains, samples and probes."""
 
 from pathlib import Path
 
@@ -6,12 +6,29 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
-from ddaepp_jax import build, cli, load, main
+from ddaepp_jax import build, cli, linear_probe, load, main
 from ddaepp_jax import config as schema
 
 FILES = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
-SHAPES = {"digits": (8, 8, 1), "cifar10": (32, 32, 3)}
-PARAMETERS = {"uvit_digits": 275_726, "uvit_cifar": 44_781_664}
+DATA = {  # shape of the images, classes
+    "digits": ((8, 8, 1), 10),
+    "cifar10": ((32, 32, 3), 10),
+    "cifar100": ((32, 32, 3), 100),
+    "tiny_imagenet": ((64, 64, 3), 200),
+}
+PARAMETERS = {  # published (our own for others), and with self-conditioning
+    "uvit_digits": (267_278, 275_726),
+    "uvit_cifar": (44_255_328, 44_781_664),
+    "uvit_cifar_cond": (44_261_472, 44_787_808),
+    "uvit_cifar100": (44_255_328, 44_781_664),
+    "uvit_tiny_imagenet": (44_292_228, 44_818_564),
+    "unet_ddpm_cifar": (35_746_307, 36_141_059),
+    "unet_edm_cifar": (35_746_307, 36_141_059),
+    "unet_tiny_imagenet": (35_746_307, 36_141_059),
+    "unetpp_ddpm_cifar": (56_524_291, 56_919_043),
+    "unetpp_edm_cifar": (56_524_291, 56_919_043),
+    "unetpp_edm_aug_cifar": (56_525_443, 56_920_195),
+}
 
 
 def opened(file: Path, variant: str = "") -> ConfigDict:
@@ -22,18 +39,34 @@ def opened(file: Path, variant: str = "") -> ConfigDict:
 def test_whole_config_is_valid_and_has_its_size(file):
     config = opened(file)
     schema.validate(config)
-    shape = SHAPES[config.data.name]
-    learner = build.learner(config, shape, 10, total=1000)
+    shape, classes = DATA[config.data.name]
     x, t = jax.ShapeDtypeStruct((1, *shape), "float32"), jax.ShapeDtypeStruct((1,), "float32")
-    params = jax.eval_shape(learner.network.init, jax.random.key(0), x, t)["params"]
-    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == PARAMETERS[file.stem]
+    network = build.learner(config, shape, classes, total=1000).network
+    plain, conditioned = PARAMETERS[file.stem]
+    for self_condition, expected in ((False, plain), (True, conditioned)):
+        params = jax.eval_shape(network.clone(self_condition=self_condition).init, jax.random.key(0), x, t)["params"]
+        assert sum(leaf.size for leaf in jax.tree.leaves(params)) == expected
+    assert config.model.self_condition and (shape[0] < 32 or conditioned / plain < 1.013)
     build.sampler(config, config.sampling.sampler, config.sampling.steps)
     assert f"--config=configs/{file.name}" in file.read_text()  # its docstring has the command
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_tiny_variant_trains_and_samples(file, tmp_path):
+QUICK = ("uvit_digits", "uvit_cifar", "unetpp_edm_aug_cifar")  # each of these differs most from the others
+
+
+@pytest.mark.parametrize(
+    "file", [pytest.param(file, marks=() if file.stem in QUICK else pytest.mark.slow, id=file.stem) for file in FILES]
+)
+def test_tiny_variant_trains_samples_and_probes(file, tmp_path):
+    """Two steps on 8 devices, among them an evaluation of each kind."""
     config = opened(file, ":tiny")
     config.train.steps = 2
+    for evaluation in config.evals.values():
+        evaluation.every = 2
     main.train_and_evaluate(config, tmp_path / "run")
-    assert load(tmp_path / "run").sample(n=3, steps=2).shape == (3, 8, 8, 1)
+    run = load(tmp_path / "run")
+    assert run.mesh.size == 8
+    assert run.sample(n=3, steps=2).shape == (3, 8, 8, 1)
+    chosen = linear_probe.settings(run, layers=["bottleneck"], levels=run.process.probe_levels()[:1], epochs=1, knn=0)
+    found = linear_probe.probe(run, chosen, tmp_path / "run" / "probe" / "first")
+    assert found["best"]["layer"] == "bottleneck" and f"/{run.process.unit}" in found["best"]["metric"]

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from ddaepp_jax.data.augment import to_float
 from ddaepp_jax.diffusion.noise import image_keys, step_noise
+from ddaepp_jax.diffusion.process import Process
 from ddaepp_jax.evaluation import placing
 from ddaepp_jax.evaluation.probe_results import PIXELS
 
@@ -30,7 +31,7 @@ def pool(feature: Array) -> Array:
 
 
 @lru_cache(maxsize=16)
-def noisy(network: nn.Module, process: Any, layers: tuple[str, ...]) -> Features:
+def noisy(network: nn.Module, process: Process, layers: tuple[str, ...]) -> Features:
     """Features of a network at a noise level, by one forward pass for all ``layers``; what they don't need is pruned.
 
     An image's noise is a function of its key and the draw. A network with labels is given the null class.

@@ -12,12 +12,13 @@ from jax.sharding import Mesh
 
 from ddaepp_jax.data.augment import to_float
 from ddaepp_jax.diffusion.noise import image_keys, image_noise
+from ddaepp_jax.diffusion.process import Process
 from ddaepp_jax.evaluation import placing
 
 
 def make_heldout_loss(
     network: nn.Module,
-    process: Any,
+    process: Process,
     images: np.ndarray,
     labels: np.ndarray | None,
     *,
@@ -26,7 +27,7 @@ def make_heldout_loss(
     batch_size: int,
     mesh: Mesh,
 ) -> Callable[[Any], dict[str, float]]:
-    """A function of the network's parameters that yields the loss at each level ("t0112") and their "mean".
+    """A function of the network's parameters: the loss at each level ("t0112", "sigma0.259"), and their "mean".
 
     Args:
       images: (N, H, W, C) uint8.
@@ -54,7 +55,7 @@ def make_heldout_loss(
             ]
             totals += [np.asarray(loss, np.float64)[:count].sum() for loss in queued]
         means = totals / len(images)
-        return {f"t{level:04g}": float(m) for level, m in zip(levels, means, strict=True)} | {
+        return {f"{process.unit}{level:04g}": float(m) for level, m in zip(levels, means, strict=True)} | {
             "mean": float(means.mean())
         }
 

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from ddaepp_jax.data.augment import to_uint8
 from ddaepp_jax.diffusion.guidance import classifier_free
 from ddaepp_jax.diffusion.noise import image_keys, image_noise
+from ddaepp_jax.diffusion.process import Process
 from ddaepp_jax.evaluation import placing
 
 SampleBatch = Callable[[Any, int, Array, Array | None], Array]
@@ -20,7 +21,7 @@ SampleBatch = Callable[[Any, int, Array, Array | None], Array]
 
 def make_sample_batch(
     network: nn.Module,
-    process: Any,
+    process: Process,
     sampler: Callable[..., Array],
     *,
     image_shape: tuple[int, int, int],

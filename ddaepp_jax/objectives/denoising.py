@@ -2,12 +2,12 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ddaepp_jax.diffusion.process import Process
 from ddaepp_jax.objectives.passes import Pass, Result
 from ddaepp_jax.streams import named
 
@@ -22,7 +22,7 @@ class Denoising:
       label_dropout: probability of dropping a label, for classifier-free guidance.
     """
 
-    process: Any
+    process: Process
     null_class: int | None = None
     label_dropout: float = 0.1
 
@@ -32,14 +32,15 @@ class Denoising:
         return {}
 
     def passes(self, rng: Array, batch: Mapping[str, Array]) -> dict[str, Pass]:
-        """One pass, "denoise", over ``batch["image"]`` (B, H, W, C) in [-1, 1] with ``batch["label"]`` (B,)."""
+        """One pass, "denoise", over ``batch["image"]`` (B, H, W, C) in [-1, 1], with its labels."""
         level_rng, noise_rng, label_rng = jax.random.split(named(rng, "denoise"), 3)
         images, label = batch["image"], None
         if self.null_class is not None:
             dropped = jax.random.bernoulli(label_rng, self.label_dropout, images.shape[:1])
             label = jnp.where(dropped, self.null_class, batch["label"])
         level = self.process.sample_noise_level(level_rng, len(images))
-        return {"denoise": Pass(images, jax.random.normal(noise_rng, images.shape), level, label)}
+        noise = jax.random.normal(noise_rng, images.shape)
+        return {"denoise": Pass(images, noise, level, label, batch.get("augment_label"))}
 
     def loss(
         self, params: Mapping, teacher_params: Mapping, results: Mapping[str, Result], rng: Array

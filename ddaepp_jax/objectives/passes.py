@@ -18,12 +18,14 @@ class Pass:
       noise: as ``view``, standard normal.
       level: (B,) in the process's unit.
       label: (B,) int, the null class where dropped; None where the network takes no labels.
+      augment_label: (B, D) what was done to the view, for the network to know; None: nothing.
     """
 
     view: Array
     noise: Array
     level: Array
     label: Array | None = None
+    augment_label: Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)

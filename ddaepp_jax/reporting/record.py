@@ -19,7 +19,7 @@ from ddaepp_jax.evaluation.probe_results import PIXELS
 
 PROBED = "linear probe, %"
 RATE = "images_per_second_per_device"
-BY_LEVEL = r"heldout_loss/.+/t(\d+)"
+BY_LEVEL = r"heldout_loss/.+/(t|sigma)[0-9.e-]+"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Record:
         for name, series in self.metrics(BY_LEVEL).items():
             for step, value in zip(*series, strict=True):
                 levels, losses = found.setdefault(step, ([], []))
-                levels.append(int(name.rpartition("/t")[2]))
+                levels.append(float(re.search("[0-9.e-]+$", name)[0]))
                 losses.append(value)
         return found
 

@@ -14,8 +14,8 @@ from ddaepp_jax.training import sharding
 from ddaepp_jax.training.source import Source
 from ddaepp_jax.training.step import Learner, TrainState, init_state, train_step
 
-# (images uint8, step, index) -> float32 images: augmentation of each image by (step, index) alone.
-Prepare = Callable[[Array, Array, Array], Array]
+# (images uint8, step, index) -> entries of a batch, "image" in float32: each image augmented by (step, index) alone.
+Prepare = Callable[[Array, Array, Array], dict[str, Array]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,7 @@ def compile_program(
 
     def one(state: TrainState, data: Any) -> tuple[TrainState, dict[str, Array]]:
         batch = dict(source.fetch(data, state.step))
-        batch["image"] = prepare(batch["image"], state.step, batch["index"])
+        batch |= prepare(batch["image"], state.step, batch["index"])
         batch = jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, sharding.BATCH))
         return train_step(learner, state, batch)
 

@@ -11,6 +11,7 @@ from flax import linen as nn
 from flax import struct
 from jax import Array
 
+from ddaepp_jax.diffusion.process import Process
 from ddaepp_jax.objectives.passes import Pass, Result
 from ddaepp_jax.streams import named
 from ddaepp_jax.training import ema
@@ -44,7 +45,7 @@ class Learner:
     """
 
     network: nn.Module
-    process: Any
+    process: Process
     objectives: Mapping[str, tuple[Any, float]]
     optimizer: optax.GradientTransformation
     ema_decays: tuple[float, ...]
@@ -72,7 +73,7 @@ def _run(learner: Learner, params: Any, given: Pass, dropout_rng: Array) -> Resu
     x_t = learner.process.perturb(given.view, given.noise, given.level)
     x, t = learner.process.inputs(x_t, given.level)
     out, features = learner.network.apply(
-        {"params": params}, x, t, given.label, train=True, rngs={"dropout": dropout_rng}
+        {"params": params}, x, t, given.label, given.augment_label, train=True, rngs={"dropout": dropout_rng}
     )
     return Result(given, out, features)
 
@@ -81,7 +82,8 @@ def train_step(learner: Learner, state: TrainState, batch: Mapping[str, Array]) 
     """One update.
 
     Args:
-      batch: "image" (B, H, W, C) float32 in [-1, 1] and "label" (B,) int32.
+      batch: "image" (B, H, W, C) float32 in [-1, 1], "label" (B,) int32 and, where images are transformed,
+        "augment_label" (B, D).
 
     Returns:
       The new state, and metrics: scalars by name, and "finite", (number of leaves,) bool: whether each leaf's gradient

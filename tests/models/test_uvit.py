@@ -1,15 +1,17 @@
 """U-ViT against the reference implementation's numbers, and self-conditioning against its definition."""
 
 from collections import OrderedDict
+from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawn import drawn, drawn_inputs
+from drawn import drawn_inputs, drawn_params
 
 from ddaepp_jax.models.uvit import UViT, block_names
+from ddaepp_jax.released import u_vit
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = {
@@ -28,39 +30,6 @@ CASES = {
     ),
     "cifar": dict(),
 }
-MODULES = {
-    "patch_embed": "patch_embed.proj",
-    "time_embed_1": "time_embed.0",
-    "time_embed_2": "time_embed.2",
-    "label_embed": "label_emb",
-    "mid": "mid_block",
-    "final_conv": "final_layer",
-}
-
-
-def reference_name(path: tuple[str, ...]) -> str:
-    """A Flax path as the reference's state_dict spells it."""
-    *modules, leaf = path
-    parts = []
-    for module in modules:
-        kind, _, number = module.partition("_")
-        parts.append(f"{kind}_blocks.{int(number) - 1}" if kind in ("in", "out") else MODULES.get(module, module))
-    return ".".join([*parts, {"kernel": "weight", "scale": "weight", "embedding": "weight"}.get(leaf, leaf)])
-
-
-def drawn_params(shapes):
-    """Every leaf drawn by its reference name, in the reference's layout, and turned into ours."""
-
-    def leaf(path, like):
-        path = tuple(key.key for key in path)
-        if path[-1] != "kernel":
-            return jnp.asarray(drawn(reference_name(path), like.shape))
-        if like.ndim == 4:  # (H, W, in, out) from (out, in, H, W)
-            h, w, i, o = like.shape
-            return jnp.asarray(drawn(reference_name(path), (o, i, h, w)).transpose(2, 3, 1, 0))
-        return jnp.asarray(drawn(reference_name(path), like.shape[::-1]).T)
-
-    return jax.tree_util.tree_map_with_path(leaf, shapes)
 
 
 def relative_error(ours, theirs):
@@ -74,7 +43,7 @@ def test_output_and_features_equal_the_reference(case):
     x, t = jnp.asarray(golden["x"]), jnp.asarray(golden["t"])
     y = jnp.asarray(golden["y"]) if "y" in golden else None
     shapes = jax.eval_shape(network.init, jax.random.key(0), x, t, y)["params"]
-    params = drawn_params(shapes)
+    params = drawn_params(shapes, partial(u_vit.reference_name, network))
     out, features = jax.jit(network.apply)({"params": params}, x, t, y)
     # Rounding; an epsilon of 1e-6 in the norms, Flax's default, would be 6e-6 in `plain`.
     tolerance = 8e-6 if case == "labels" else 2e-6

@@ -1,0 +1,231 @@
+"""The UNet of DDAE (arXiv 2303.09769): DDPM's, and with residual up- and downsampling DDPM++'s.
+
+Self-conditioning and labels, off by default, are the only additions: without them the parameter tree and the function
+are the paper's.
+"""
+
+from collections import OrderedDict
+from typing import NamedTuple
+
+import einops
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from ddaepp_jax.models.layers import CONV_INIT, Attention, conv_bias_init, sinusoid
+from ddaepp_jax.models.self_conditioning import SelfConditioning
+
+
+def block_names(mults: tuple[int, ...], blocks: int) -> list[str]:
+    """Names of a UNet's features in order: ``in_1 .., mid, out_1 ..``; each level has one more block out than in."""
+    ins, outs = len(mults) * blocks, len(mults) * (blocks + 1)
+    return [*(f"in_{i + 1}" for i in range(ins)), "mid", *(f"out_{i + 1}" for i in range(outs))]
+
+
+class Stage(NamedTuple):
+    """What a UNet runs at one place: a block of ``channels * mult``, or a change of resolution, "down" or "up"."""
+
+    name: str
+    mult: int
+    attend: bool = False
+    resample: str = ""
+
+
+def stages(mults: tuple[int, ...], attend: tuple[bool, ...], blocks: int) -> list[Stage]:
+    """All of a UNet between its first and its last convolution, in order; ``mid`` is two blocks."""
+    levels = list(zip(mults, attend, strict=True))
+    encoder, decoder = [], []
+    for i, (mult, attends) in enumerate(levels):
+        encoder += [Stage(f"in_{i * blocks + j + 1}", mult, attends) for j in range(blocks)]
+        encoder.append(Stage(f"down_{i + 1}", mult, resample="down"))
+    for i, (mult, attends) in enumerate(reversed(levels)):
+        decoder += [Stage(f"out_{i * (blocks + 1) + j + 1}", mult, attends) for j in range(blocks + 1)]
+        decoder.append(Stage(f"up_{i + 1}", mult, resample="up"))
+    mid = [Stage("mid_1", mults[-1], True), Stage("mid_2", mults[-1])]
+    return [*encoder[:-1], *mid, *decoder[:-1]]  # the last level of each half is left as it is
+
+
+def _wide(dtype: jnp.dtype) -> jnp.dtype:
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def _norm(x: Array, name: str, dtype: jnp.dtype, groups: int = 32) -> Array:
+    """GroupNorm with PyTorch's epsilon; statistics and normalisation in float32 whatever ``dtype`` is."""
+    return nn.GroupNorm(groups, epsilon=1e-5, dtype=dtype, name=name)(x)
+
+
+def _conv(x: Array, width: int, name: str, dtype: jnp.dtype, size: int = 3, stride: int = 1) -> Array:
+    """Convolution with ``size // 2`` zeros on every side, so that stride 2 halves an even image as PyTorch does."""
+    init = dict(kernel_init=CONV_INIT, bias_init=conv_bias_init(size**2 * x.shape[-1]))
+    return nn.Conv(width, (size, size), stride, padding=size // 2, dtype=dtype, name=name, **init)(x)
+
+
+def _dense(x: Array, width: int, name: str, dtype: jnp.dtype) -> Array:
+    init = dict(kernel_init=CONV_INIT, bias_init=conv_bias_init(x.shape[-1]))
+    return nn.Dense(width, dtype=dtype, name=name, **init)(x)
+
+
+def _halved(x: Array) -> Array:
+    return einops.reduce(x, "b (h p) (w q) c -> b h w c", "mean", p=2, q=2)
+
+
+def _doubled(x: Array) -> Array:
+    return einops.repeat(x, "b h w c -> b (h p) (w q) c", p=2, q=2)
+
+
+RESAMPLE = {"": lambda x: x, "down": _halved, "up": _doubled}
+
+
+class Block(nn.Module):
+    """Residual block, conditioned between its two convolutions; then self-attention, where there are heads.
+
+    Attributes:
+      width: channels of the output.
+      num_heads: of the attention over all positions; 0: none.
+      resample: "down" or "up": halve (mean of 2x2) or double (nearest) both branches, as BigGAN does; "": neither.
+      dropout: rate, before the second convolution; 0 in evaluation.
+    """
+
+    width: int
+    num_heads: int
+    resample: str
+    dropout: float
+    attention: str
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array, condition: Array) -> Array:
+        resample = RESAMPLE[self.resample]
+        h = nn.silu(_norm(x, "norm1", self.dtype))
+        h = _conv(resample(h), self.width, "conv1", self.dtype)
+        h = h + _dense(nn.silu(condition), self.width, "condition", self.dtype)[:, None, None]
+        h = nn.silu(_norm(h, "norm2", self.dtype))
+        h = nn.Dropout(self.dropout, deterministic=False)(h)
+        h = _conv(h, self.width, "conv2", self.dtype)
+        x = resample(x)
+        if x.shape[-1] != self.width:
+            x = _conv(x, self.width, "shortcut", self.dtype, size=1)
+        return self._attend(x + h) if self.num_heads else x + h
+
+    def _attend(self, x: Array) -> Array:
+        tokens = einops.rearrange(_norm(x, "attn_norm", self.dtype), "b h w c -> b (h w) c")
+        init = dict(kernel_init=CONV_INIT, bias_init=conv_bias_init(self.width))
+        attention = Attention(self.num_heads, True, self.attention, self.dtype, name="attn", **init)
+        return x + attention(tokens).reshape(x.shape)
+
+
+class UNet(nn.Module):
+    """UNet, with labels where ``num_classes`` is positive, with self-conditioning where ``self_condition`` is set.
+
+    The defaults are the 35.7M network of DDPM; the 56.5M one of DDPM++ is ``mults=(2, 2, 2), attend=(False, True,
+    False), blocks=4, residual_updown=True, bottleneck="out_5"``.
+
+    Attributes:
+      channels: at the entry, a multiple of 32; level i has ``channels * mults[i]``. A block of 32 is not conditioned:
+        each of its channels is a group of its own, and the norm takes out what the condition added.
+      attend: by level, whether its blocks attend; the middle always does.
+      head_channels: of an attention head, a divisor of every level's that attends; 0: one head.
+      blocks: a level's in the encoder; the decoder has one more.
+      residual_updown: change the resolution by residual blocks; otherwise by a convolution of stride 2, and by one
+        after nearest upsampling.
+      num_classes: classes of the data; the table, added to the condition, has one row more, the null class
+        ``num_classes``. 0: no labels.
+      augment_dim: length of the augmentation vector, whose projection is added to the time's sinusoid. 0: none.
+      bottleneck: the block whose pooled output is the feature ``bottleneck`` and, with ``self_condition``, conditions
+        what follows.
+      projection, time_scale: see ``SelfConditioning``.
+      attention: implementation of the attention product, "xla" or "cudnn".
+      remat: recompute each block in the backward pass.
+      dtype: of the computation; parameters, norms, softmax, the condition and the output are float32.
+    """
+
+    channels: int = 128
+    mults: tuple[int, ...] = (1, 2, 2, 2)
+    attend: tuple[bool, ...] = (False, True, False, False)
+    head_channels: int = 0
+    blocks: int = 2
+    residual_updown: bool = False
+    dropout: float = 0.1
+    num_classes: int = 0
+    augment_dim: int = 0
+    self_condition: bool = False
+    bottleneck: str = "out_6"
+    projection: str = "linear"
+    time_scale: bool = True
+    attention: str = "xla"
+    remat: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Array, t: Array, y: Array | None = None, augment_label: Array | None = None, train: bool = False
+    ) -> tuple[Array, OrderedDict[str, Array]]:
+        """Predict from a noisy image.
+
+        Args:
+          x: (B, H, W, C), H and W multiples of ``2**(len(mults) - 1)``.
+          t: (B,) time, as ``time_input`` of the process gives it.
+          y: (B,) int labels in 0..num_classes (the last is null); None is the null class.
+          augment_label: (B, augment_dim); None is the zero vector, that of a clean image.
+          train: drop out, by the rng ``dropout``.
+
+        Returns:
+          ``out`` (B, H, W, C) float32, and the features: each block's (B, h, w, c), its attention included, then
+          ``bottleneck`` (B, c) float32.
+        """
+        names = block_names(self.mults, self.blocks)
+        if self.bottleneck not in names:
+            raise ValueError(f"bottleneck: no block {self.bottleneck!r}; there is {', '.join(names)}")
+        time = self._embed_time(t, augment_label)
+        condition = time + self._embed_label(y, len(t)) if self.num_classes else time
+        h = _conv(x, self.channels, "image_proj", self.dtype)
+        skips, features, bottleneck = [h], OrderedDict(), None
+        for stage in stages(self.mults, self.attend, self.blocks):
+            if stage.name.startswith("out"):
+                h = jnp.concatenate([h, skips.pop()], axis=-1)
+            h = self._run(stage, h, condition, self.dropout if train else 0.0)
+            if stage.name.startswith(("in", "down")):
+                skips.append(h)
+            name = "mid" if stage.name == "mid_2" else stage.name
+            if name in names:
+                features[name] = h
+            if name == self.bottleneck:
+                bottleneck = h.mean(axis=(1, 2), dtype=_wide(self.dtype))
+                if self.self_condition:
+                    condition = condition + self._condition(bottleneck, time)
+        features["bottleneck"] = bottleneck
+        return self._unembed(h, x.shape[-1]), features
+
+    def _embed_time(self, t: Array, augment_label: Array | None) -> Array:
+        """(B, 4 * channels), at least float32: of times t/1000, bfloat16 would take several for one."""
+        dtype, width = _wide(self.dtype), 4 * self.channels
+        embedding = sinusoid(t, self.channels, sines_first=True, endpoint=True)
+        if self.augment_dim:
+            label = jnp.zeros((len(t), self.augment_dim)) if augment_label is None else augment_label
+            dense = nn.Dense(self.channels, use_bias=False, kernel_init=CONV_INIT, dtype=dtype, name="augment_embed")
+            embedding = embedding + dense(label)
+        embedding = nn.silu(_dense(embedding, width, "time_embed_1", dtype))
+        return _dense(embedding, width, "time_embed_2", dtype)
+
+    def _embed_label(self, y: Array | None, batch: int) -> Array:
+        y = jnp.full((batch,), self.num_classes) if y is None else y
+        rows, init = self.num_classes + 1, nn.initializers.normal(1.0)
+        return nn.Embed(rows, 4 * self.channels, embedding_init=init, name="label_embed")(y)
+
+    def _run(self, stage: Stage, h: Array, condition: Array, dropout: float) -> Array:
+        name, width, resample = stage.name, self.channels * stage.mult, stage.resample
+        if resample and not self.residual_updown:
+            stride = 2 if resample == "down" else 1
+            return _conv(_doubled(h) if resample == "up" else h, width, name, self.dtype, stride=stride)
+        heads = width // (self.head_channels or width) if stage.attend else 0
+        block = nn.remat(Block) if self.remat else Block
+        return block(width, heads, resample, dropout, self.attention, self.dtype, name=name)(h, condition)
+
+    def _condition(self, pooled: Array, time: Array) -> Array:
+        """What the pooled feature adds to the condition of the blocks after it."""
+        fields = dict(projection=self.projection, time_scale=self.time_scale, dtype=self.dtype)
+        return SelfConditioning(4 * self.channels, **fields, name="self_conditioning")(pooled, time)
+
+    def _unembed(self, h: Array, channels: int) -> Array:
+        dtype = _wide(self.dtype)
+        return _conv(nn.silu(_norm(h, "norm", dtype, groups=8)), channels, "final", dtype)

@@ -1,0 +1,1 @@
+"""Facts about released weights, one module a family: the reference's arguments, names and layouts."""
