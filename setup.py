@@ -46,6 +46,7 @@ setup(
         "cuda12": [f"jax[cuda12]{JAX}"],
         "tpu": [f"jax[tpu]{JAX}"],
         "wandb": ["wandb"],
+        "convert": ["safetensors>=0.6.2", "torch>=2.6"],  # to read released weights
         "test": [
             "pytest>=9",
             "pytest-xdist>=3.8",
@@ -53,6 +54,7 @@ setup(
             "import-linter>=2.5",
             "packaging>=25",
             "ruff>=0.17,<0.18",
+            "safetensors>=0.6.2",
             "setuptools>=77",  # builds the wheel under test; Python 3.12's venv has none
         ],
     },

@@ -1,0 +1,199 @@
+"""Released PyTorch weights as a run directory, which every program takes.
+
+    python -m ddaepp_jax.convert --kind=u-vit --checkpoint=cifar10_uvit_small.pth --workdir=runs/uvit
+    python -m ddaepp_jax.convert --kind=ddae-unet --checkpoint=model_1999.pth --workdir=runs/edm \\
+        --config=configs/unet_edm_cifar.py
+
+The network's shape is read off the tensors (--options says what they don't tell); process, data and the rest come from
+the config, and by default from the recipe that the authors published. Averaged weights are taken where a file holds
+several. In Python, ``load_reference`` gives the module and its variables.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from ddaepp_jax import __version__, build, cli, evaluators, recipes
+from ddaepp_jax import config as schema
+from ddaepp_jax.errors import InputError, first_line
+from ddaepp_jax.models.unet import UNet
+from ddaepp_jax.models.uvit import UViT
+from ddaepp_jax.released import ddae_unet, u_vit, weights
+from ddaepp_jax.training import graft
+from ddaepp_jax.training.checkpoint import Checkpoints
+from ddaepp_jax.training.step import init_state
+
+FAMILIES: dict[str, ModuleType] = {"u-vit": u_vit, "ddae-unet": ddae_unet}
+
+
+def _ddae() -> ConfigDict:
+    config = recipes.long_run(name="cifar10")
+    config.diffusion = schema.ddpm(time_input="t/T")
+    config.sampling.ddim.table = "ddae"
+    return recipes.ddae(config, epochs=2000, batch_size=512, learning_rate=4e-4)
+
+
+RECIPES: dict[str, Callable[[], ConfigDict]] = {
+    "u-vit": lambda: recipes.uvit(recipes.long_run(name="cifar10")),
+    "ddae-unet": _ddae,
+}
+
+
+def load_reference(kind: str, state_dict: Mapping[str, Any], **arguments: Any) -> tuple[nn.Module, dict[str, Any]]:
+    """Our module and its variables for a reference implementation's weights; the same outputs to float32 rounding.
+
+    Args:
+      kind: "u-vit" or "ddae-unet".
+      state_dict: the reference's, of numpy arrays or CPU tensors, without prefixes.
+      arguments: of the reference's class, under its own names; its defaults otherwise.
+
+    Raises:
+      InputError: no such kind or argument, or a tensor that is missing, not used, or misshapen.
+    """
+    family = build.choose("kind", kind, FAMILIES)
+    try:
+        module, shape = family.module(**arguments), family.image_shape(**arguments)
+    except TypeError as error:
+        raise InputError(f"{kind}: {first_line(error)}") from None
+    return module, weights.variables(family, module, state_dict, shape)
+
+
+def read(file: Path) -> dict[str, np.ndarray]:
+    """The tensors of a .pt, .pth or .safetensors file by their dotted names; nothing in it is executed.
+
+    Raises:
+      InputError: no such file, not of these formats, or the library that reads it is not installed.
+    """
+    if not file.is_file():
+        raise InputError(f"--checkpoint: no file {file}")
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.flax import load_file
+
+            return {name: np.asarray(tensor) for name, tensor in load_file(file).items()}
+        import torch
+
+        found = weights.flattened(torch.load(file, map_location="cpu", weights_only=True))
+        return {name: tensor.detach().float().numpy() for name, tensor in found.items()}
+    except ImportError as error:
+        raise InputError(
+            f"--checkpoint: reading {file.suffix or 'this'} needs {error.name}: pip install 'ddaepp_jax[convert]'"
+        ) from None
+    except Exception as error:  # whatever a file of another format makes of itself
+        raise InputError(f"--checkpoint: {file} is not a file of tensors ({first_line(error)})") from None
+
+
+def convert(
+    kind: str,
+    tensors: Mapping[str, np.ndarray],
+    workdir: Path,
+    config: ConfigDict,
+    prefix: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> ConfigDict:
+    """Write a run directory with these weights at step 0, as the network's and as every average of it.
+
+    Args:
+      config: of the run, but for its model, which the tensors tell.
+      prefix: what stands before the network's names; found by default.
+      options: arguments of the reference's class that its tensors don't tell.
+
+    Returns:
+      The config that was written.
+
+    Raises:
+      InputError: as ``load_reference``; or the directory is not empty, or the data are not the network's.
+    """
+    family = build.choose("kind", kind, FAMILIES)
+    try:
+        prefix = weights.prefix_of(list(tensors), family.MARKS) if prefix is None else prefix
+        own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        if missing := [mark for mark in family.MARKS if mark not in own]:
+            raise InputError(f"no tensor {prefix}{missing[0]}")
+        arguments = {**family.arguments(own), **(options or {})}
+        module, variables = load_reference(kind, own, **arguments)
+    except InputError as error:
+        raise InputError(f"--checkpoint: {error}") from None
+    config = config.copy_and_resolve_references()
+    config.model = _fields(module)
+    schema.validate(config)
+    shape, class_names = build.described(config)
+    _check_data(config, module, arguments, shape, len(class_names))
+    _write(config, variables["params"], shape, class_names, workdir)
+    return config
+
+
+def _fields(module: nn.Module) -> ConfigDict:
+    """``config.model`` of a module."""
+    name = {UViT: "uvit", UNet: "unet"}[type(module)]
+    fields = schema.MODELS[name]()
+    own = {field.name: getattr(module, field.name) for field in dataclasses.fields(module) if field.name in fields}
+    own |= dict(name=name, class_conditional=module.num_classes > 0, attention="auto", dtype="float32")
+    fields.update(own)
+    return fields
+
+
+def _check_data(
+    config: ConfigDict, module: nn.Module, arguments: Mapping[str, Any], shape: tuple[int, int, int], classes: int
+) -> None:
+    """Refuse data whose images or labels the network does not take."""
+    name = f"data.name: {config.data.name}"
+    if isinstance(module, UViT) and shape != u_vit.image_shape(**arguments):
+        raise InputError(f"{name} has images of {shape}, the network takes {u_vit.image_shape(**arguments)}")
+    if isinstance(module, UNet) and shape[2] != arguments["image_shape"][0]:
+        raise InputError(f"{name} has images of {shape[2]} channels, the network takes {arguments['image_shape'][0]}")
+    if module.num_classes not in (0, classes):
+        raise InputError(f"{name} has {classes} classes, the network's table has {module.num_classes} and the null")
+
+
+def _write(
+    config: ConfigDict, params: Any, shape: tuple[int, int, int], class_names: Sequence[str], workdir: Path
+) -> None:
+    """A run directory at step 0, as training would save it."""
+    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise InputError(f"--workdir: {workdir} is there already; use another")
+    learner = build.learner(config, shape, len(class_names), total=1)
+    state, lines = graft.graft(jax.jit(lambda: init_state(learner, shape))(), params)
+    assert not lines, lines
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / "config.json").write_text(schema.to_json(config))
+        (workdir / "version.txt").write_text(f"ddaepp_jax {__version__}, jax {jax.__version__}\n")
+    except OSError as error:
+        raise InputError(f"--workdir: cannot write {workdir} ({error.strerror}); use another") from None
+    checkpoints = Checkpoints(workdir / "checkpoints", config.train.keep_checkpoints, evaluators.RANKS)
+    meta = {"image_shape": shape, "num_classes": len(class_names), "class_names": class_names}
+    with contextlib.closing(checkpoints):
+        checkpoints.save(state, meta | {"step": 0, "measured": {}})
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = cli.Parser("ddaepp_jax.convert", __doc__)
+    add = parser.add_argument
+    add("--kind", required=True, help=f"the reference implementation: {', '.join(FAMILIES)}")
+    add("--checkpoint", required=True, type=Path, help="its .pt, .pth or .safetensors file")
+    add("--workdir", required=True, type=Path, help="run directory to be made")
+    add("--config", metavar="FILE[:VARIANT]", help="process, data, training (default: the published recipe)")
+    add("--prefix", help="what stands before the network's names in the file (default: found)")
+    add("--options", type=cli.several(cli.option), default=(), help="of the reference's class, e.g. num_heads=12")
+    args, rest = parser.parse_known_args(argv)
+    recipe = RECIPES[build.choose("--kind", args.kind, tuple(RECIPES))]
+    config = cli.parse_config([f"--config={args.config}"] * bool(args.config) + rest, recipe)
+    cli.start_backend()
+    made = convert(args.kind, read(args.checkpoint), args.workdir, config, args.prefix, dict(args.options))
+    parts = {"model": made.model, "diffusion": made.diffusion}
+    for part, fields in parts.items():
+        print(f"{part}: {', '.join(f'{name}={value}' for name, value in fields.items())}")
+    print(f"next: python -m ddaepp_jax.sample --workdir={args.workdir}, and linear_probe")
+
+
+if __name__ == "__main__":
+    cli.launch(main)

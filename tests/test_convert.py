@@ -1,0 +1,150 @@
+"""Released weights: the reference's outputs by ``load_reference``, and run directories that every program takes."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from references import state_dict
+from safetensors.numpy import save_file
+
+from ddaepp_jax import cli, convert, linear_probe, load, main, report
+from ddaepp_jax.errors import InputError
+from ddaepp_jax.released import ddae_unet, u_vit
+
+GOLDEN = Path(__file__).parent / "golden"
+DIGITS = dict(
+    unet=dict(image_shape=(1, 8, 8), n_channels=32, ch_mults=(1, 2), is_attn=(False, True), n_blocks=1),
+    uvit=dict(img_size=8, patch_size=2, in_chans=1, embed_dim=64, depth=2, num_heads=1),
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "case", "arguments"),
+    [
+        ("u-vit", "uvit_plain", dict(patch_size=2, embed_dim=32, depth=4, num_heads=4)),
+        ("u-vit", "uvit_labels", dict(patch_size=4, embed_dim=48, depth=2, num_heads=3, num_classes=11)),
+        (
+            "u-vit",
+            "uvit_options",
+            dict(patch_size=1, embed_dim=16, depth=4, num_heads=2, mlp_ratio=2.0)
+            | dict(mlp_time_embed=True, qkv_bias=True, conv=False, skip=False),
+        ),
+        (
+            "ddae-unet",
+            "unet_options",
+            dict(image_shape=(1, 4, 8), n_channels=32, ch_mults=(2, 1), is_attn=(True, True), n_blocks=2)
+            | dict(attn_channels_per_head=16, use_res_for_updown=True, augment_dim=9),
+        ),
+    ],
+)
+def test_load_reference_gives_the_references_outputs(kind, case, arguments):
+    golden = np.load(GOLDEN / f"{case}.npz")
+    family = convert.FAMILIES[kind]
+    if kind == "u-vit":
+        arguments |= dict(img_size=golden["x"].shape[1], in_chans=golden["x"].shape[3])
+    module, variables = convert.load_reference(kind, state_dict(family, **arguments), **arguments)
+    given = [jnp.asarray(golden[name]) if name in golden else None for name in ("x", "t", "y", "augment_label")]
+    out, features = jax.jit(module.apply)(variables, *given)
+    assert np.abs(out - golden["out"]).max() < 1e-4 * np.abs(golden["out"]).max()
+    for name in set(features) & set(golden):
+        assert np.abs(features[name] - golden[name]).max() < 1e-4 * np.abs(golden[name]).max(), name
+
+
+def test_wrong_arguments_are_refused():
+    with pytest.raises(InputError, match="kind: no 'dcgan'; there is u-vit, ddae-unet"):
+        convert.load_reference("dcgan", {})
+    with pytest.raises(InputError, match=r"u-vit: .*unexpected keyword argument 'depths'"):
+        convert.load_reference("u-vit", {}, depths=3)
+
+
+@pytest.fixture
+def digits(tmp_path):
+    """A config file of digits, fit for what is converted."""
+    file = tmp_path / "config.py"
+    file.write_text(
+        "from ddaepp_jax import config as schema\n"
+        "def get_config():\n"
+        "    config = schema.get_config('tiny')\n"
+        "    config.diffusion.time_input = 't/T'\n"
+        "    return config\n"
+    )
+    return f"--config={file}"
+
+
+def file_of(path, family, arguments, prefix):
+    save_file({prefix + name: tensor for name, tensor in state_dict(family, **arguments).items()}, path)
+    return f"--checkpoint={path}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "family", "arguments"),
+    [("ddae-unet", ddae_unet, DIGITS["unet"]), ("u-vit", u_vit, DIGITS["uvit"])],
+    ids=["ddae-unet", "u-vit"],
+)
+def test_every_program_takes_what_is_converted(kind, family, arguments, digits, tmp_path, capsys):
+    checkpoint = file_of(tmp_path / "weights.safetensors", family, arguments, "module.")
+    workdir = tmp_path / "run"
+    convert.main([f"--kind={kind}", checkpoint, f"--workdir={workdir}", digits, "--config.train.steps=2"])
+    assert "self_condition=False" in capsys.readouterr().out
+    run = load(workdir)
+    module, variables = convert.load_reference(kind, state_dict(family, **arguments), **arguments)
+    assert run.module == module and run.step == 0
+    jax.tree.map(np.testing.assert_array_equal, run.params, variables["params"])
+    assert run.sample(n=3, steps=2).shape == (3, 8, 8, 1)
+    chosen = linear_probe.settings(run, layers=["mid"], levels=[11], epochs=1, knn=0)
+    assert linear_probe.probe(run, chosen, workdir / "probe" / "first")["best"]["layer"] == "mid"
+    report.main([f"--workdir={workdir}"])
+    main.train_and_evaluate(run.config, workdir)  # goes on from the released weights
+    assert load(workdir).step == 2
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert max(row["step"] for row in rows) == 2
+
+
+def test_bad_conversions_are_refused(digits, tmp_path):
+    good = file_of(tmp_path / "weights.safetensors", ddae_unet, DIGITS["unet"], "")
+    coloured = file_of(tmp_path / "rgb.safetensors", ddae_unet, DIGITS["unet"] | dict(image_shape=(3, 8, 8)), "")
+    (tmp_path / "junk.safetensors").write_text("no tensors")
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "file").write_text("something")
+    workdir = f"--workdir={tmp_path / 'run'}"
+    for argv, message in (
+        (["--kind=dcgan", good, workdir], "--kind: no 'dcgan'; there is u-vit, ddae-unet"),
+        (["--kind=u-vit", good, workdir], "--checkpoint: no tensors pos_embed .*another kind of network"),
+        (["--kind=ddae-unet", "--checkpoint=nowhere.pt", workdir], "--checkpoint: no file nowhere.pt"),
+        (["--kind=ddae-unet", f"--checkpoint={tmp_path}/junk.safetensors", workdir], "is not a file of tensors"),
+        (["--kind=ddae-unet", coloured, workdir], "data.name: digits has images of 1 channels, the network takes 3"),
+        (["--kind=ddae-unet", good, workdir, "--options=n_channels=64"], r"--checkpoint: tensor .* of shape .*, not"),
+        (["--kind=ddae-unet", good, workdir, "--options=width=64"], "unexpected keyword argument 'width'"),
+        (["--kind=ddae-unet", good, workdir, "--options=width"], "options with commas between"),
+        (["--kind=ddae-unet", good, workdir, "--prefix=other."], "--checkpoint: "),
+        (["--kind=ddae-unet", good, f"--workdir={tmp_path / 'used'}"], "--workdir: .*used is there already"),
+    ):
+        with pytest.raises(InputError, match=message):
+            convert.main([*argv, digits])
+    assert not (tmp_path / "run").exists()
+
+
+def test_nothing_unsafe_is_unpickled(tmp_path):
+    torch = pytest.importorskip("torch", reason="reading .pt files needs PyTorch, which the tests do not install")
+    mark = tmp_path / "executed"
+
+    class Unsafe:
+        def __reduce__(self):
+            return Path.touch, (mark,)
+
+    torch.save({"w": torch.ones(1), "bad": Unsafe()}, tmp_path / "unsafe.pt")
+    with pytest.raises(InputError, match="not a file of tensors"):
+        convert.read(tmp_path / "unsafe.pt")
+    assert not mark.exists()
+    nested = {"EMA": {"ema_model.nn_model.w": torch.ones(2, 3, dtype=torch.bfloat16), "step": 5}, "opt": {"lr": 0.1}}
+    torch.save(nested, tmp_path / "safe.pth")
+    read = convert.read(tmp_path / "safe.pth")
+    assert set(read) == {"EMA.ema_model.nn_model.w"} and read["EMA.ema_model.nn_model.w"].dtype == np.float32
+
+
+def test_overrides_change_the_published_recipe():
+    config = cli.parse_config(["--config.train.batch_size=64"], convert.RECIPES["u-vit"])
+    assert (config.diffusion.name, config.diffusion.time_input, config.train.batch_size) == ("vp", "999t", 64)
