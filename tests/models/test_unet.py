@@ -60,12 +60,12 @@ def test_output_and_features_equal_the_reference(case):
     params = drawn_params(shapes, partial(ddae_unet.reference_name, network), partial(ddae_unet.arranged, network))
     out, features = jax.jit(network.apply)({"params": params}, x, t, None, label)
     # Rounding; an epsilon of 1e-6 in the norms, Flax's default, would be 2e-5 in `unet_plain`.
-    assert relative_error(out, golden["out"]) < 4e-6
+    assert relative_error(out, golden["out"]) < 8e-6
     names = block_names(network.mults, network.blocks)
     assert list(features) == [*names, "bottleneck"]
     for name in names:
         ours = features[name].mean((1, 2)) if "cifar" in case else features[name]
-        assert relative_error(ours, golden[name]) < 4e-6, name
+        assert relative_error(ours, golden[name]) < 8e-6, name
     assert relative_error(features["bottleneck"], np.asarray(features[network.bottleneck]).mean((1, 2))) < 1e-6
     if "num_params" in golden:
         assert count(shapes) == int(golden["num_params"])
