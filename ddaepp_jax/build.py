@@ -91,8 +91,8 @@ def _unet(model: ConfigDict, image_shape: tuple[int, int, int], num_classes: int
     if model.head_channels < 0 or any(model.head_channels and w % model.head_channels for w in widths.values()):
         raise InputError(f"model.head_channels: {model.head_channels} does not divide {sorted(widths.values())}")
     _check_self_conditioning(model, unet.block_names(model.mults, model.blocks))
-    heads = {i: model.head_channels or w for i, w in widths.items()}
-    products = [((height >> i) * (width >> i), widths[i] // heads[i], heads[i]) for i in widths]
+    head_widths = {i: model.head_channels or w for i, w in widths.items()}
+    products = [((height >> i) * (width >> i), widths[i] // head_widths[i], head_widths[i]) for i in widths]
     return UNet(**_fields(model, num_classes, products))
 
 

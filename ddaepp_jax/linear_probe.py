@@ -1,7 +1,7 @@
 """How much a run's features know: linear heads and nearest neighbours at every layer and noise level.
 
     python -m ddaepp_jax.linear_probe --workdir=runs/digits
-    python -m ddaepp_jax.linear_probe --workdir=runs/uvit_cifar --protocol=online --layers=out_1,out_2 --levels=1,11,21
+    python -m ddaepp_jax.linear_probe --workdir=runs/uvit_cifar --protocol=online --layers=out_1 --levels=0.001,0.011
 
 A noise level costs one forward pass an image, whatever the number of layers. Protocols: `cached` takes each image's
 features once and trains the heads on those; `online` draws noise, crops and mirror images anew at every epoch (DDAE's);
