@@ -61,7 +61,7 @@ class Step:
         limit = sharding.put(np.int32(self._step), sharding.replicated(self.mesh))
         totals = self.program.zeros()
         start = time.perf_counter()
-        for _ in range(1 if self.source.resident else steps):
+        for _ in range(1 if self.source.looped else steps):
             self._state, totals, _ = self.program.run(self._state, totals, next(self._batches), limit)
         jax.block_until_ready(totals)
         return time.perf_counter() - start

@@ -277,7 +277,9 @@ def mesh(config: ConfigDict) -> Mesh:
 def source(config: ConfigDict, data: Dataset, mesh: Mesh) -> Source:
     """Batches: from device memory where the set fits into ``data.device_bytes``, else streamed."""
     if data.nbytes <= config.data.device_bytes:
-        return resident(data, config.seed, config.train.batch_size, mesh)
+        # On CPUs, XLA runs the gradients of convolutions in a loop many times slower (jax-ml/jax, issue 12868).
+        looped = config.model.name != "unet" or mesh.devices.flat[0].platform != "cpu"
+        return resident(data, config.seed, config.train.batch_size, mesh, looped)
     return streamed(data, config.seed, config.train.batch_size, mesh, config.data.stream_threads)
 
 

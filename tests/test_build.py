@@ -6,6 +6,7 @@ import pytest
 from tiny import config
 
 from ddaepp_jax import build
+from ddaepp_jax import config as schema
 from ddaepp_jax.errors import InputError
 
 
@@ -44,6 +45,10 @@ def test_a_set_that_fits_is_resident_and_others_are_streamed():
     made = config()
     data = build.dataset(made, "train")
     mesh = build.mesh(made)
-    assert data.nbytes == 1500 * 64 and build.source(made, data, mesh).resident
+    source = build.source(made, data, mesh)
+    assert data.nbytes == 1500 * 64 and source.shapes["image"].shape == (1500, 8, 8, 1) and source.looped
+    made.model = schema.unet()
+    source = build.source(made, data, mesh)
+    assert source.shapes["image"].shape == (1500, 8, 8, 1) and not source.looped  # on a CPU
     made.data.device_bytes = data.nbytes - 1
-    assert not build.source(made, data, mesh).resident
+    assert build.source(made, data, mesh).shapes["image"].shape == (made.train.batch_size, 8, 8, 1)

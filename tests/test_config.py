@@ -1,4 +1,4 @@
-"""The schema: JSON there and back, and what a resumed run may change. Bad values: test_bad_inputs.py."""
+"""The schema: JSON there and back, and what a resumed run may change. Bad values: bad_inputs/test_fields.py."""
 
 import pytest
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from test_bad_inputs import refused
+from refusals import refused
 
 from ddaepp_jax import config as schema
 from ddaepp_jax import report

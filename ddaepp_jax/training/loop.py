@@ -158,7 +158,7 @@ def train(
             if schedule.profile_steps and step == schedule.profile_start:
                 jax.profiler.start_trace(trace_dir)
                 tracing = True
-            stop = schedule.stop(step) if source.resident else step + 1
+            stop = schedule.stop(step) if source.looped else step + 1
             data = next(batches)
             limit = sharding.put(np.int32(stop), everywhere)
             with jax.transfer_guard("disallow"):

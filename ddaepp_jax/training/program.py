@@ -23,8 +23,9 @@ class Program:
     """What XLA made of a learner on a mesh.
 
     Attributes:
-      run: ``(state, totals, data, stop) -> (state, totals, done)``: steps until ``state.step`` is ``stop``, or one of a
-        streamed batch; ``data`` is the source's, state and totals are donated, ``done`` is the new step, to wait for.
+      run: ``(state, totals, data, stop) -> (state, totals, done)``: steps until ``state.step`` is ``stop``, or one
+        where the source is not looped; ``data`` is the source's, state and totals are donated, ``done`` is the new
+        step, to wait for.
       init: ``() -> state``, born sharded.
       state: shapes of the state with their shardings, a target for restoring.
       zeros: ``() -> totals`` of no steps.
@@ -94,9 +95,9 @@ def compile_program(
             new, metrics = one(state, data)
             return new, add_totals(totals, metrics, state.step)
 
-        if source.resident:
+        if source.looped:
             state, totals = jax.lax.while_loop(lambda carry: carry[0].step < stop, body, (state, totals))
-        else:  # a batch from the host serves one step
+        else:
             state, totals = body((state, totals))
         return state, totals, state.step
 

@@ -25,13 +25,13 @@ class Source:
     """Batches for the train program.
 
     Attributes:
-      resident: one dispatch can take many steps, as the whole set is on the device.
+      looped: one dispatch takes many steps: the whole set is on the device.
       shapes: of what the program is handed at a dispatch.
       fetch: ``(what it is handed, step) -> {"image" uint8, "label", "index"}``, the global batch; traced.
       open: ``(first step, last) -> iterator`` of what the program is handed; a resident set comes again and again.
     """
 
-    resident: bool
+    looped: bool
     shapes: Mapping[str, jax.ShapeDtypeStruct]
     fetch: Callable[[Mapping[str, Array], Array], Mapping[str, Array]]
     open: Callable[[int, int], Iterator[Mapping[str, Array]]]
@@ -42,7 +42,7 @@ def _shapes(rows: int, data: Dataset, placed: NamedSharding) -> dict[str, jax.Sh
     return {"image": jax.ShapeDtypeStruct((rows, *data.image_shape), jnp.uint8, sharding=placed), "label": numbers}
 
 
-def resident(data: Dataset, seed: int, batch_size: int, mesh: Mesh) -> Source:
+def resident(data: Dataset, seed: int, batch_size: int, mesh: Mesh, looped: bool = True) -> Source:
     """The whole set as uint8 on every device; each device gathers its part of the batch."""
     split = NamedSharding(mesh, sharding.BATCH)
 
@@ -54,7 +54,7 @@ def resident(data: Dataset, seed: int, batch_size: int, mesh: Mesh) -> Source:
         images, labels = data.arrays()
         return itertools.repeat(sharding.put({"image": images, "label": labels}, sharding.replicated(mesh)))
 
-    return Source(True, _shapes(len(data), data, sharding.replicated(mesh)), fetch, open)
+    return Source(looped, _shapes(len(data), data, sharding.replicated(mesh)), fetch, open)
 
 
 def streamed(data: Dataset, seed: int, batch_size: int, mesh: Mesh, threads: int) -> Source:
