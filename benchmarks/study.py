@@ -47,13 +47,13 @@ def steps_by_budget(overrides: Mapping[str, Sequence[str]], config: str) -> dict
     return {variant: {"steps": steps, "compute": round(steps * ratio)} for variant, ratio in ratios.items()}
 
 
-def run_one(config: str, fields: Sequence[str], workdir: Path, levels: Sequence[float]) -> dict[str, Any]:
-    """Train and probe one run; its row."""
+def run_one(config: str, fields: Sequence[str], workdir: Path, **probed: Sequence[Any]) -> dict[str, Any]:
+    """Train and probe one run, at some ``layers`` and ``levels``; its row."""
     start = time.monotonic()
     made = cli.parse_config([f"--config={config}", *fields])
     main.train_and_evaluate(made, workdir)
     run = load(workdir)
-    found = linear_probe.probe(run, linear_probe.settings(run, levels=levels), workdir / "probe" / "study")
+    found = linear_probe.probe(run, linear_probe.settings(run, **probed), workdir / "probe" / "study")
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     (pixels,) = (row for row in found["rows"] if row["layer"] == PIXELS)
     columns = ("layer", "noise_level", "learning_rate", "linear_held_out", "linear_test", "knn_test")
@@ -137,7 +137,7 @@ def study(args: argparse.Namespace, common: Sequence[str]) -> None:
                 row = {"variant": variant, "seed": seed, "steps": steps, "config": args.config}
                 row["overrides"] = [field for field in fields if "data_dir" not in field]
                 row["budgets"] = [name for name, wanted in budgets[variant].items() if wanted == steps]
-                row |= run_one(args.config, own, workdir, args.levels)
+                row |= run_one(args.config, own, workdir, layers=args.layers, levels=args.levels)
                 rows.append(row)
                 with file.open("a") as opened:
                     opened.write(json.dumps(row) + "\n")
@@ -156,6 +156,7 @@ def program(argv: Sequence[str]) -> None:
     add("--config", required=True, metavar="FILE[:VARIANT]", help="--config.FIELD=VALUE changes it for all variants")
     add("--variant", action="append", required=True, metavar="NAME:FIELD=VALUE,..", help="may be repeated; base first")
     add("--seeds", type=cli.several(int), default=(0, 1, 2), help="with commas (0,1,2)")
+    add("--layers", type=cli.several(str), default=(), help="layers probed (default: all)")
     add("--levels", type=cli.several(float), default=(), help="noise levels probed (default: the process's)")
     add("--workdir", type=Path, default=Path("runs/studies"), help="where the runs go (runs/studies)")
     add("--out", type=Path, default=Path(__file__).parent / "results", help="where the results go")

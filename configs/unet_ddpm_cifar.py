@@ -6,6 +6,9 @@
 the checkpoint that probes best (epoch 800), 3.62 / 88.23 % at the one of the best FID; 14 hours on 4 RTX 3080 Ti. Not
 yet run here at full length.
 
+``:study`` is what benchmarks/study.py compares variants on where there are two CPU cores: 3.1M parameters, on a part of
+the images.
+
 ``--config.model.self_condition=False`` is the plain network.
 """
 
@@ -14,9 +17,23 @@ from ddaepp_jax import recipes
 
 
 def get_config(variant: str = ""):
-    """Variants: "" and "tiny"."""
+    """Variants: "", "study", "tiny"."""
     config = recipes.long_run(name="cifar10")
     config.diffusion = schema.ddpm(time_input="t/T")
     config.sampling.ddim.table = "ddae"
     recipes.ddae(config, epochs=2000, batch_size=512, learning_rate=4e-4)
-    return schema.varied(config, variant)
+    return schema.varied(config, variant, study=study)
+
+
+def study(config):
+    config.model.update(channels=64, mults=(1, 1, 2), attend=(False,) * 3, blocks=1, bottleneck="out_2", dropout=0.0)
+    config.data.update(split="train[:10000]", eval_split="test[:4000]")
+    config.train.update(steps=200, epochs=None, batch_size=16, log_every=20, checkpoint_every=100)
+    config.optimizer.update(learning_rate=1e-3, schedule="cosine", warmup_steps=20, clip_norm=1.0)
+    config.ema.decays = (0.99,)
+    config.evals.heldout_loss.update(every=200, images=256, levels=5)
+    config.evals.samples.update(every=200, n=36)
+    for name in ("probe", "knn"):
+        config.evals[name].every = 0
+    config.sampling.update(steps=20, batch_size=36)
+    return config

@@ -18,9 +18,16 @@ from ddaepp_jax import recipes
 
 
 def get_config(variant: str = ""):
-    """Variants: "", "ddpm", "small", "study", "tiny"."""
+    """Variants: "", "ddpm", "edm", "small", "study", "study_edm", "tiny"."""
     config = recipes.uvit(recipes.long_run(name="cifar10"))
-    return schema.varied(config, variant, ddpm=recipes.uvit_ddpm, small=small, study=study)
+    variants = dict(ddpm=recipes.uvit_ddpm, edm=edm, small=small, study=study)
+    return schema.varied(config, variant, **variants, study_edm=lambda config: edm(study(config)))
+
+
+def edm(config):
+    config.diffusion = schema.edm()
+    config.sampling.update(sampler="heun", steps=18)
+    return config
 
 
 def small(config):

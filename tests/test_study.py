@@ -43,6 +43,7 @@ def test_table_has_means_spreads_and_paired_differences(study):
 @pytest.mark.slow
 def test_study_trains_probes_and_resumes(study, tmp_path, monkeypatch):
     arguments = ["--name=tiny", "--config=configs/uvit_digits.py:tiny", "--seeds=0", "--levels=11"]
+    arguments += ["--layers=mid,out_1"]
     arguments += ["--variant=plain:model.self_condition=False", "--variant=deep:model.depth=4"]
     arguments += [f"--workdir={tmp_path / 'runs'}", f"--out={tmp_path / 'results'}", "--config.probe.epochs=2"]
     arguments += [f"--config.evals.{name}.every=0" for name in ("samples", "probe", "knn")]
@@ -55,6 +56,6 @@ def test_study_trains_probes_and_resumes(study, tmp_path, monkeypatch):
     assert rows[0]["linear_test"] != rows[1]["linear_test"]
     assert "data_dir" not in json.dumps(rows) and rows[0]["protocol"] == "cached-2ep"
     assert len(list((tmp_path / "results" / "tiny" / "logs").iterdir())) == 6
-    monkeypatch.setattr(study, "run_one", lambda *_: pytest.fail("ran again"))
+    monkeypatch.setattr(study, "run_one", lambda *_, **__: pytest.fail("ran again"))
     study.program(arguments)
     assert (tmp_path / "results" / "tiny" / "plot.png").stat().st_size > 5000
