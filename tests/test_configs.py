@@ -1,5 +1,6 @@
 """Every config file: the whole one describes a network that exists, and ``:tiny`` trains, samples and probes."""
 
+import re
 from pathlib import Path
 
 import jax
@@ -8,6 +9,7 @@ from ml_collections import ConfigDict
 
 from ddaepp_jax import build, cli, linear_probe, load, main
 from ddaepp_jax import config as schema
+from ddaepp_jax.errors import InputError
 
 FILES = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 DATA = {  # shape of the images, classes
@@ -49,6 +51,21 @@ def test_whole_config_is_valid_and_has_its_size(file):
     assert config.model.self_condition and (shape[0] < 32 or conditioned / plain < 1.013)
     build.sampler(config, config.sampling.sampler, config.sampling.steps)
     assert f"--config=configs/{file.name}" in file.read_text()  # its docstring has the command
+
+
+def test_other_variants_are_valid():
+    """Those that a file's ``get_config`` names are those that it has, and each describes a network and a sampler."""
+    for file in FILES:
+        (line,) = re.findall("Variants: .*", file.read_text())
+        with pytest.raises(InputError) as caught:
+            opened(file, ":?")
+        named = set(re.findall(r'"(\w+)"', line))
+        assert named == set(str(caught.value).partition("it has ")[2].split(", "))
+        for variant in named - {"tiny"}:
+            config = opened(file, f":{variant}")
+            schema.validate(config)
+            build.learner(config, *DATA[config.data.name], total=1000)
+            build.sampler(config, config.sampling.sampler, config.sampling.steps)
 
 
 QUICK = ("uvit_digits", "uvit_cifar", "unetpp_edm_aug_cifar")  # each of these differs most from the others
