@@ -10,8 +10,8 @@ network: FID 3.33 by DDPM-1000, 4.51 by DDIM-100. Neither has yet been run here 
 compares variants on: a wider, shallower one (2.6M) that learns most in 8 minutes of two CPU cores; its width, depth,
 batch and learning rate were chosen by the loss and by a probe within the training split.
 
-``:edm`` and ``:study_edm`` are the whole and the study's network with EDM. FutureXiang/Diffusion lists
-this pair as not working; 600 steps of ``:study_edm`` learn as they should (README).
+``:edm`` and ``:study_edm`` are the whole and the study's network with EDM. FutureXiang/Diffusion lists this pair as not
+working; 600 steps of ``:study_edm`` learn as they should (README).
 
 ``--config.model.self_condition=False`` is the plain network, ``--config.model.class_conditional=True`` takes labels.
 """
