@@ -29,7 +29,7 @@ from ddaepp_jax.training.clock import peak_flops
 from ddaepp_jax.training.program import Program, compile_program
 from ddaepp_jax.training.source import Source
 
-SHAPES = {"digits": (8, 8, 1), "cifar10": (32, 32, 3)}
+SHAPES = {"digits": (8, 8, 1), "cifar10": (32, 32, 3), "latents": (16, 16, 32)}
 EXAMPLES = 4096
 
 

@@ -15,13 +15,16 @@ from ml_collections import ConfigDict
 from ddaepp_jax import config as schema
 from ddaepp_jax.data import augment, datasets, geometric, order
 from ddaepp_jax.data.datasets import Dataset
-from ddaepp_jax.diffusion import samplers
+from ddaepp_jax.diffusion import flow_samplers, samplers
 from ddaepp_jax.diffusion.ddpm import DDPM
 from ddaepp_jax.diffusion.edm import EDM
+from ddaepp_jax.diffusion.flow import Flow
+from ddaepp_jax.diffusion.guidance import Guidance
 from ddaepp_jax.diffusion.process import Process
 from ddaepp_jax.diffusion.vp import VP
 from ddaepp_jax.errors import InputError, first_line
-from ddaepp_jax.models import unet, uvit
+from ddaepp_jax.models import dit, unet, uvit
+from ddaepp_jax.models.dit import DiT
 from ddaepp_jax.models.self_conditioning import PROJECTIONS
 from ddaepp_jax.models.unet import UNet
 from ddaepp_jax.models.uvit import UViT
@@ -30,12 +33,19 @@ from ddaepp_jax.training import clock, optimizer, sharding
 from ddaepp_jax.training.source import Source, resident, streamed
 from ddaepp_jax.training.step import Learner
 
-PROCESSES: dict[str, type] = {"ddpm": DDPM, "vp": VP, "edm": EDM}
-_VARIANCE_PRESERVING = {"ddim": samplers.ddim, "ddpm": samplers.ddpm}
+LATENTS = "latents"  # data that are not images
+
+PROCESSES: dict[str, type] = {"ddpm": DDPM, "vp": VP, "edm": EDM, "flow": Flow}
+_VARIANCE_PRESERVING = {"ddim": samplers.ddim, "ddpm": samplers.ddpm, "dpmpp_2m": samplers.dpmpp_2m}
 SAMPLERS: dict[str, dict[str, Callable[..., Array]]] = {
     "ddpm": _VARIANCE_PRESERVING,
     "vp": _VARIANCE_PRESERVING,
     "edm": {"heun": samplers.heun},
+    "flow": {
+        "euler": flow_samplers.euler,
+        "heun_flow": flow_samplers.heun_flow,
+        "euler_maruyama": flow_samplers.euler_maruyama,
+    },
 }
 
 
@@ -49,27 +59,47 @@ def choose(field: str, name: str, choices: Any) -> Any:
 def network(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
     """The backbone; ``num_classes`` is the data's, used where the model is class-conditional."""
     model = config.model
-    make = choose("model.name", model.name, {"uvit": _uvit, "unet": _unet})
+    make = choose("model.name", model.name, {"uvit": _uvit, "unet": _unet, "dit": _dit})
     schema.check_names("model.", model, schema.MODELS[model.name]())
     return make(model, image_shape, num_classes)
 
 
 def _uvit(model: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> UViT:
     height, width, _ = image_shape
-    if model.mlp_ratio <= 0:
-        raise InputError(f"model.mlp_ratio: {model.mlp_ratio} is not positive")
-    if model.patch_size < 1 or height % model.patch_size or width % model.patch_size:
-        raise InputError(f"model.patch_size: {model.patch_size} does not divide images of {height}x{width}")
+    _check_patches(model, height, width)
     if model.width < 1 or model.num_heads < 1 or model.width % (2 * model.num_heads):
         raise InputError(f"model.width: {model.width} is not a multiple of 2 * model.num_heads ({model.num_heads})")
     if model.depth < 2 or model.depth % 2:
         raise InputError(f"model.depth: {model.depth} is not a positive even number (blocks in and out, without mid)")
-    _check_self_conditioning(model, uvit.block_names(model.depth))
+    names = uvit.block_names(model.depth)
+    _check_self_conditioning(model, names, names[-1])
     choose("model.pool", model.pool, ("mean", "cls"))
     choose("model.inject", model.inject, ("add", "token"))
     extras = 1 + model.class_conditional + (model.augment_dim > 0) + (model.pool == "cls")
     length = (height // model.patch_size) * (width // model.patch_size) + extras
     return UViT(**_fields(model, num_classes, [(length, model.num_heads, model.width // model.num_heads)]))
+
+
+def _dit(model: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> DiT:
+    height, width, _ = image_shape
+    _check_patches(model, height, width)
+    heads, each = model.num_heads, 4 if model.rope else 1
+    if model.width < 1 or heads < 1 or model.width % (each * heads) or model.width % 4:
+        raise InputError(
+            f"model.width: {model.width} is not a multiple of 4, or not of {each} * model.num_heads ({heads})"
+        )
+    if model.depth < 1:
+        raise InputError(f"model.depth: {model.depth} is not positive")
+    _check_self_conditioning(model, dit.block_names(model.depth))
+    length = (height // model.patch_size) * (width // model.patch_size)
+    return DiT(**_fields(model, num_classes, [(length, heads, model.width // heads)]))
+
+
+def _check_patches(model: ConfigDict, height: int, width: int) -> None:
+    if model.mlp_ratio <= 0:
+        raise InputError(f"model.mlp_ratio: {model.mlp_ratio} is not positive")
+    if model.patch_size < 1 or height % model.patch_size or width % model.patch_size:
+        raise InputError(f"model.patch_size: {model.patch_size} does not divide images of {height}x{width}")
 
 
 def _unet(model: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> UNet:
@@ -90,16 +120,18 @@ def _unet(model: ConfigDict, image_shape: tuple[int, int, int], num_classes: int
     widths = {i: model.channels * model.mults[i] for i in attending}
     if model.head_channels < 0 or any(model.head_channels and w % model.head_channels for w in widths.values()):
         raise InputError(f"model.head_channels: {model.head_channels} does not divide {sorted(widths.values())}")
-    _check_self_conditioning(model, unet.block_names(model.mults, model.blocks))
+    names = unet.block_names(model.mults, model.blocks)
+    _check_self_conditioning(model, names, names[-1])
     head_widths = {i: model.head_channels or w for i, w in widths.items()}
     products = [((height >> i) * (width >> i), widths[i] // head_widths[i], head_widths[i]) for i in widths]
     return UNet(**_fields(model, num_classes, products))
 
 
-def _check_self_conditioning(model: ConfigDict, names: Sequence[str]) -> None:
+def _check_self_conditioning(model: ConfigDict, names: Sequence[str], last: str = "") -> None:
+    """``last``: a block that nothing follows that could be conditioned."""
     choose("model.bottleneck", model.bottleneck, names)
-    if model.self_condition and model.bottleneck == names[-1]:
-        raise InputError(f"model.bottleneck: no block follows {names[-1]!r} to be conditioned; choose an earlier one")
+    if model.self_condition and model.bottleneck == last:
+        raise InputError(f"model.bottleneck: no block follows {last!r} to be conditioned; choose an earlier one")
     choose("model.projection", model.projection, PROJECTIONS)
 
 
@@ -178,18 +210,44 @@ def sampler(
             raise InputError(f"options: {option}={value!r} is not a {wanted.__name__}")
     fields |= options or {}
     for option, value in fields.items():
-        if isinstance(value, float) and not value >= 0:
+        if isinstance(value, (int, float)) and not value >= 0:
             raise InputError(f"sampling.{name}.{option}: {value} is negative")
+        if option == "shift" and not 0 < value < float("inf"):
+            raise InputError(f"sampling.{name}.shift: {value} is not a positive number; 1 makes even steps")
     if "table" in fields:
         tables = {"standard": None} | ({"ddae": made.ddae_alpha_bar} if isinstance(made, DDPM) else {})
         fields["table"] = choose("sampling.ddim.table", fields["table"], tables)
     return functools.partial(chosen, **fields)
 
 
+def guidance(
+    image_shape: tuple[int, int, int],
+    scale: float,
+    interval: Sequence[float],
+    channels: int,
+    autoguidance: float = 1.0,
+    group: str = "",
+) -> Guidance:
+    """How samples are guided; see ``Guidance``.
+
+    Args:
+      group: what errors put before the names of fields: "sampling." where they come from the config.
+    """
+    try:
+        made = Guidance(scale, tuple(interval), channels, autoguidance)
+    except ValueError as error:
+        raise InputError(f"{group}guidance_{error}") from None
+    if channels > image_shape[-1]:
+        raise InputError(f"{group}guidance_channels: {channels}, but images have {image_shape[-1]}; 0 guides all")
+    return made
+
+
 def dataset(config: ConfigDict, split: str) -> Dataset:
     """The data set of a config; ``split`` is one of its own."""
     data = config.data
     size = tuple(data.size) if any(data.size) else None
+    if data.name == LATENTS:
+        raise InputError("data.name: latents are an autoencoder's, and this version has none yet: it trains on pixels")
     if data.name == "digits":
         return datasets.digits(split)
     if data.name == "folder":
@@ -202,7 +260,7 @@ def dataset(config: ConfigDict, split: str) -> Dataset:
 def described(config: ConfigDict) -> tuple[tuple[int, int, int], tuple[str, ...]]:
     """(H, W, C) of the images and the classes' names; a set of TensorFlow Datasets need not be there for that."""
     data = config.data
-    if data.name in ("digits", "folder"):
+    if data.name in ("digits", "folder", LATENTS):
         read = dataset(config, data.split)
         return read.image_shape, read.class_names
     return datasets.tfds_described(data.name, data.data_dir or None, tuple(data.size) if any(data.size) else None)
@@ -248,6 +306,8 @@ def learner(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: 
     noise = process(config)
     null_class = num_classes if config.model.class_conditional else None
     fields = {k: v for k, v in config.optimizer.items() if k not in ("learning_rate", "schedule", "warmup_steps")}
+    if isinstance(made, DiT) and fields["weight_decay"] and fields["decay_mask"] == "all":
+        raise InputError("optimizer.decay_mask: 'all' decays DiT's fixed positions too; set it to 'matrices'")
     choose("optimizer.schedule", config.optimizer.schedule, optimizer.SCHEDULES)
     rate = optimizer.learning_rate(
         config.optimizer.learning_rate, config.optimizer.schedule, config.optimizer.warmup_steps, total
@@ -259,6 +319,7 @@ def learner(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: 
         optimizer=optimizer.make_optimizer(learning_rate=rate, **fields),
         ema_decays=tuple(config.ema.decays),
         ema_ramp=config.ema.ramp,
+        ema_sigma_rels=tuple(config.ema.sigma_rel),
         seed=config.seed,
     )
 
@@ -281,6 +342,11 @@ def source(config: ConfigDict, data: Dataset, mesh: Mesh) -> Source:
         looped = config.model.name != "unet" or mesh.devices.flat[0].platform != "cpu"
         return resident(data, config.seed, config.train.batch_size, mesh, looped)
     return streamed(data, config.seed, config.train.batch_size, mesh, config.data.stream_threads)
+
+
+def finish(config: ConfigDict) -> Callable[[Array], Array]:
+    """What samples become: images in [-1, 1] uint8; latents stay what they are."""
+    return (lambda latents: latents) if config.data.name == LATENTS else augment.to_uint8
 
 
 def prepare(config: ConfigDict) -> Callable[[Array, Array, Array], dict[str, Array]]:

@@ -18,10 +18,14 @@ from ml_collections.config_dict import placeholder
 from ddaepp_jax.data.geometric import AUGMENT_DIM
 from ddaepp_jax.diffusion.ddpm import DDPM
 from ddaepp_jax.diffusion.edm import EDM
+from ddaepp_jax.diffusion.flow import Flow
+from ddaepp_jax.diffusion.guidance import Guidance
 from ddaepp_jax.diffusion.vp import VP
 from ddaepp_jax.errors import InputError
+from ddaepp_jax.models.dit import DiT
 from ddaepp_jax.models.unet import UNet
 from ddaepp_jax.models.uvit import UViT
+from ddaepp_jax.training.ema import WIDTHS
 
 
 def _fields(name: str, described: type, left_out: Sequence[str], changes: Mapping[str, Any]) -> ConfigDict:
@@ -50,6 +54,11 @@ def unet(**changes: Any) -> ConfigDict:
     return _network("unet", UNet, changes)
 
 
+def dit(**changes: Any) -> ConfigDict:
+    """Fields of the DiT and LightningDiT backbone; see ``ddaepp_jax.models.dit.DiT`` for what each means."""
+    return _network("dit", DiT, changes)
+
+
 def ddpm(**changes: Any) -> ConfigDict:
     """Fields of the discrete variance-preserving process; see ``ddaepp_jax.diffusion.ddpm.DDPM``."""
     return _fields("ddpm", DDPM, (), changes)
@@ -65,8 +74,13 @@ def edm(**changes: Any) -> ConfigDict:
     return _fields("edm", EDM, (), changes)
 
 
-MODELS = {"uvit": uvit, "unet": unet}
-PROCESSES = {"ddpm": ddpm, "vp": vp, "edm": edm}
+def flow(**changes: Any) -> ConfigDict:
+    """Fields of the flow-matching process; see ``ddaepp_jax.diffusion.flow.Flow``."""
+    return _fields("flow", Flow, (), changes)
+
+
+MODELS = {"uvit": uvit, "unet": unet, "dit": dit}
+PROCESSES = {"ddpm": ddpm, "vp": vp, "edm": edm, "flow": flow}
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -83,7 +97,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.diffusion = ddpm(time_input="999t/T")
 
     config.data = ConfigDict()
-    config.data.name = "digits"  # "digits", "folder", or any data set of tensorflow-datasets
+    config.data.name = "digits"  # "digits", "folder", "latents", or any data set of tensorflow-datasets
     config.data.data_dir = ""  # the folder itself; a TFDS directory ("": TFDS's own default)
     config.data.split = "train"
     config.data.eval_split = "test"  # held out: never trained on
@@ -121,7 +135,9 @@ def get_config(variant: str = "") -> ConfigDict:
         )
     )
 
-    config.ema = ConfigDict(dict(decays=(0.999,), ramp=True))
+    # Averages of the weights; evaluations use the first of decays. sigma_rel: relative widths of power-function ones,
+    # e.g. (0.05, 0.1); snapshots of two or more, every so many steps (0: none), let others be made after training.
+    config.ema = ConfigDict(dict(decays=(0.999,), ramp=True, sigma_rel=(), snapshot_every=0))
 
     # Axes of the device mesh; -1 takes the rest. A rule is (regex over parameter paths, axes by dimension), and the
     # first that matches counts. ("fsdp",) alone shards the largest dimension that divides; others are replicated.
@@ -140,10 +156,16 @@ def get_config(variant: str = "") -> ConfigDict:
     config.probe.epochs = 100  # of 1,500 images
 
     config.sampling = ConfigDict(dict(sampler="ddpm", steps=100, guidance=1.0, batch_size=64))
+    config.sampling.guidance_interval = ()  # noise levels that guidance is limited to, (low, high); (): every level
+    config.sampling.guidance_channels = 0  # only the first so many are guided; 0: all
     config.sampling.clip = True  # the estimated clean image to [-1, 1] at every evaluation
     config.sampling.ddim = ConfigDict(dict(table="standard"))  # "ddae": DDAE's own alpha_bar
     # With s_churn 0 deterministic; the others are EDM's for CIFAR-10 with s_churn 30 (table 5 of the paper).
     config.sampling.heun = ConfigDict(dict(s_churn=0.0, s_min=0.01, s_max=1.0, s_noise=1.007))
+    # Of flows; shift 1: even steps, below 1: shorter ones at the noise. diffusion 0: no noise.
+    config.sampling.euler = ConfigDict(dict(shift=1.0))
+    config.sampling.heun_flow = ConfigDict(dict(shift=1.0))
+    config.sampling.euler_maruyama = ConfigDict(dict(shift=1.0, diffusion=1.0))
 
     config.logging = ConfigDict(dict(tensorboard=True, wandb=False))
     config.profile = ConfigDict(dict(start=0, steps=0))  # a window of steps traced for a profiler; 0 steps: none
@@ -161,6 +183,7 @@ def varied(config: ConfigDict, variant: str, **variants: Callable[[ConfigDict], 
 TINY_MODELS = {
     "uvit": dict(width=32, depth=2, num_heads=2, patch_size=2),
     "unet": dict(channels=64, mults=(1, 2), attend=(False, True), blocks=1, bottleneck="out_2"),
+    "dit": dict(width=32, depth=2, num_heads=2, patch_size=2, bottleneck="block_1"),
 }
 
 
@@ -176,7 +199,7 @@ def tiny(config: ConfigDict) -> ConfigDict:
     config.evals.samples.update(every=4, n=4)
     config.evals.probe.update(every=4, images=200)
     config.evals.knn.update(every=4, images=200)
-    config.sampling.update(steps=4, batch_size=16)
+    config.sampling.update(steps=4, batch_size=16, guidance_channels=0)
     return config
 
 
@@ -210,6 +233,8 @@ def _completed(config: ConfigDict) -> ConfigDict:
         whole = known[group].copy_and_resolve_references()
         whole.update(config.get(group, {}))
         config[group] = whole
+    for name in ("sigma_rel", "snapshot_every"):  # of a group whose other fields move numbers
+        config.ema[name] = config.ema.get(name, known.ema[name])
     return config
 
 
@@ -227,6 +252,8 @@ MAY_CHANGE = (
     "data.stream_threads",
     "model.remat",
     "model.attention",
+    "model.scan",
+    "ema.snapshot_every",  # a snapshot says what it is of: any set of them can be combined, and how well is known
     "mesh.",
     "evals.",
     "probe.",
@@ -304,6 +331,17 @@ def validate(config: ConfigDict) -> None:
         bool(config.ema.decays) and _numbers(config.ema.decays, float) and all(0 < d < 1 for d in config.ema.decays),
         f"ema.decays: {config.ema.decays}: give at least one number between 0 and 1, e.g. (0.9999,)",
     )
+    widths, every = config.ema.sigma_rel, config.ema.snapshot_every
+    _require(
+        _numbers(widths, float) and all(WIDTHS[0] <= w < WIDTHS[1] for w in widths) and len({*widths}) == len(widths),
+        f"ema.sigma_rel: {widths}: give different numbers, from {WIDTHS[0]} to below {WIDTHS[1]:.4f}, e.g. (0.05, 0.1)",
+    )
+    _require(every >= 0, f"ema.snapshot_every: {every} is negative; 0 turns it off")
+    _require(
+        every == 0 or len(widths) > 1,
+        f"ema.snapshot_every: {every}, but ema.sigma_rel={widths}: snapshots are combined from two or more averages; "
+        "set ema.sigma_rel=(0.05, 0.1), or this to 0",
+    )
     _require(
         model.dtype in ("float32", "bfloat16"), f"model.dtype: {model.dtype!r} is neither 'float32' nor 'bfloat16'"
     )
@@ -345,6 +383,10 @@ def validate(config: ConfigDict) -> None:
         guidance == 1 or model.class_conditional,
         f"sampling.guidance: {guidance} without labels; set it to 1, or model.class_conditional to True",
     )
+    try:
+        Guidance(guidance, config.sampling.guidance_interval, config.sampling.guidance_channels)
+    except ValueError as error:
+        raise InputError(f"sampling.guidance_{error}") from None
 
 
 def _compiles(pattern: str) -> bool:

@@ -3,6 +3,8 @@
     python -m ddaepp_jax.convert --kind=u-vit --checkpoint=cifar10_uvit_small.pth --workdir=runs/uvit
     python -m ddaepp_jax.convert --kind=ddae-unet --checkpoint=model_1999.pth --workdir=runs/edm \\
         --config=configs/unet_edm_cifar.py
+    python -m ddaepp_jax.convert --kind=lightningdit --checkpoint=lightningdit-xl-imagenet256-800ep.pt --workdir=runs/xl
+    python -m ddaepp_jax.convert --kind=dit --checkpoint=DiT-XL-2-256x256.pt --workdir=runs/dit_xl
 
 The network's shape is read off the tensors (--options says what they don't tell); process, data and the rest come from
 the config, and by default from the recipe that the authors published. Averaged weights are taken where a file holds
@@ -24,14 +26,15 @@ from ml_collections import ConfigDict
 from ddaepp_jax import __version__, build, cli, evaluators, recipes
 from ddaepp_jax import config as schema
 from ddaepp_jax.errors import InputError, first_line
+from ddaepp_jax.models.dit import DiT
 from ddaepp_jax.models.unet import UNet
 from ddaepp_jax.models.uvit import UViT
-from ddaepp_jax.released import ddae_unet, u_vit, weights
+from ddaepp_jax.released import ddae_unet, dit, lightningdit, u_vit, weights
 from ddaepp_jax.training import graft
 from ddaepp_jax.training.checkpoint import Checkpoints
 from ddaepp_jax.training.step import init_state
 
-FAMILIES: dict[str, ModuleType] = {"u-vit": u_vit, "ddae-unet": ddae_unet}
+FAMILIES: dict[str, ModuleType] = {"u-vit": u_vit, "ddae-unet": ddae_unet, "dit": dit, "lightningdit": lightningdit}
 
 
 def _ddae() -> ConfigDict:
@@ -44,6 +47,10 @@ def _ddae() -> ConfigDict:
 RECIPES: dict[str, Callable[[], ConfigDict]] = {
     "u-vit": lambda: recipes.uvit(recipes.long_run(name="cifar10")),
     "ddae-unet": _ddae,
+    "dit": lambda: recipes.dit(recipes.long_run(name=build.LATENTS)),
+    "lightningdit": lambda: recipes.lightningdit(
+        recipes.long_run(name=build.LATENTS), epochs=800, class_conditional=True
+    ),
 }
 
 
@@ -51,7 +58,7 @@ def load_reference(kind: str, state_dict: Mapping[str, Any], **arguments: Any) -
     """Our module and its variables for a reference implementation's weights; the same outputs to float32 rounding.
 
     Args:
-      kind: "u-vit" or "ddae-unet".
+      kind: a key of ``FAMILIES``.
       state_dict: the reference's, of numpy arrays or CPU tensors, without prefixes.
       arguments: of the reference's class, under its own names; its defaults otherwise.
 
@@ -125,7 +132,10 @@ def convert(
     config = config.copy_and_resolve_references()
     config.model = _fields(module)
     schema.validate(config)
-    shape, class_names = build.described(config)
+    if config.data.name == build.LATENTS:
+        shape, class_names = family.image_shape(**arguments), tuple(map(str, range(module.num_classes)))
+    else:
+        shape, class_names = build.described(config)
     _check_data(config, module, arguments, shape, len(class_names))
     _write(config, variables["params"], shape, class_names, workdir)
     return config
@@ -133,7 +143,7 @@ def convert(
 
 def _fields(module: nn.Module) -> ConfigDict:
     """``config.model`` of a module."""
-    name = {UViT: "uvit", UNet: "unet"}[type(module)]
+    name = {UViT: "uvit", UNet: "unet", DiT: "dit"}[type(module)]
     fields = schema.MODELS[name]()
     own = {field.name: getattr(module, field.name) for field in dataclasses.fields(module) if field.name in fields}
     own |= dict(name=name, class_conditional=module.num_classes > 0, attention="auto", dtype="float32")
@@ -146,8 +156,9 @@ def _check_data(
 ) -> None:
     """Refuse data whose images or labels the network does not take."""
     name = f"data.name: {config.data.name}"
-    if isinstance(module, UViT) and shape != u_vit.image_shape(**arguments):
-        raise InputError(f"{name} has images of {shape}, the network takes {u_vit.image_shape(**arguments)}")
+    taken = {UViT: u_vit, DiT: dit}  # whose shape is fixed by their positions
+    if type(module) in taken and shape != (wanted := taken[type(module)].image_shape(**arguments)):
+        raise InputError(f"{name} has images of {shape}, the network takes {wanted}")
     if isinstance(module, UNet) and shape[2] != arguments["image_shape"][0]:
         raise InputError(f"{name} has images of {shape[2]} channels, the network takes {arguments['image_shape'][0]}")
     if module.num_classes not in (0, classes):

@@ -85,7 +85,13 @@ def _samples(config: ConfigDict, learner: Learner, data: Dataset, mesh: Mesh) ->
         build.sampler(config, sampling.sampler, sampling.steps),
         image_shape=data.image_shape,
         steps=sampling.steps,
-        guidance=sampling.guidance,
+        guidance=build.guidance(
+            data.image_shape,
+            sampling.guidance,
+            sampling.guidance_interval,
+            sampling.guidance_channels,
+            group="sampling.",
+        ),
         mesh=mesh,
     )
     ids = np.arange(config.evals.samples.n)
@@ -107,9 +113,11 @@ def _probed(
 ) -> tuple[Measure, str]:
     """One layer at one noise level; the value's name says which."""
     fields, process = config.evals[name], learner.process
+    grid = process.probe_levels()
+    middle = grid[len(grid) // 2]
     build.choose(f"evals.{name}.layer", fields.layer, build.layers(learner.network, data.image_shape))
     try:
-        level = process.as_level(process.probe_levels()[1] if fields.level is None else fields.level)
+        level = process.as_level(middle if fields.level is None else fields.level)
     except ValueError as error:
         raise InputError(f"evals.{name}.level: {error}") from None
     value = f"{fields.layer}/{process.unit}{level:g}"

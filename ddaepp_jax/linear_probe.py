@@ -146,7 +146,8 @@ def probe(run: Run, chosen: Settings, out: Path) -> dict[str, Any]:
     """
     fields = dataclasses.asdict(chosen)
     del fields["levels"]
-    identity = {"step": run.step, "decay": run.decay} | fields.pop("protocol") | fields
+    average = {"decay": run.decay} if run.sigma_rel is None else {"decay": None, "sigma_rel": run.sigma_rel}
+    identity = {"step": run.step} | average | fields.pop("protocol") | fields
     identity = json.loads(json.dumps(identity))  # tuples as JSON reads them
     rows, seconds = _resumed(out, identity)
     images = _images(run, chosen)
@@ -313,7 +314,7 @@ def _write(out: Path, found: Mapping[str, Any]) -> None:
 def main(argv: Sequence[str]) -> None:
     args = _parse(argv)
     cli.start_backend()
-    run = load(args.workdir, step=args.step, decay=args.decay)
+    run = load(args.workdir, step=args.step, decay=args.decay, sigma_rel=args.sigma_rel)
     if args.data_dir is not None:
         run.config.data.data_dir = args.data_dir
     chosen = settings(
@@ -330,7 +331,7 @@ def main(argv: Sequence[str]) -> None:
         standardise=args.standardise,
         l2=args.l2,
     )
-    out = Path(args.out or run.workdir / "probe" / f"step{run.step}-ema{run.decay:g}-{chosen.tag}")
+    out = Path(args.out or run.workdir / "probe" / f"step{run.step}-{run.average}-{chosen.tag}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         found = probe(run, chosen, out)
@@ -366,7 +367,12 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--data_dir", help="of the data, where they are not where they were in training")
     add("--step", help="of the checkpoint, or the best by an evaluation: heldout_loss, probe (default: the newest)")
     add("--decay", type=float, help="of the averaged weights, one of the config's ema.decays (default: the first)")
-    add("--out", help="path without suffix (default: WORKDIR/probe/step<STEP>-ema<DECAY>-<PROTOCOL>)")
+    add(
+        "--sigma_rel",
+        type=float,
+        help="instead of --decay: the relative width of a power-function average, tracked or made from snapshots",
+    )
+    add("--out", help="path without suffix (default: WORKDIR/probe/step<STEP>-<AVERAGE>-<PROTOCOL>)")
     return parser.parse_args(argv)
 
 

@@ -20,9 +20,10 @@ from ddaepp_jax import __version__, build, cli, evaluators
 from ddaepp_jax import config as schema
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.errors import InputError
-from ddaepp_jax.training import graft, loop
+from ddaepp_jax.training import graft, loop, snapshots
 from ddaepp_jax.training.checkpoint import Checkpoints
 from ddaepp_jax.training.program import Program, abstract_state, compile_program
+from ddaepp_jax.training.snapshots import Snapshots
 from ddaepp_jax.training.step import TrainState
 from ddaepp_jax.training.writers import Writer
 
@@ -37,6 +38,11 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike, *, dry_ru
       InputError: names the field or file that is wrong. NonFiniteError: names the step and leaf.
     """
     schema.validate(config)
+    if config.model.get("learn_sigma"):
+        raise InputError(
+            "model.learn_sigma: a variance is learned by the variational term, which is not here; set it to False "
+            "(converted with --options=learn_sigma=False, such weights leave the variance out)"
+        )
     mesh = build.mesh(config)
     data = build.dataset(config, config.data.split)
     total = build.total_steps(config, len(data))
@@ -54,6 +60,9 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike, *, dry_ru
     source = build.source(config, data, mesh)
     program = compile_program(learner, mesh, config.mesh.rules, source, build.prepare(config))
     _say(f"compiled in {program.compile_seconds:.1f} s; {_bytes(program.memory)} a device, {_flops(program)}")
+    if config.ema.snapshot_every:
+        each, number = snapshots.nbytes(shapes.ema), -(-total // config.ema.snapshot_every)
+        _say(f"snapshots: {number} of {_bytes(each)}, {_bytes(number * each)} in all (ema.snapshot_every)")
     if dry_run:
         _describe(config, program, data, total)
         return None
@@ -80,11 +89,15 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike, *, dry_ru
         checkpoint_every=config.train.checkpoint_every,
         batch_size=config.train.batch_size,
         evaluations=evaluations,
+        snapshot_every=config.ema.snapshot_every,
         profile_start=config.profile.start,
         profile_steps=config.profile.steps,
     )
     meta = {"image_shape": data.image_shape, "num_classes": data.num_classes, "class_names": data.class_names}
-    with contextlib.closing(checkpoints), contextlib.closing(writer):
+    kept = Snapshots(workdir / "snapshots", start) if config.ema.snapshot_every else None
+    with contextlib.ExitStack() as stack:
+        for opened in filter(None, (checkpoints, writer, kept)):
+            stack.enter_context(contextlib.closing(opened))
         state = loop.train(
             program,
             state,
@@ -93,6 +106,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike, *, dry_ru
             mesh=mesh,
             writer=writer,
             checkpoints=checkpoints,
+            snapshots=kept,
             meta=meta,
             trace_dir=str(workdir / "profile"),
         )

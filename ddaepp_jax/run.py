@@ -1,5 +1,6 @@
 """Run: a run directory opened, for features, samples, and everything that was saved."""
 
+import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -17,21 +18,29 @@ from ddaepp_jax.evaluation import placing
 from ddaepp_jax.evaluation.features import extract, make_feature_batch, noisy
 from ddaepp_jax.evaluation.sampling import make_sample_batch, sample_images
 from ddaepp_jax.evaluators import RANKS
-from ddaepp_jax.training import checkpoint, sharding
+from ddaepp_jax.training import checkpoint, ema, posthoc, sharding
 from ddaepp_jax.training.program import abstract_state
 
 
-def load(workdir: str | os.PathLike, step: int | str | None = None, decay: float | None = None) -> "Run":
+def load(
+    workdir: str | os.PathLike,
+    step: int | str | None = None,
+    decay: float | None = None,
+    sigma_rel: float | None = None,
+) -> "Run":
     """Open a run directory on the devices that are here, whatever it was trained on.
 
     Args:
       step: of the checkpoint, or "heldout_loss" or "probe": the best by that evaluation; the newest by default.
       decay: of the averaged weights, one of ``ema.decays``; the first by default.
+      sigma_rel: instead of it, the relative width of a power-function average: one of ``ema.sigma_rel``, or another,
+        which is made from the run's snapshots, as of the last one at or before ``step``; no checkpoint need be there.
 
     Raises:
-      InputError: not a run directory, no such checkpoint or average, or a damaged checkpoint.
+      InputError: not a run directory, no such checkpoint or average, one out of the snapshots' reach, or a damaged
+        checkpoint.
     """
-    return Run(Path(workdir), step, decay)
+    return Run(Path(workdir), step, decay, sigma_rel)
 
 
 class Run:
@@ -42,11 +51,15 @@ class Run:
       module: the network, a Flax module.
       process: the diffusion process.
       params: the network's averaged parameters, on every device.
-      step: of the checkpoint; decay: of the average.
+      step: that the weights are of: the checkpoint's, or the last snapshot's.
+      decay, sigma_rel: of the average, one of them None.
+      profile_error: relative L2 error of an average's profile that snapshots were combined to; 0.0 of a tracked one.
       image_shape, num_classes, class_names: of the data.
     """
 
-    def __init__(self, workdir: Path, step: int | str | None = None, decay: float | None = None) -> None:
+    def __init__(
+        self, workdir: Path, step: int | str | None = None, decay: float | None = None, sigma_rel: float | None = None
+    ) -> None:
         file = workdir / "config.json"
         if not file.is_file():
             raise InputError(f"{workdir}: not a run directory (no config.json); give the --workdir of a training run")
@@ -57,20 +70,46 @@ class Run:
         if isinstance(step, str) and not step.isdigit():
             step = checkpoint.best_step(self._checkpoints, step, build.choose("step", step, RANKS))
         self.step = newest if step is None else int(step)
-        if not (self._checkpoints / str(self.step)).is_dir():
+        self.decay, self.sigma_rel = self._chosen(decay, sigma_rel)
+        saved = (self._checkpoints / str(self.step)).is_dir()
+        combined = sigma_rel is not None and not (saved and sigma_rel in self.config.ema.sigma_rel)
+        if not (saved or combined):
             raise InputError(f"step: no checkpoint {step} in {self._checkpoints}; the newest is {newest}")
-        decay = self.config.ema.decays[0] if decay is None else decay
-        if decay not in self.config.ema.decays:
-            raise InputError(f"decay: no average {decay}; {file} has ema.decays={self.config.ema.decays}")
-        self.decay = decay
-        meta = checkpoint.read_meta(self._checkpoints, self.step)
+        meta = checkpoint.read_meta(self._checkpoints, self.step if saved else newest)
         self.image_shape, self.num_classes = tuple(meta["image_shape"]), meta["num_classes"]
         self.class_names = tuple(meta["class_names"])
         self.mesh = sharding.make_mesh((-1, 1, 1))
         self.module = build.network(self.config, self.image_shape, self.num_classes)
         self.process = build.process(self.config)
-        self.params = checkpoint.restore_network(self._checkpoints, self.step, str(decay), placing.whole(self.mesh))
+        everywhere, self.profile_error = placing.whole(self.mesh), 0.0
+        if combined:
+            tracked = self.config.ema.sigma_rel
+            self.params, self.step, self.profile_error = posthoc.reconstruct(
+                workdir / "snapshots", tracked, self.step, self.sigma_rel, everywhere
+            )
+        else:
+            name = str(self.decay) if sigma_rel is None else ema.power_name(self.sigma_rel)
+            self.params = checkpoint.restore_networks(self._checkpoints, self.step, [name], everywhere)[name]
         self._compiled: dict[Any, Any] = {}
+
+    def _chosen(self, decay: float | None, sigma_rel: float | None) -> tuple[float | None, float | None]:
+        """The decay or else the width of the average that was asked for."""
+        if sigma_rel is None:
+            decays = self.config.ema.decays
+            if decay is not None and decay not in decays:
+                raise InputError(f"decay: no average {decay}; {self.workdir / 'config.json'} has ema.decays={decays}")
+            return decays[0] if decay is None else decay, None
+        if decay is not None:
+            raise InputError(f"decay, sigma_rel: {decay} and {sigma_rel} given; give one of them")
+        narrowest, widest = ema.WIDTHS
+        if not narrowest <= sigma_rel < widest:
+            raise InputError(f"sigma_rel: {sigma_rel} is not from {narrowest} to below {widest:.4f}, a plain mean's")
+        return None, float(sigma_rel)
+
+    @property
+    def average(self) -> str:
+        """The average as metrics' names carry it: ema0.9999, sigma_rel0.08."""
+        return f"ema{self.decay:g}" if self.sigma_rel is None else ema.power_name(self.sigma_rel)
 
     def features(
         self,
@@ -84,7 +123,7 @@ class Run:
         """Pooled features of noisy images.
 
         Args:
-          images: (N, H, W, C) uint8.
+          images: (N, H, W, C) uint8; of a run on latents, float32 latents, each channel in units of its deviation.
           noise_level: in the process's unit (DDPM: a time step, EDM: sigma; see ``process.probe_levels()``).
           layers: names out of ``self.layers``.
           seed: image i's noise is a function of (seed, i).
@@ -94,9 +133,10 @@ class Run:
           {layer: (N, C) float32}.
         """
         images = np.asarray(images)
-        if images.dtype != np.uint8 or images.shape[1:] != self.image_shape:
+        wanted = "float32" if self.config.data.name == build.LATENTS else "uint8"
+        if images.dtype != wanted or images.shape[1:] != self.image_shape:
             shape = ", ".join(map(str, self.image_shape))
-            raise InputError(f"images: {images.dtype} {images.shape}; give uint8 of shape (N, {shape})")
+            raise InputError(f"images: {images.dtype} {images.shape}; give {wanted} of shape (N, {shape})")
         _check(seed, draws=draws, batch_size=batch_size, **{"number of images": len(images)})
         for layer in layers:
             build.choose("layers", layer, self.layers)
@@ -146,6 +186,10 @@ class Run:
         first: int = 0,
         batch_size: int | None = None,
         progress: bool = False,
+        guidance_interval: Sequence[float] | None = None,
+        guidance_channels: int | None = None,
+        autoguidance: float = 1.0,
+        guide: "Run | None" = None,
     ) -> np.ndarray:
         """Sample images. Image i's start noise is a function of (seed, i), whatever the batch and the devices.
 
@@ -153,12 +197,16 @@ class Run:
           n: how many.
           labels: a class, or one an image; class-conditional runs only, which otherwise run through their classes.
           guidance: scale of classifier-free guidance, 1 is none.
-          sampler, steps, guidance, batch_size: the config's ``sampling`` by default.
+          guidance_interval: noise levels (low, high), inclusive, that it is limited to; () is every level.
+          guidance_channels: the first so many that it is limited to; 0 is all.
+          autoguidance: scale of guidance by ``guide``, a worse run of the same process and labels; 1 is none.
+          sampler, steps, guidance, guidance_interval, guidance_channels, batch_size: the config's ``sampling`` by
+            default.
           options: of the sampler, e.g. {"clip": False}, {"s_churn": 30.0}, instead of the config's.
           first: number of the first image: parts of one set can be made at different places.
 
         Returns:
-          (N, H, W, C) uint8.
+          (N, H, W, C) uint8; float32 latents, each channel in units of its deviation, of a run on latents.
         """
         defaults = self.config.sampling
         guidance = defaults.guidance if guidance is None else guidance
@@ -170,7 +218,11 @@ class Run:
             raise InputError(f"first: {first} is not in 0..2**31-1-n")
         ids = np.arange(first, first + n)
         given = self._labels(labels, ids, guidance)
-        key = ("sample", sampler, steps, guidance, *sorted((options or {}).items()))
+        interval = defaults.guidance_interval if guidance_interval is None else guidance_interval
+        channels = defaults.guidance_channels if guidance_channels is None else guidance_channels
+        guided = build.guidance(self.image_shape, guidance, interval, channels, autoguidance)
+        self._check_guide(guide, autoguidance)
+        key = ("sample", sampler, steps, guided, guide, *sorted((options or {}).items()))
         if key not in self._compiled:
             self._compiled[key] = make_sample_batch(
                 self.module,
@@ -178,12 +230,17 @@ class Run:
                 build.sampler(self.config, sampler, steps, options),
                 image_shape=self.image_shape,
                 steps=steps,
-                guidance=guidance,
+                guidance=guided,
                 mesh=self.mesh,
+                guide=None if guide is None else (guide.module, guide.process),
+                finish=build.finish(self.config),
             )
+        weights = None if guide is None else guide.params
         pieces = []
         with tqdm(total=n, unit="image", desc=f"{sampler}-{steps}", disable=not progress) as bar:
-            for piece in sample_images(self._compiled[key], self.params, seed, ids, given, batch_size, self.mesh):
+            for piece in sample_images(
+                self._compiled[key], self.params, seed, ids, given, batch_size, self.mesh, weights
+            ):
                 pieces.append(piece)
                 bar.update(len(piece))
         return np.concatenate(pieces)
@@ -205,8 +262,32 @@ class Run:
             raise InputError(f"labels: {wrong} is not in 0..{self.num_classes - 1}")
         return given
 
+    def _check_guide(self, guide: "Run | None", autoguidance: float) -> None:
+        """Refuse a guide that estimates something else than this run, and either of the two alone."""
+        if guide is None:
+            if autoguidance != 1:
+                raise InputError(f"autoguidance: {autoguidance} without a guide; give guide, a worse run")
+            return
+        if autoguidance == 1:
+            raise InputError("guide: given, but autoguidance is 1, which is none; give a scale, e.g. 2")
+        process = dataclasses.replace(guide.process, time_input=self.process.time_input)  # that is the network's own
+        for what, theirs, ours in (
+            ("the shape of its images", guide.image_shape, self.image_shape),
+            ("its process", process, self.process),
+            ("the number of its labels", guide._classes, self._classes),
+        ):
+            if theirs != ours:
+                raise InputError(f"guide: {guide.workdir} differs in {what}: {theirs}, not {ours}")
+
+    @property
+    def _classes(self) -> int:
+        """How many classes the network knows."""
+        return self.num_classes if self.config.model.class_conditional else 0
+
     def state(self) -> Any:
         """Everything that was saved: the ``TrainState`` of the checkpoint, on every device."""
+        if not (self._checkpoints / str(self.step)).is_dir():
+            raise InputError(f"step: no checkpoint {self.step} in {self._checkpoints}; averages alone were saved there")
         learner = build.learner(self.config, self.image_shape, self.num_classes, total=1)
         target = abstract_state(learner, self.mesh, self.image_shape, ())
         return checkpoint.restore_state(self._checkpoints, self.step, target)

@@ -3,6 +3,8 @@
     python -m ddaepp_jax.sample --workdir=runs/digits
     python -m ddaepp_jax.sample --workdir=runs/cond --n=80 --labels=3,5 --guidance=2 --sampler=ddpm --steps=1000
     python -m ddaepp_jax.sample --workdir=runs/edm --sampler=heun --steps=256 --options=s_churn=30
+    python -m ddaepp_jax.sample --workdir=runs/flow --guidance=6.7 --guidance_interval=0.1,1 --guidance_channels=3
+    python -m ddaepp_jax.sample --workdir=runs/large --guide=runs/small --autoguidance=2
 
 Image i is a function of (seed, i): neither the batch size nor the devices change it.
 """
@@ -14,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ddaepp_jax import cli, load
+from ddaepp_jax import build, cli, load
 from ddaepp_jax.errors import InputError
 from ddaepp_jax.evaluation.pictures import grid
 
@@ -26,11 +28,13 @@ def main(argv: Sequence[str]) -> None:
     if args.columns < 0:
         raise InputError(f"--columns: {args.columns} is negative; 0 chooses")
     cli.start_backend()
-    run = load(args.workdir, step=args.step, decay=args.decay)
+    run = load(args.workdir, step=args.step, decay=args.decay, sigma_rel=args.sigma_rel)
+    guide = load(args.guide) if args.guide else None
     labels = None
     if args.labels is not None:  # 3,5: half of the images are of class 3, the other half of 5
         labels = np.repeat(args.labels, -(-max(args.n, 0) // len(args.labels)))[: args.n]
-    out = Path(args.out or Path(args.workdir) / "samples" / f"step{run.step}_seed{args.seed}")
+    average = "" if run.sigma_rel is None else f"_{run.average}"
+    out = Path(args.out or Path(args.workdir) / "samples" / f"step{run.step}_seed{args.seed}{average}")
     with _writing(out):  # before the work, so that nobody waits for an error
         out.parent.mkdir(parents=True, exist_ok=True)
     images = run.sample(
@@ -44,7 +48,16 @@ def main(argv: Sequence[str]) -> None:
         first=args.first,
         batch_size=args.batch_size,
         progress=True,
+        guidance_interval=args.guidance_interval,
+        guidance_channels=args.guidance_channels,
+        autoguidance=args.autoguidance,
+        guide=guide,
     )
+    if run.config.data.name == build.LATENTS:
+        with _writing(out):
+            np.savez(f"{out}.npz", latents=images, **({} if labels is None else {"labels": labels}))
+        print(f"{len(images)} latents are in {out}.npz, for their autoencoder to decode; there is no picture of them")
+        return
     with _writing(out):
         columns = args.columns or (run.num_classes if run.config.model.class_conditional and labels is None else 0)
         grid(images[:GRID_AT_MOST], columns).save(f"{out}.png")
@@ -66,8 +79,28 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         help="a class, or several with commas; class-conditional runs (default: all in turn)",
     )
     add("--guidance", type=float, help="classifier-free guidance scale, 1 is none (default: the config's)")
-    add("--sampler", help="ddim or ddpm; of an EDM run heun (default: the config's)")
-    add("--steps", type=int, help="of the sampler; heun evaluates the network twice a step (default: the config's)")
+    add(
+        "--guidance_interval",
+        type=cli.several(float),
+        help="LOW,HIGH: the noise levels that guidance is limited to (default: the config's)",
+    )
+    add(
+        "--guidance_channels",
+        type=int,
+        help="the first so many channels that guidance is limited to, 0 is all (default: the config's)",
+    )
+    add("--guide", help="run directory of a worse network, for autoguidance (its newest checkpoint, first average)")
+    add("--autoguidance", type=float, default=1.0, help="scale of guidance by --guide, 1 is none (1)")
+    add(
+        "--sampler",
+        help="ddim, ddpm or dpmpp_2m; of an EDM run heun; of a flow euler, heun_flow or euler_maruyama "
+        "(default: the config's)",
+    )
+    add(
+        "--steps",
+        type=int,
+        help="of the sampler; heun and heun_flow evaluate the network twice a step (default: the config's)",
+    )
     add(
         "--options",
         type=cli.several(cli.option),
@@ -77,8 +110,13 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--batch_size", type=int, help="(default: the config's)")
     add("--step", help="of the checkpoint, or the best by an evaluation: heldout_loss, probe (default: the newest)")
     add("--decay", type=float, help="of the averaged weights, one of the config's ema.decays (default: the first)")
+    add(
+        "--sigma_rel",
+        type=float,
+        help="instead of --decay: the relative width of a power-function average, tracked or made from snapshots",
+    )
     add("--columns", type=int, default=0, help="of the grid (default: about square; the classes where there are some)")
-    add("--out", help="path without suffix (default: WORKDIR/samples/step<STEP>_seed<SEED>)")
+    add("--out", help="path without suffix (default: WORKDIR/samples/step<STEP>_seed<SEED>[_sigma_rel<WIDTH>])")
     return parser.parse_args(argv)
 
 

@@ -50,7 +50,7 @@ def drawn_inputs(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
 def drawn_params(
     shapes: Mapping[str, Any],
     reference_name: Callable[[tuple[str, ...]], str],
-    arranged: Callable[[tuple[str, ...], NDArray], NDArray] = lambda path, tensor: tensor,
+    arranged: Callable[[tuple[str, ...], NDArray, tuple[int, ...]], NDArray] = lambda path, tensor, shape: tensor,
     path: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """A Flax tree of parameters, each drawn by its reference name in PyTorch's layout, ``arranged``, then transposed.
@@ -65,5 +65,5 @@ def drawn_params(
             continue
         to_ours = {2: (1, 0), 4: (2, 3, 1, 0)}[len(like.shape)] if name == "kernel" else range(len(like.shape))
         shape = tuple(like.shape[i] for i in np.argsort(to_ours))
-        tree[name] = np.transpose(arranged(here, drawn(reference_name(here), shape)), to_ours)
+        tree[name] = np.transpose(arranged(here, drawn(reference_name(here), shape), like.shape), to_ours)
     return tree

@@ -17,6 +17,7 @@ DATA = {  # shape of the images, classes
     "cifar10": ((32, 32, 3), 10),
     "cifar100": ((32, 32, 3), 100),
     "tiny_imagenet": ((64, 64, 3), 200),
+    "latents": ((16, 16, 32), 1000),
 }
 PARAMETERS = {  # published (our own for others), and with self-conditioning
     "uvit_digits": (267_278, 275_726),
@@ -30,6 +31,9 @@ PARAMETERS = {  # published (our own for others), and with self-conditioning
     "unetpp_ddpm_cifar": (56_524_291, 56_919_043),
     "unetpp_edm_cifar": (56_524_291, 56_919_043),
     "unetpp_edm_aug_cifar": (56_525_443, 56_920_195),
+    "dit_s_cifar": (32_585_484, 32_881_932),
+    "dit_b_imagenet": (129_787_424, 130_970_144),
+    "dit_l_imagenet": (457_127_936, 459_229_184),
 }
 
 

@@ -10,14 +10,15 @@ import pytest
 from references import state_dict
 from safetensors.numpy import save_file
 
-from ddaepp_jax import cli, convert, linear_probe, load, main, report
+from ddaepp_jax import cli, convert, linear_probe, load, main, report, sample
 from ddaepp_jax.errors import InputError
-from ddaepp_jax.released import ddae_unet, u_vit
+from ddaepp_jax.released import ddae_unet, dit, lightningdit, u_vit
 
 GOLDEN = Path(__file__).parent / "golden"
 DIGITS = dict(
     unet=dict(image_shape=(1, 8, 8), n_channels=32, ch_mults=(1, 2), is_attn=(False, True), n_blocks=1),
     uvit=dict(img_size=8, patch_size=2, in_chans=1, embed_dim=64, depth=2, num_heads=1),
+    dit=dict(input_size=8, patch_size=2, in_channels=1, hidden_size=64, depth=2, num_heads=1, num_classes=10),
 )
 
 
@@ -54,7 +55,7 @@ def test_load_reference_gives_the_references_outputs(kind, case, arguments):
 
 
 def test_wrong_arguments_are_refused():
-    with pytest.raises(InputError, match="kind: no 'dcgan'; there is u-vit, ddae-unet"):
+    with pytest.raises(InputError, match="kind: no 'dcgan'; there is u-vit, ddae-unet, dit, lightningdit"):
         convert.load_reference("dcgan", {})
     with pytest.raises(InputError, match=r"u-vit: .*unexpected keyword argument 'depths'"):
         convert.load_reference("u-vit", {}, depths=3)
@@ -80,27 +81,69 @@ def file_of(path, family, arguments, prefix):
 
 
 @pytest.mark.parametrize(
-    ("kind", "family", "arguments"),
-    [("ddae-unet", ddae_unet, DIGITS["unet"]), ("u-vit", u_vit, DIGITS["uvit"])],
-    ids=["ddae-unet", "u-vit"],
+    ("kind", "family", "arguments", "layer"),
+    [
+        ("ddae-unet", ddae_unet, DIGITS["unet"], "mid"),
+        ("u-vit", u_vit, DIGITS["uvit"], "mid"),
+        ("dit", dit, DIGITS["dit"] | dict(learn_sigma=False), "block_1"),
+    ],
+    ids=["ddae-unet", "u-vit", "dit"],
 )
-def test_every_program_takes_what_is_converted(kind, family, arguments, digits, tmp_path, capsys):
+def test_every_program_takes_what_is_converted(kind, family, arguments, layer, digits, tmp_path, capsys):
     checkpoint = file_of(tmp_path / "weights.safetensors", family, arguments, "module.")
     workdir = tmp_path / "run"
-    convert.main([f"--kind={kind}", checkpoint, f"--workdir={workdir}", digits, "--config.train.steps=2"])
+    changed = ["--config.train.steps=2", "--config.optimizer.decay_mask=matrices"]
+    convert.main([f"--kind={kind}", checkpoint, f"--workdir={workdir}", digits, *changed])
     assert "self_condition=False" in capsys.readouterr().out
     run = load(workdir)
     module, variables = convert.load_reference(kind, state_dict(family, **arguments), **arguments)
     assert run.module == module and run.step == 0
     jax.tree.map(np.testing.assert_array_equal, run.params, variables["params"])
     assert run.sample(n=3, steps=2).shape == (3, 8, 8, 1)
-    chosen = linear_probe.settings(run, layers=["mid"], levels=[11], epochs=1, knn=0)
-    assert linear_probe.probe(run, chosen, workdir / "probe" / "first")["best"]["layer"] == "mid"
+    chosen = linear_probe.settings(run, layers=[layer], levels=[11], epochs=1, knn=0)
+    assert linear_probe.probe(run, chosen, workdir / "probe" / "first")["best"]["layer"] == layer
     report.main([f"--workdir={workdir}"])
     main.train_and_evaluate(run.config, workdir)  # goes on from the released weights
     assert load(workdir).step == 2
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert max(row["step"] for row in rows) == 2
+
+
+def test_latent_networks_are_converted_without_data(tmp_path, capsys):
+    """LightningDiT's recipe: its shape and classes are the weights', and it samples latents."""
+    arguments = dict(input_size=4, patch_size=1, in_channels=8, hidden_size=128, depth=2, num_heads=2, num_classes=3)
+    arguments |= dict(use_rope=True, use_rmsnorm=True, use_swiglu=True)
+    checkpoint = file_of(tmp_path / "weights.safetensors", lightningdit, arguments, "ema._orig_mod.")
+    workdir = tmp_path / "run"
+    convert.main(["--kind=lightningdit", checkpoint, f"--workdir={workdir}", "--config.model.dtype=float32"])
+    run = load(workdir)
+    assert (run.image_shape, run.num_classes, run.class_names) == ((4, 4, 8), 3, ("0", "1", "2"))
+    assert run.module.rope and run.module.rmsnorm and run.module.swiglu and not run.module.qk_norm
+    latents = run.sample(n=3, steps=3, guidance=2.0)
+    assert latents.shape == (3, 4, 4, 8) and latents.dtype == np.float32 and latents.std() > 0.1
+    assert run.features(latents, noise_level=0.8, layers=["block_2"])["block_2"].shape == (3, 128)
+    sample.main([f"--workdir={workdir}", "--n=2", "--steps=2"])
+    assert np.load(workdir / "samples" / "step0_seed0.npz")["latents"].shape == (2, 4, 4, 8)
+    assert not list(workdir.glob("samples/*.png")) and "latents" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"data\.name: latents are an autoencoder's"):
+        main.train_and_evaluate(run.config, workdir)
+
+
+def test_a_learned_variance_loads_and_is_not_trained(digits, tmp_path):
+    """Its half of the output is the reference's (see the golden files); samplers read the mean's; training is refused,
+    and weights converted without it are the mean's half."""
+    checkpoint = file_of(tmp_path / "weights.safetensors", dit, DIGITS["dit"], "")
+    argv = ["--kind=dit", checkpoint, digits, "--config.optimizer.weight_decay=0"]
+    convert.main([*argv, f"--workdir={tmp_path / 'whole'}"])
+    convert.main([*argv, f"--workdir={tmp_path / 'mean'}", "--options=learn_sigma=False"])
+    whole, mean = load(tmp_path / "whole"), load(tmp_path / "mean")
+    x, t = jnp.ones((1, 8, 8, 1)), jnp.array([5.0])
+    out = whole.module.apply({"params": whole.params}, x, t)[0]
+    assert out.shape == (1, 8, 8, 2)
+    np.testing.assert_allclose(out[..., :1], mean.module.apply({"params": mean.params}, x, t)[0], atol=1e-6)
+    np.testing.assert_array_equal(whole.sample(n=2, steps=2), mean.sample(n=2, steps=2))
+    with pytest.raises(InputError, match=r"model\.learn_sigma: .*variational term.*learn_sigma=False"):
+        main.train_and_evaluate(whole.config, tmp_path / "whole")
 
 
 def test_bad_conversions_are_refused(digits, tmp_path):
@@ -111,7 +154,7 @@ def test_bad_conversions_are_refused(digits, tmp_path):
     (tmp_path / "used" / "file").write_text("something")
     workdir = f"--workdir={tmp_path / 'run'}"
     for argv, message in (
-        (["--kind=dcgan", good, workdir], "--kind: no 'dcgan'; there is u-vit, ddae-unet"),
+        (["--kind=dcgan", good, workdir], "--kind: no 'dcgan'; there is u-vit, ddae-unet, dit, lightningdit"),
         (["--kind=u-vit", good, workdir], "--checkpoint: no tensors pos_embed .*another kind of network"),
         (["--kind=ddae-unet", "--checkpoint=nowhere.pt", workdir], "--checkpoint: no file nowhere.pt"),
         (["--kind=ddae-unet", f"--checkpoint={tmp_path}/junk.safetensors", workdir], "is not a file of tensors"),

@@ -151,8 +151,12 @@ def test_a_run_of_an_older_version_opens_and_resumes(whole, tmp_path):
     shutil.copytree(whole, run)
     old = json.loads((run / "config.json").read_text())
     del old["probe"], old["evals"]["probe"], old["evals"]["knn"], old["sampling"]["guidance"]
+    del old["ema"]["sigma_rel"], old["ema"]["snapshot_every"]
+    del old["sampling"]["guidance_interval"], old["sampling"]["euler"], old["sampling"]["heun"]["s_noise"]
     (run / "config.json").write_text(json.dumps(old))
-    assert load(run).config.probe.protocol == "cached"
+    opened = load(run).config
+    assert opened.probe.protocol == "cached" and opened.sampling.guidance_interval == ()
+    assert opened.sampling.euler.shift == 1 and opened.sampling.heun.s_noise == 1.007
     main.train_and_evaluate(config(**COUNT_STEPS), run)
     del old["optimizer"]["clip_norm"]  # this one does move numbers
     (run / "config.json").write_text(json.dumps(old))

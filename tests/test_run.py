@@ -8,8 +8,10 @@ from tiny import config
 
 import ddaepp_jax
 from ddaepp_jax import main
+from ddaepp_jax.data.augment import to_uint8
 from ddaepp_jax.data.datasets import digits
 from ddaepp_jax.diffusion.noise import image_keys, image_noise
+from ddaepp_jax.diffusion.samplers import ddim
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,7 @@ def test_samples_do_not_depend_on_batches_or_offsets(run):
     assert (whole != run.sample(n=20, seed=2, steps=5)).mean() > 0.5
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpmpp_2m"])
 def test_samples_do_not_depend_on_devices(run, one_device_run, sampler):
     assert run.mesh.size == 8 and one_device_run.mesh.size == 1
     one, eight = (r.sample(n=12, steps=5, sampler=sampler, guidance=2.0) for r in (one_device_run, run))
@@ -63,6 +65,34 @@ def test_labels_and_guidance(run):
     assert (three != run.sample(n=8, labels=4, steps=5)).any()
     np.testing.assert_array_equal(three, run.sample(n=8, labels=3, steps=5, guidance=1.0))
     assert (three != run.sample(n=8, labels=3, steps=5, guidance=4.0)).any()
+
+
+@pytest.mark.parametrize("interval", [(), (200, 700)])
+def test_guidance_by_a_worse_run(workdir, run, interval):
+    """Against the formula: each of the two denoisers is autoguided, then the one taken away from the other."""
+    guide, labels = ddaepp_jax.load(workdir, step=15, decay=0.5), jnp.arange(12) % 10
+
+    def estimate(which, x, level, y):
+        network = lambda x, t: which.module.apply({"params": which.params}, x, t, y)[0]
+        return which.process.denoised(network, x, level)
+
+    def expected(x, level):
+        given, none = (
+            estimate(guide, x, level, y) + 1.5 * (estimate(run, x, level, y) - estimate(guide, x, level, y))
+            for y in (labels, None)
+        )
+        inside = not interval or (interval[0] <= level[0]) & (level[0] <= interval[1])
+        return jnp.where(inside, none + 2.0 * (given - none), given)
+
+    keys = image_keys(3, "sample", jnp.arange(12))
+    images = jax.jit(lambda x: ddim(run.process, expected, x, keys, 5))(image_noise(keys, run.image_shape))
+    draw = lambda **more: run.sample(
+        n=12, seed=3, sampler="ddim", steps=5, guidance=2.0, guidance_interval=interval, **more
+    )
+    ours = draw(autoguidance=1.5, guide=guide)
+    check_pixels_equal(ours, np.asarray(to_uint8(images)))
+    assert (ours != draw()).mean() > 0.05
+    np.testing.assert_array_equal(ours, draw(autoguidance=1.5, guide=guide, guidance_channels=1))  # all there are
 
 
 def test_features_are_what_they_say(run):

@@ -36,6 +36,7 @@ class DDPM(VariancePreserving):
         "t": lambda t, T: t,  # 1..T
         "t/T": lambda t, T: t / T,  # DDAE: (0, 1]
         "999t/T": lambda t, T: 999 * t / T,  # U-ViT: 999 times its continuous time
+        "t-1": lambda t, T: t - 1,  # DiT: the index 0..T-1
     }
 
     def __post_init__(self) -> None:

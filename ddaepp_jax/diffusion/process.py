@@ -8,6 +8,8 @@ from jax import Array
 
 # (noisy image as fed (B, H, W, C), time as fed (B,)) -> (B, H, W, C)
 Network = Callable[[Array, Array], Array]
+# (noisy image x_t (B, H, W, C), noise level (B,)) -> x0_hat (B, H, W, C)
+Denoiser = Callable[[Array, Array], Array]
 
 
 def per_image(values: Array, like: Array) -> Array:
@@ -19,7 +21,7 @@ class Process(Protocol):
     """Pure functions of a frozen dataclass; images are (B, H, W, C), data in [-1, 1], noise standard normal.
 
     A noise level is always in the process's own unit, (B,) int or float; what the network is fed for it is a matter of
-    ``inputs``. Level 0 is the clean image.
+    ``inputs``. The clean image is at level 0; of flows at level 1, and 0 is the noise.
 
     Attributes:
       unit: the level's name in metrics: "t" or "sigma".
@@ -43,7 +45,7 @@ class Process(Protocol):
         """(B,) losses of the network's output ``out``, weighted, mean over an image's values."""
 
     def grid(self, steps: int) -> np.ndarray:
-        """(steps + 1,) falling levels of a sampler, the last 0; ValueError where the process has no such grid."""
+        """(steps + 1,) levels of a sampler, from noise to the clean image; ValueError where there is no such grid."""
 
     def loss_levels(self, n: int) -> np.ndarray:
         """(n,) rising levels at which held-out loss is reported."""

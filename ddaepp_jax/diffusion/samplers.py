@@ -1,6 +1,7 @@
 """Samplers: functions of a denoiser ``(x_t, level) -> x0_hat``, each one ``lax.scan`` over a fixed grid of levels.
 
-All take ``(process, denoiser, x, keys, steps, clip)`` and options of their own:
+Here are those of the variance-preserving processes and of EDM; ``flow_samplers`` has those of flows. All take
+``(process, denoiser, x, keys, steps, clip)`` and options of their own:
 
   process: gives the grid; see ``ddaepp_jax.diffusion.process``.
   x: (B, H, W, C) start noise, standard normal.
@@ -11,8 +12,6 @@ All take ``(process, denoiser, x, keys, steps, clip)`` and options of their own:
 and return (B, H, W, C) float32 images, data range [-1, 1].
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,18 +19,18 @@ from jax import Array
 
 from ddaepp_jax.diffusion.edm import EDM
 from ddaepp_jax.diffusion.noise import step_noise
+from ddaepp_jax.diffusion.process import Denoiser
 from ddaepp_jax.diffusion.vp import VariancePreserving
 
-Denoiser = Callable[[Array, Array], Array]
 
-
-def _estimate(denoiser: Denoiser, x: Array, level: Array, clip: bool) -> Array:
+def estimate(denoiser: Denoiser, x: Array, level: Array, clip: bool) -> Array:
     """x0_hat where all images are at one level."""
     x0 = denoiser(x, jnp.full(x.shape[:1], level))
     return jnp.clip(x0, -1, 1) if clip else x0
 
 
-def _float32(*arrays: np.ndarray) -> tuple[Array, ...]:
+def float32(*arrays: np.ndarray) -> tuple[Array, ...]:
+    """A grid's numbers, computed in float64, as a scan takes them."""
     return tuple(jnp.asarray(a, jnp.float32) for a in arrays)
 
 
@@ -53,8 +52,8 @@ def ddim(
     levels = process.grid(steps)
     own = process.alpha_bar_at(levels)
     alpha_bar = own if table is None else table[levels]
-    trained = _float32(np.sqrt(own), np.sqrt(1 - own))
-    signal, sigma = _float32(np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar))
+    trained = float32(np.sqrt(own), np.sqrt(1 - own))
+    signal, sigma = float32(np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar))
 
     def step(x, grid):
         level, (signal_d, sigma_d), signal_t, sigma_t, signal_s, sigma_s = grid
@@ -88,11 +87,39 @@ def ddpm(
 
     def step(x, grid):
         number, level, from_x0, from_x, std = grid
-        x0 = _estimate(denoiser, x, level, clip)
+        x0 = estimate(denoiser, x, level, clip)
         return from_x0 * x0 + from_x * x + std * step_noise(keys, number, x.shape[1:]), None
 
-    grid = (jnp.arange(steps), jnp.asarray(levels[:-1]), *_float32(from_x0, from_x, std))
+    grid = (jnp.arange(steps), jnp.asarray(levels[:-1]), *float32(from_x0, from_x, std))
     return jax.lax.scan(step, x, grid)[0]
+
+
+def dpmpp_2m(
+    process: VariancePreserving, denoiser: Denoiser, x: Array, keys: Array, steps: int, clip: bool = True
+) -> Array:
+    """DPM-Solver++(2M) (arXiv 2211.01095, algorithm 2): deterministic, of second order, one evaluation a step.
+
+    The first step and the last, to the clean image, are of first order, DDIM's.
+    """
+    del keys
+    levels = process.grid(steps)
+    alpha_bar = process.alpha_bar_at(levels)
+    signal, sigma = np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar)
+    # lambda is the logarithm of signal / sigma; of x_s: sigma_s / sigma_t, and -signal_s (exp(-h) - 1) on D.
+    from_x = sigma[1:] / sigma[:-1]
+    from_d = signal[1:] - from_x * signal[:-1]
+    h = np.diff(np.log(signal[:-1] / sigma[:-1]))
+    ahead = np.zeros(steps)  # 1 / (2 r_i), with r_i = h_(i-1) / h_i: how far D lies beyond the newest estimate
+    ahead[1:-1] = h[1:] / (2 * h[:-1])
+
+    def step(carry, grid):
+        x, before = carry
+        level, from_x, from_d, ahead = grid
+        x0 = estimate(denoiser, x, level, clip)
+        return (from_x * x + from_d * (x0 + ahead * (x0 - before)), x0), None
+
+    grid = (jnp.asarray(levels[:-1]), *float32(from_x, from_d, ahead))
+    return jax.lax.scan(step, (x, jnp.zeros_like(x)), grid)[0][0]
 
 
 def heun(
@@ -121,7 +148,7 @@ def heun(
     added = s_noise * np.sqrt(raised**2 - now**2)
 
     def slope(x, sigma):
-        return (x - _estimate(denoiser, x, sigma, clip)) / sigma
+        return (x - estimate(denoiser, x, sigma, clip)) / sigma
 
     def step(x, grid):
         number, sigma, after, added = grid
@@ -132,4 +159,4 @@ def heun(
         corrected = lambda: x + (after - sigma) * (first + slope(euler, after)) / 2
         return jax.lax.cond(after > 0, corrected, lambda: euler), None
 
-    return jax.lax.scan(step, x * sigmas[0], (jnp.arange(steps), *_float32(raised, after, added)))[0]
+    return jax.lax.scan(step, x * sigmas[0], (jnp.arange(steps), *float32(raised, after, added)))[0]

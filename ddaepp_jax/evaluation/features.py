@@ -40,7 +40,7 @@ def noisy(network: nn.Module, process: Process, layers: tuple[str, ...]) -> Feat
     def features(params: Any, x0: Array, keys: Array, draw: Array, level: Array) -> dict[str, Array]:
         levels = jnp.full(keys.shape, level)
         x_t = process.perturb(x0, step_noise(keys, draw, x0.shape[1:]), levels)
-        _, found = network.apply({"params": params}, *process.inputs(x_t, levels))
+        _, found = network.apply({"params": params}, *process.inputs(x_t, levels), capture=layers)
         return {layer: pool(found[layer]) for layer in layers}
 
     return features
@@ -56,7 +56,7 @@ def pixels(params: Any, x0: Array, keys: Array, draw: Array, level: Array) -> di
 
 @lru_cache(maxsize=16)
 def make_feature_batch(features: Features, mesh: Mesh) -> FeatureBatch:
-    """Compile-once function ``(params, seed, images uint8, ids, level, draw) -> {layer: (B, C) float32}``.
+    """Compile-once function ``(params, seed, images uint8 or latents, ids, level, draw) -> {layer: (B, C) float32}``.
 
     The same for the same ``features``, so that several noise levels are one compilation.
 
@@ -66,7 +66,8 @@ def make_feature_batch(features: Features, mesh: Mesh) -> FeatureBatch:
     def feature_batch(
         params: Any, seed: Array, images: Array, ids: Array, level: Array, draw: Array
     ) -> dict[str, Array]:
-        return features(params, to_float(images), image_keys(seed, "features", ids), draw, level)
+        x0 = to_float(images) if images.dtype == jnp.uint8 else images  # latents
+        return features(params, x0, image_keys(seed, "features", ids), draw, level)
 
     return jax.jit(feature_batch, out_shardings=placing.whole(mesh))
 

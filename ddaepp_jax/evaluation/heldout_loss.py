@@ -38,7 +38,8 @@ def make_heldout_loss(
         x0 = to_float(images)
         keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(image_keys(seed, "heldout", ids), number)
         noise, levels = image_noise(keys, x0.shape[1:]), jnp.full(ids.shape, level)
-        out, _ = network.apply({"params": params}, *process.inputs(process.perturb(x0, noise, levels), levels), labels)
+        inputs = process.inputs(process.perturb(x0, noise, levels), levels)
+        out, _ = network.apply({"params": params}, *inputs, labels, capture=())
         return process.loss_terms(out, x0, noise, levels)
 
     compiled = jax.jit(losses, out_shardings=placing.whole(mesh))

@@ -1,6 +1,7 @@
 """Images from a network: image i is a function of (seed, i) and its label, whatever the batch and the devices."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,12 +12,12 @@ from jax import Array
 from jax.sharding import Mesh
 
 from ddaepp_jax.data.augment import to_uint8
-from ddaepp_jax.diffusion.guidance import classifier_free
+from ddaepp_jax.diffusion.guidance import Guidance
 from ddaepp_jax.diffusion.noise import image_keys, image_noise
-from ddaepp_jax.diffusion.process import Process
+from ddaepp_jax.diffusion.process import Denoiser, Process
 from ddaepp_jax.evaluation import placing
 
-SampleBatch = Callable[[Any, int, Array, Array | None], Array]
+SampleBatch = Callable[[Any, Any, int, Array, Array | None], Array]
 
 
 def make_sample_batch(
@@ -26,24 +27,35 @@ def make_sample_batch(
     *,
     image_shape: tuple[int, int, int],
     steps: int,
-    guidance: float,
+    guidance: Guidance,
     mesh: Mesh,
+    guide: tuple[nn.Module, Process] | None = None,
+    finish: Callable[[Array], Array] = to_uint8,
 ) -> SampleBatch:
-    """Compile-once function ``(params, seed, ids (B,), labels (B,) or None) -> (B, H, W, C) uint8``."""
+    """Compile-once function ``(params, guide's params or None, seed, ids (B,), labels (B,) or None) -> images``.
 
-    def sample_batch(params: Any, seed: Array, ids: Array, labels: Array | None) -> Array:
-        def denoiser(y: Array | None) -> Callable[[Array, Array], Array]:
-            def apply(x: Array, t: Array) -> Array:
-                return network.apply({"params": params}, x, t, y)[0]
+    Images are (B, H, W, C) uint8, or what ``finish`` makes of the sampler's float32.
 
-            return lambda x_t, level: process.denoised(apply, x_t, level)
+    Args:
+      guide: the worse network of autoguidance, and its process, whose levels are those of ``process``.
+    """
 
+    def sample_batch(params: Any, guide_params: Any, seed: Array, ids: Array, labels: Array | None) -> Array:
         keys = image_keys(seed, "sample", ids)
         noise = jax.lax.with_sharding_constraint(image_noise(keys, image_shape), placing.split(mesh))
-        guided = denoiser(labels) if labels is None else classifier_free(denoiser(labels), denoiser(None), guidance)
-        return to_uint8(sampler(process, guided, noise, keys, steps))
+        main = partial(_denoiser, network, process, params)
+        worse = None if guide is None else partial(_denoiser, *guide, guide_params)
+        return finish(sampler(process, guidance.denoiser(main, labels, worse), noise, keys, steps))
 
     return jax.jit(sample_batch, out_shardings=placing.whole(mesh))
+
+
+def _denoiser(network: nn.Module, process: Process, params: Any, labels: Array | None) -> Denoiser:
+    def apply(x: Array, t: Array) -> Array:
+        out, _ = network.apply({"params": params}, x, t, labels, capture=())
+        return out[..., : x.shape[-1]]  # DiT can have as many channels again for a variance, which no sampler reads
+
+    return lambda x_t, level: process.denoised(apply, x_t, level)
 
 
 def sample_images(
@@ -54,10 +66,11 @@ def sample_images(
     labels: np.ndarray | None,
     batch_size: int,
     mesh: Mesh,
+    guide_params: Any = None,
 ) -> Iterator[np.ndarray]:
-    """The images of ``ids`` (N,), with ``labels`` (N,) or None, as (b, H, W, C) uint8 pieces in order."""
+    """The images of ``ids`` (N,), with ``labels`` (N,) or None, as pieces (b, H, W, C) in order."""
     seed = jnp.uint32(seed)
     for rows, count in placing.batches(len(ids), batch_size, mesh):
         (placed,) = placing.place(mesh, ids[rows].astype(np.int32))
         given = None if labels is None else placing.place(mesh, labels[rows].astype(np.int32))[0]
-        yield np.asarray(sample_batch(params, seed, placed, given))[:count]
+        yield np.asarray(sample_batch(params, guide_params, seed, placed, given))[:count]

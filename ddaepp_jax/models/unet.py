@@ -5,6 +5,7 @@ are the paper's.
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import einops
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from ddaepp_jax.models.layers import CONV_INIT, Attention, conv_bias_init, sinusoid
+from ddaepp_jax.models.layers import CONV_INIT, Attention, captured, conv_bias_init, sinusoid, wide
 from ddaepp_jax.models.self_conditioning import SelfConditioning
 
 
@@ -43,10 +44,6 @@ def stages(mults: tuple[int, ...], attend: tuple[bool, ...], blocks: int) -> lis
         decoder.append(Stage(f"up_{i + 1}", mult, resample="up"))
     mid = [Stage("mid_1", mults[-1], True), Stage("mid_2", mults[-1])]
     return [*encoder[:-1], *mid, *decoder[:-1]]  # the last level of each half is left as it is
-
-
-def _wide(dtype: jnp.dtype) -> jnp.dtype:
-    return jnp.promote_types(dtype, jnp.float32)
 
 
 def _norm(x: Array, name: str, dtype: jnp.dtype, groups: int = 32) -> Array:
@@ -158,7 +155,13 @@ class UNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, t: Array, y: Array | None = None, augment_label: Array | None = None, train: bool = False
+        self,
+        x: Array,
+        t: Array,
+        y: Array | None = None,
+        augment_label: Array | None = None,
+        train: bool = False,
+        capture: Sequence[str] | None = None,
     ) -> tuple[Array, OrderedDict[str, Array]]:
         """Predict from a noisy image.
 
@@ -168,6 +171,7 @@ class UNet(nn.Module):
           y: (B,) int labels in 0..num_classes (the last is null); None is the null class.
           augment_label: (B, augment_dim); None is the zero vector, that of a clean image.
           train: drop out, by the rng ``dropout``.
+          capture: names of the features that are returned; None: all.
 
         Returns:
           ``out`` (B, H, W, C) float32, and the features: each block's (B, h, w, c), its attention included, then
@@ -190,15 +194,15 @@ class UNet(nn.Module):
             if name in names:
                 features[name] = h
             if name == self.bottleneck:
-                bottleneck = h.mean(axis=(1, 2), dtype=_wide(self.dtype))
+                bottleneck = h.mean(axis=(1, 2), dtype=wide(self.dtype))
                 if self.self_condition:
                     condition = condition + self._condition(bottleneck, time)
         features["bottleneck"] = bottleneck
-        return self._unembed(h, x.shape[-1]), features
+        return self._unembed(h, x.shape[-1]), captured(features, capture)
 
     def _embed_time(self, t: Array, augment_label: Array | None) -> Array:
         """(B, 4 * channels), at least float32: of times t/1000, bfloat16 would take several for one."""
-        dtype, width = _wide(self.dtype), 4 * self.channels
+        dtype, width = wide(self.dtype), 4 * self.channels
         embedding = sinusoid(t, self.channels, sines_first=True, endpoint=True)
         if self.augment_dim:
             label = jnp.zeros((len(t), self.augment_dim)) if augment_label is None else augment_label
@@ -227,5 +231,5 @@ class UNet(nn.Module):
         return SelfConditioning(4 * self.channels, **fields, name="self_conditioning")(pooled, time)
 
     def _unembed(self, h: Array, channels: int) -> Array:
-        dtype = _wide(self.dtype)
+        dtype = wide(self.dtype)
         return _conv(nn.silu(_norm(h, "norm", dtype, groups=8)), channels, "final", dtype)

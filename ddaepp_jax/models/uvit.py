@@ -4,13 +4,24 @@ Self-conditioning, off by default, is the only addition: without it the paramete
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import einops
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from ddaepp_jax.models.layers import CONV_INIT, LINEAR_INIT, Attention, Mlp, conv_bias_init, layer_norm, sinusoid
+from ddaepp_jax.models.layers import (
+    CONV_INIT,
+    LINEAR_INIT,
+    Attention,
+    Mlp,
+    captured,
+    conv_bias_init,
+    layer_norm,
+    sinusoid,
+    wide,
+)
 from ddaepp_jax.models.self_conditioning import SelfConditioning
 
 
@@ -82,7 +93,13 @@ class UViT(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, t: Array, y: Array | None = None, augment_label: Array | None = None, train: bool = False
+        self,
+        x: Array,
+        t: Array,
+        y: Array | None = None,
+        augment_label: Array | None = None,
+        train: bool = False,
+        capture: Sequence[str] | None = None,
     ) -> tuple[Array, OrderedDict[str, Array]]:
         """Predict from a noisy image.
 
@@ -92,6 +109,7 @@ class UViT(nn.Module):
           y: (B,) int labels in 0..num_classes (the last is null); None is the null class.
           augment_label: (B, augment_dim); None is the zero vector, that of a clean image.
           train: part of the networks' contract; U-ViT has no dropout.
+          capture: names of the features that are returned; None: all.
 
         Returns:
           ``out`` (B, H, W, C) float32, and the features: each block's (B, L, width) without extra tokens, then
@@ -115,7 +133,7 @@ class UViT(nn.Module):
                 if self.self_condition:
                     tokens, extras, skips = self._condition(tokens, extras, skips, bottleneck, time_embedding)
         features["bottleneck"] = bottleneck
-        return self._unembed(tokens[:, extras:], x.shape), features
+        return self._unembed(tokens[:, extras:], x.shape), captured(features, capture)
 
     def _embed_time(self, t: Array) -> Array:
         embedding = sinusoid(t, self.width).astype(self.dtype)
@@ -188,7 +206,7 @@ class UViT(nn.Module):
         pixels = nn.Dense(p * p * channels, kernel_init=LINEAR_INIT, dtype=self.dtype, name="decoder_pred")(tokens)
         out = einops.rearrange(
             pixels, "b (h w) (p q c) -> b (h p) (w q) c", h=height // p, w=width // p, p=p, q=p
-        ).astype(jnp.promote_types(self.dtype, jnp.float32))
+        ).astype(wide(self.dtype))
         if self.conv:
             bias_init = conv_bias_init(9 * channels)
             out = nn.Conv(channels, (3, 3), kernel_init=CONV_INIT, bias_init=bias_init, name="final_conv")(out)

@@ -19,6 +19,7 @@ class Pass:
       level: (B,) in the process's unit.
       label: (B,) int, the null class where dropped; None where the network takes no labels.
       augment_label: (B, D) what was done to the view, for the network to know; None: nothing.
+      capture: names of the features that the objective reads.
     """
 
     view: Array
@@ -26,11 +27,12 @@ class Pass:
     level: Array
     label: Array | None = None
     augment_label: Array | None = None
+    capture: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """A pass and what the network made of it: ``out`` (B, H, W, C) and the named features."""
+    """A pass and what the network made of it: ``out`` (B, H, W, C) and the captured features."""
 
     given: Pass
     out: Array

@@ -10,6 +10,7 @@ import numpy as np
 from ddaepp_jax.models.unet import UNet
 
 MARKS = ("image_proj.weight", "time_emb.lin1.weight", "down.0.res.conv1.weight")  # names that tell such a network
+LEFT_OUT = ()  # tensors of a state_dict that are functions of the shape
 OUTSIDE = {"time_embed_1": "time_emb.lin1", "time_embed_2": "time_emb.lin2", "augment_embed": "time_emb.aug_emb"}
 # Of a residual block, which has a name of its own at each kind of place; "": the block is a convolution alone.
 LAYERS = {
@@ -102,8 +103,9 @@ def reference_name(module: UNet, path: tuple[str, ...]) -> str:
     return f"{half}.{n - 1 + (n - 1) // per_level}.{layer.format(block='res')}.{leaf}"
 
 
-def arranged(module: UNet, path: tuple[str, ...], tensor: np.ndarray) -> np.ndarray:
+def arranged(module: UNet, path: tuple[str, ...], tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """The reference's tensor, in its layout, with its rows in our order: its qkv goes head by head, ours q, k, v."""
+    del shape
     if "qkv" not in path:
         return tensor
     width = len(tensor) // 3

@@ -10,6 +10,7 @@ from ddaepp_jax.errors import InputError
 from ddaepp_jax.models.uvit import UViT
 
 MARKS = ("pos_embed", "patch_embed.proj.weight", "mid_block.mlp.fc1.weight")  # names that tell such a network
+LEFT_OUT = ()  # tensors of a state_dict that are functions of the shape
 MODULES = {
     "patch_embed": "patch_embed.proj",
     "time_embed_1": "time_embed.0",
@@ -97,7 +98,7 @@ def reference_name(module: UViT, path: tuple[str, ...]) -> str:
     return ".".join([*parts, {"kernel": "weight", "scale": "weight", "embedding": "weight"}.get(leaf, leaf)])
 
 
-def arranged(module: UViT, path: tuple[str, ...], tensor: np.ndarray) -> np.ndarray:
+def arranged(module: UViT, path: tuple[str, ...], tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """The reference's tensor, in its layout, with its rows in our order: as it is."""
-    del module, path
+    del module, path, shape
     return tensor

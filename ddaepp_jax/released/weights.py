@@ -59,14 +59,26 @@ def variables(
     shapes = jax.eval_shape(module.init, jax.random.key(0), x, t)["params"]
     paths, tree = jax.tree_util.tree_flatten_with_path(shapes)
     leaves = [(tuple(key.key for key in path), leaf.shape) for path, leaf in paths]
-    names = [family.reference_name(module, path) for path, _ in leaves]
-    _name("are missing", [name for name in names if name not in tensors])
-    _name("are not this network's", [name for name in tensors if name not in names])
-    given = [
-        _placed(family.arranged(module, path, np.asarray(tensors[name], np.float32)), path[-1], name, shape)
-        for name, (path, shape) in zip(names, leaves, strict=True)
-    ]
-    return {"params": jax.tree.unflatten(tree, given)}
+    asked = {name for path, shape in leaves for name in _of_blocks(family.reference_name(module, path), shape)}
+    _name("are missing", [name for name in asked if name not in tensors])
+    _name("are not this network's", [name for name in tensors if name not in asked and name not in family.LEFT_OUT])
+
+    def placed(name: str, path: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
+        tensor = np.asarray(tensors[name], np.float32)
+        return _placed(family.arranged(module, path, tensor, shape), path[-1], name, shape)
+
+    def leaf(path: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
+        name = family.reference_name(module, path)
+        if "{}" in name:
+            return np.stack([placed(each, path, shape[1:]) for each in _of_blocks(name, shape)])
+        return placed(name, path, shape)
+
+    return {"params": jax.tree.unflatten(tree, [leaf(path, shape) for path, shape in leaves])}
+
+
+def _of_blocks(name: str, shape: tuple[int, ...]) -> list[str]:
+    """The reference's names for a leaf: one, or for a stack of blocks' parameters, with ``{}`` in it, one a block."""
+    return [name.format(i) for i in range(shape[0])] if "{}" in name else [name]
 
 
 def _name(what: str, names: Sequence[str]) -> None:

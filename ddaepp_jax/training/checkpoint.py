@@ -24,7 +24,7 @@ class _Keep(ocp.checkpoint_managers.PreservationPolicy):
 
     def __init__(self, newest: int, ranks: Mapping[str, Better], directory: Path) -> None:
         self._newest, self._ranks = newest, ranks
-        self.measured = {step: _measured(directory, step) for step in _steps(directory)}
+        self.measured = {step: _measured(directory, step) for step in steps_of(directory)}
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         steps = [checkpoint.step for checkpoint in checkpoints]
@@ -134,7 +134,7 @@ def latest_step(directory: Path) -> int:
     Raises:
       InputError: there is none.
     """
-    steps = _steps(directory)
+    steps = steps_of(directory)
     if not steps:
         raise InputError(f"{directory}: no checkpoint; has this run saved one (train.checkpoint_every)?")
     return max(steps)
@@ -146,7 +146,7 @@ def best_step(directory: Path, name: str, better: Better) -> int:
     Raises:
       InputError: it was measured at no checkpoint.
     """
-    measured = {step: _measured(directory, step) for step in _steps(directory)}
+    measured = {step: _measured(directory, step) for step in steps_of(directory)}
     step = _best(measured, name, better)
     if step is None:
         names = sorted({known for found in measured.values() for known in found})
@@ -155,7 +155,7 @@ def best_step(directory: Path, name: str, better: Better) -> int:
     return step
 
 
-def _steps(directory: Path) -> list[int]:
+def steps_of(directory: Path) -> list[int]:
     """Committed steps, ascending."""
     return sorted(int(e.name) for e in directory.glob("*") if e.name.isdigit()) if directory.is_dir() else []
 
@@ -168,17 +168,17 @@ def _measured(directory: Path, step: int) -> dict[str, float]:
         return {}
 
 
-def restore_network(directory: Path, step: int, decay: str, sharding: Sharding) -> Any:
-    """The averaged network parameters of a checkpoint, nothing else, on any devices.
+def restore_networks(directory: Path, step: int, names: Sequence[str], sharding: Sharding) -> dict[str, Any]:
+    """The network parameters of some averages of a checkpoint, or of a snapshot; nothing else, on any devices.
 
     Raises:
       InputError: the checkpoint is not one of this program, or is damaged.
     """
     path = (directory / str(step) / "ema").absolute()
     try:
-        tree = ocp.PyTreeCheckpointHandler().metadata(path).tree[decay]["network"]
-        target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
-        wanted = {decay: {"network": target}}
+        tree = ocp.PyTreeCheckpointHandler().metadata(path).tree
+        trees = {name: {"network": tree[name]["network"]} for name in names}
+        wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), trees)
         restored = ocp.PyTreeCheckpointer().restore(
             path,
             args=ocp.args.PyTreeRestore(
@@ -187,4 +187,4 @@ def restore_network(directory: Path, step: int, decay: str, sharding: Sharding) 
         )
     except Exception as error:
         raise InputError(f"{path}: not a readable checkpoint of this program ({first_line(error)})") from error
-    return restored[decay]["network"]
+    return {name: restored[name]["network"] for name in names}

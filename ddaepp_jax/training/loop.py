@@ -17,6 +17,7 @@ from ddaepp_jax.training import sharding
 from ddaepp_jax.training.checkpoint import Checkpoints
 from ddaepp_jax.training.clock import Clock, next_stop, peak_flops
 from ddaepp_jax.training.program import Program
+from ddaepp_jax.training.snapshots import Snapshots
 from ddaepp_jax.training.source import Source
 from ddaepp_jax.training.step import TrainState
 from ddaepp_jax.training.writers import Writer
@@ -51,6 +52,7 @@ class Schedule:
     checkpoint_every: int
     batch_size: int
     evaluations: Mapping[str, Evaluation]
+    snapshot_every: int = 0
     profile_start: int = 0
     profile_steps: int = 0
 
@@ -59,7 +61,8 @@ class Schedule:
         return period > 0 and (step % period == 0 or step == self.total)
 
     def stop(self, step: int) -> int:
-        periods = (self.log_every, self.checkpoint_every, *(e.every for e in self.evaluations.values()))
+        every = (self.log_every, self.checkpoint_every, self.snapshot_every)
+        periods = (*every, *(e.every for e in self.evaluations.values()))
         stop = next_stop(step, self.total, self.dispatch, periods)
         if self.profile_steps:
             edges = (self.profile_start, self.profile_start + self.profile_steps)
@@ -122,12 +125,14 @@ def train(
     mesh: Mesh,
     writer: Writer,
     checkpoints: Checkpoints,
+    snapshots: Snapshots | None,
     meta: dict[str, Any],
     trace_dir: str,
 ) -> TrainState:
     """Train from ``state`` to ``schedule.total`` steps.
 
     Args:
+      snapshots: where ``schedule.snapshot_every`` asks for some.
       meta: saved with every checkpoint, beside its step.
       trace_dir: where the profiler's window goes.
 
@@ -153,6 +158,9 @@ def train(
         jax.block_until_ready(done)
         report.bar.update(steps)
 
+    if snapshots and step and schedule.due(step, schedule.snapshot_every):
+        snapshots.save(step, state)  # the checkpoint's own, where the run was stopped between the two
+
     with report.bar:
         while step < schedule.total:
             if schedule.profile_steps and step == schedule.profile_start:
@@ -173,17 +181,22 @@ def train(
                 jax.profiler.stop_trace()
                 tracing = False
             saves = schedule.due(step, schedule.checkpoint_every)
+            keeps = snapshots and schedule.due(step, schedule.snapshot_every)
             evaluations = {n: e for n, e in schedule.evaluations.items() if schedule.due(step, e.every)}
-            if schedule.due(step, schedule.log_every) or saves or evaluations:
+            if schedule.due(step, schedule.log_every) or saves or keeps or evaluations:
                 pending = (step, totals)
                 totals = program.zeros()
-            if saves or evaluations:
+            if saves or keeps or evaluations:
                 settle()
                 with clock.pause():
                     values = {name: _evaluate(writer, step, name, e, state) for name, e in evaluations.items()}
                     if saves:
                         measured = {name: values[name][e.rank] for name, e in evaluations.items() if e.rank}
+                        if snapshots:
+                            snapshots.wait()  # a run that resumes here makes those before it no more
                         checkpoints.save(state, {**meta, "step": step, "measured": measured})
+                    if keeps:
+                        snapshots.save(step, state)
         settle()
         while in_flight:
             land()

@@ -1,6 +1,7 @@
 """The compiled train program: as many steps a dispatch as it is told, one compilation a run."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -30,7 +31,8 @@ class Program:
       state: shapes of the state with their shardings, a target for restoring.
       zeros: ``() -> totals`` of no steps.
       leaf_names: of the leaves that ``totals["bad_leaves"]`` flags.
-      compile_seconds; flops and bytes_accessed of one step on one device; memory: bytes on one device.
+      compile_seconds; flops of one step on one device; bytes_accessed of the same, where XLA counts a scan's body once;
+        memory: bytes on one device.
     """
 
     run: Callable[[TrainState, dict, Any, Array], tuple[TrainState, dict, Array]]
@@ -72,7 +74,7 @@ def compile_program(
     state = abstract_state(learner, mesh, image_shape, rules)
     everywhere = sharding.replicated(mesh)
 
-    def one(state: TrainState, data: Any) -> tuple[TrainState, dict[str, Array]]:
+    def one(state: TrainState, data: Any, learner: Learner = learner) -> tuple[TrainState, dict[str, Array]]:
         batch = dict(source.fetch(data, state.step))
         batch |= prepare(batch["image"], state.step, batch["index"])
         batch = jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, sharding.BATCH))
@@ -109,6 +111,11 @@ def compile_program(
     compiled = jitted.lower(state, totals, source.shapes, stop).compile()
     seconds = time.perf_counter() - start
     cost, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
+    flops = cost.get("flops", 0.0)
+    if getattr(learner.network, "scan", False):  # XLA counts a scan's body once: count the blocks in a loop
+        looped = dataclasses.replace(learner, network=learner.network.clone(scan=False))
+        lowered = jax.jit(functools.partial(one, learner=looped)).lower(state, source.shapes)
+        flops = (lowered.cost_analysis() or {}).get("flops", 0.0) / mesh.size
     held = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes if memory else 0
     return Program(
         run=compiled,
@@ -117,7 +124,7 @@ def compile_program(
         zeros=jax.jit(zeros, out_shardings=everywhere),
         leaf_names=leaf_names,
         compile_seconds=seconds,
-        flops=cost.get("flops", 0.0),
+        flops=flops,
         bytes_accessed=cost.get("bytes accessed", 0.0),
         memory=held - (memory.alias_size_in_bytes if memory else 0),
     )

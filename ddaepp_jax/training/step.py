@@ -24,7 +24,7 @@ class TrainState:
     Attributes:
       step: () int32, steps taken.
       params: ``{"network": .., "objectives": {name: heads}}``.
-      ema: ``{decay: tree like params}``.
+      ema: ``{name of an average: tree like params}``, see ``ddaepp_jax.training.ema``.
       opt_state: optax's.
     """
 
@@ -40,7 +40,7 @@ class Learner:
 
     Attributes:
       objectives: name -> (objective, weight > 0).
-      ema_decays, ema_ramp: see ``ddaepp_jax.training.ema``.
+      ema_decays, ema_ramp, ema_sigma_rels: see ``ddaepp_jax.training.ema``.
       seed: of every random number of the run.
     """
 
@@ -50,6 +50,7 @@ class Learner:
     optimizer: optax.GradientTransformation
     ema_decays: tuple[float, ...]
     ema_ramp: bool
+    ema_sigma_rels: tuple[float, ...]
     seed: int
 
     def stream(self, name: str) -> Array:
@@ -61,11 +62,12 @@ def init_state(learner: Learner, image_shape: tuple[int, int, int]) -> TrainStat
     """The state of step 0; pure, so that ``jax.jit`` with output shardings never holds an unsharded copy."""
     rng = learner.stream("init")
     x, t = jnp.zeros((1, *image_shape)), jnp.zeros((1,))
-    (_, features), variables = learner.network.init_with_output(rng, x, t)
+    variables = learner.network.init(rng, x, t, capture=())
+    _, features = jax.eval_shape(learner.network.apply, variables, x, t)
     shapes = {name: feature.shape[1:] for name, feature in features.items()}
     heads = {name: objective.init(named(rng, name), shapes) for name, (objective, _) in learner.objectives.items()}
     params = {"network": variables["params"], "objectives": heads}
-    averages = ema.init(params, learner.ema_decays)
+    averages = ema.init(params, learner.ema_decays, learner.ema_sigma_rels)
     return TrainState(jnp.zeros((), jnp.int32), params, averages, learner.optimizer.init(params))
 
 
@@ -73,7 +75,14 @@ def _run(learner: Learner, params: Any, given: Pass, dropout_rng: Array) -> Resu
     x_t = learner.process.perturb(given.view, given.noise, given.level)
     x, t = learner.process.inputs(x_t, given.level)
     out, features = learner.network.apply(
-        {"params": params}, x, t, given.label, given.augment_label, train=True, rngs={"dropout": dropout_rng}
+        {"params": params},
+        x,
+        t,
+        given.label,
+        given.augment_label,
+        train=True,
+        capture=given.capture,
+        rngs={"dropout": dropout_rng},
     )
     return Result(given, out, features)
 

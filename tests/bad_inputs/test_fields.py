@@ -9,6 +9,7 @@ from ddaepp_jax import build, main
 from ddaepp_jax import config as schema
 from ddaepp_jax.data.datasets import Dataset
 
+DIT = f"{Path(__file__).parents[2] / 'configs' / 'dit_s_cifar.py'}:tiny"
 UNET = f"{Path(__file__).parents[2] / 'configs' / 'unet_edm_cifar.py'}:tiny"
 
 FIELDS = [  # --config.<what is given> -> parts of the line
@@ -30,6 +31,12 @@ FIELDS = [  # --config.<what is given> -> parts of the line
     ("ema.decays=('a',)", "ema.decays: ('a',)", "between 0 and 1"),
     ("ema.decays=(1.0,)", "ema.decays: (1.0,)", "between 0 and 1"),
     ("ema.decays=()", "ema.decays: ()", "at least one"),
+    ("ema.sigma_rel=(0.3,)", "ema.sigma_rel: (0.3,): give different numbers, from 0.001 to below 0.2887"),
+    ("ema.sigma_rel=(0.0,)", "ema.sigma_rel: (0.0,): give different numbers"),
+    ("ema.sigma_rel=(0.1, 0.1)", "ema.sigma_rel: (0.1, 0.1): give different numbers"),
+    ("ema.sigma_rel=0.1", "--config.ema.sigma_rel: '0.1' is not a tuple; write it with a comma"),
+    ("ema.snapshot_every=-1", "ema.snapshot_every: -1 is negative; 0 turns it off"),
+    ("ema.snapshot_every=10", "ema.snapshot_every: 10, but ema.sigma_rel=()", "set ema.sigma_rel=(0.05, 0.1)"),
     ("train.steps=None", "train.steps, train.epochs, train.images: none given; give exactly one"),
     ("train.epochs=3", "train.steps, train.epochs, train.images: steps and epochs given; give exactly one"),
     ("train.steps=0", "train.steps: 0 is not positive"),
@@ -48,7 +55,7 @@ FIELDS = [  # --config.<what is given> -> parts of the line
     ("model.pool=max", "model.pool: no 'max'; there is mean, cls"),
     ("model.attention=flash", "model.attention: no 'flash'; there is auto, xla, cudnn"),
     ("diffusion.name=edm2", "diffusion.name: no 'edm2'; there is ddpm"),
-    ("diffusion.time_input=t2", "diffusion.time_input: no 't2'; there is t, t/T, 999t/T"),
+    ("diffusion.time_input=t2", "diffusion.time_input: no 't2'; there is t, t/T, 999t/T, t-1"),
     ("diffusion.num_steps=0", "diffusion.num_steps: 0 is not positive"),
     ("diffusion.beta_end=2.0", "diffusion.beta_start, beta_end: 0.0001, 2.0"),
     ("optimizer.name=lion", "optimizer.name: no optimizer 'lion'; there are adamw, adam, sgd"),
@@ -59,10 +66,15 @@ FIELDS = [  # --config.<what is given> -> parts of the line
     ("optimizer.warmup_steps=-1", "optimizer.warmup_steps: -1 is negative"),
     ("objectives.denoising.weight=0", "objectives.<name>.weight: all are 0; there is nothing to train on"),
     ("objectives.denoising.label_dropout=2", "objectives.denoising.label_dropout: 2.0 is not in 0..1"),
-    ("sampling.sampler=euler", "sampling.sampler: no 'euler'; there is ddim, ddpm"),
+    ("sampling.sampler=euler", "sampling.sampler: no 'euler'; there is ddim, ddpm, dpmpp_2m"),
     ("sampling.steps=1001", "sampling.steps: 1001 is not in 1..1000 (diffusion.num_steps)"),
     ("sampling.guidance=2", "sampling.guidance: 2.0 without labels", "model.class_conditional"),
-    ("sampling.sampler=heun", "sampling.sampler: no 'heun'; there is ddim, ddpm"),
+    ("sampling.sampler=heun", "sampling.sampler: no 'heun'; there is ddim, ddpm, dpmpp_2m"),
+    ("sampling.guidance_interval=(5,)", "sampling.guidance_interval: (5,) is not two rising levels", "nor ()"),
+    ("sampling.guidance_interval=(800,100)", "sampling.guidance_interval: (800, 100) is not two rising levels"),
+    ("sampling.guidance_interval=('a','b')", "sampling.guidance_interval: ('a', 'b') is not two rising levels"),
+    ("sampling.guidance_channels=-1", "sampling.guidance_channels: -1 is negative; 0 guides all"),
+    ("sampling.guidance_channels=2", "sampling.guidance_channels: 2, but images have 1; 0 guides all"),
     ("data.augment=1.5", "data.augment: 1.5 is not a probability"),
     ("data.augment=0.12", "data.augment: the network has to know the transformation", "set model.augment_dim to 9"),
     ("model.augment_dim=-1", "model.augment_dim: -1 is negative; 0 is none"),
@@ -111,10 +123,33 @@ EDM_UNET = [  # the same, of a run of a UNet with EDM
 ]
 
 
+DIT_FLOW = [  # the same, of a run of a DiT with flow matching
+    ("model.width=30", "model.width: 30 is not a multiple of 4, or not of 4 * model.num_heads (2)"),
+    ("model.width=36", "model.width: 36 is not a multiple of 4, or not of 4 * model.num_heads (2)"),
+    ("model.depth=0", "model.depth: 0 is not positive"),
+    ("model.patch_size=3", "model.patch_size: 3 does not divide images of 8x8"),
+    ("model.mlp_ratio=0", "model.mlp_ratio: 0.0 is not positive"),
+    ("model.bottleneck=mid", "model.bottleneck: no 'mid'; there is block_1, block_2"),
+    ("model.learn_sigma=True", "model.learn_sigma: a variance is learned by the variational term, which is not here"),
+    ("optimizer.weight_decay=0.1", "optimizer.decay_mask: 'all' decays DiT's fixed positions too"),
+    ("diffusion.time_sampling=lognormal", "diffusion.time_sampling: 'lognormal' is neither 'logit-normal' nor 'uni"),
+    ("diffusion.p_std=0", "diffusion.p_std: 0.0 is not positive"),
+    ("diffusion.time_input=999t", "diffusion.time_input: no '999t'; there is t"),
+    ("sampling.sampler=heun", "sampling.sampler: no 'heun'; there is euler, heun_flow, euler_maruyama"),
+    ("sampling.steps=0", "sampling.steps: 0 is not positive"),
+    ("sampling.heun_flow.shift=0", "sampling.heun_flow.shift: 0.0 is not a positive number; 1 makes even steps"),
+    ("sampling.heun_flow.shift=inf", "sampling.heun_flow.shift: inf is not a positive number"),
+    ("evals.probe.level=1.5", "evals.probe.level: 1.5 is not in 0..1"),
+    ("data.name=latents", "data.name: latents are an autoencoder's, and this version has none yet"),
+]
+
+ROWS = ((CONFIG, FIELDS), (UNET, EDM_UNET), (DIT, DIT_FLOW))
+
+
 @pytest.mark.parametrize(
     ("config", "given", "parts"),
-    [(config, given, parts) for config, rows in ((CONFIG, FIELDS), (UNET, EDM_UNET)) for given, *parts in rows],
-    ids=[given for given, *_ in FIELDS + EDM_UNET],
+    [(config, given, parts) for config, rows in ROWS for given, *parts in rows],
+    ids=[given for _, rows in ROWS for given, *_ in rows],
 )
 def test_bad_field(config, given, parts, tmp_path, monkeypatch):
     """Refused before data are read, anything is compiled or a directory is made."""
@@ -123,6 +158,21 @@ def test_bad_field(config, given, parts, tmp_path, monkeypatch):
     workdir = tmp_path / "run"
     refused(main.main, [f"--config={config}", f"--workdir={workdir}", f"--config.{given}"], *parts)
     assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+    ("sampler", "options", "part"),
+    [
+        ("euler", dict(shift=0), "sampling.euler.shift: 0 is not a positive number; 1 makes even steps"),
+        ("euler", dict(diffusion=1.0), "options: no 'diffusion'; there is clip, shift"),
+        ("euler_maruyama", dict(diffusion=-1), "sampling.euler_maruyama.diffusion: -1 is negative"),
+        ("euler_maruyama", dict(shift="even"), "options: shift='even' is not a float"),
+    ],
+)
+def test_options_of_a_flows_samplers(sampler, options, part):
+    config = schema.get_config()
+    config.diffusion = schema.flow()
+    refused(lambda _: build.sampler(config, sampler, 10, options), [], part)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ from refusals import refused
 import ddaepp_jax
 from ddaepp_jax import config as schema
 from ddaepp_jax import sample
+from ddaepp_jax.diffusion.ddpm import DDPM
+from ddaepp_jax.diffusion.flow import Flow
 
 
 @pytest.mark.parametrize(
@@ -39,16 +41,27 @@ def test_no_checkpoint_yet(tmp_path):
         (["--first=-1"], ["first: -1 is not in 0.."]),
         (["--steps=0"], ["steps: 0 is not in 1..1000"]),
         (["--steps=1001"], ["steps: 1001 is not in 1..1000"]),
-        (["--sampler="], ["sampler: no ''; there is ddim, ddpm"]),
+        (["--sampler="], ["sampler: no ''; there is ddim, ddpm, dpmpp_2m"]),
         (["--options=eta=1"], ["options: no 'eta'; there is clip"]),
         (["--sampler=ddim", "--options=table=edm"], ["sampling.ddim.table: no 'edm'; there is standard, ddae"]),
         (["--options=clip=no"], ["options: clip='no' is not a bool"]),
         (["--options=clip"], ["argument --options: 'clip' is not options with commas between"]),
-        (["--sampler=heun"], ["sampler: no 'heun'; there is ddim, ddpm"]),
+        (["--sampler=heun"], ["sampler: no 'heun'; there is ddim, ddpm, dpmpp_2m"]),
+        (["--sampler=dpmpp_2m", "--options=shift=0.3"], ["options: no 'shift'; there is clip"]),
         (["--step=fid"], ["step: no 'fid'; there is heldout_loss, probe"]),
         (["--step=99"], ["step: no checkpoint 99 in", "the newest is 4"]),
         (["--decay=0.5"], ["decay: no average 0.5;", "ema.decays=(0.999,)"]),
+        (["--sigma_rel=0.05"], ["sigma_rel: no average 0.05, and no snapshot at or before step 4", "ema.sigma_rel=()"]),
+        (["--sigma_rel=0.05", "--decay=0.999"], ["decay, sigma_rel: 0.999 and 0.05 given; give one of them"]),
+        (["--sigma_rel=0.5"], ["sigma_rel: 0.5 is not from 0.001 to below 0.2887"]),
+        (["--sigma_rel=nan"], ["sigma_rel: nan is not from"]),
         (["--guidance=2"], ["guidance: this run was trained without labels", "leave it out"]),
+        (["--guidance_interval=low"], ["argument --guidance_interval: 'low' is not floats with commas between"]),
+        (["--guidance_interval=9"], ["guidance_interval: (9.0,) is not two rising levels, e.g. (0.1, 1.0)"]),
+        (["--guidance_channels=-1"], ["guidance_channels: -1 is negative; 0 guides all"]),
+        (["--guidance_channels=2"], ["guidance_channels: 2, but images have 1; 0 guides all"]),
+        (["--autoguidance=2"], ["autoguidance: 2.0 without a guide; give guide"]),
+        (["--guide=x"], ["x: not a run directory"]),
         (["--labels=3"], ["labels: this run was trained without labels", "leave it out"]),
         (["--out=/dev/null/x"], ["--out: cannot write /dev/null/x", "give another"]),
     ],
@@ -72,6 +85,23 @@ def test_run_checks_its_arguments(trained):
         ((images, 11, ["mid"], 0, 0), "draws: 0 is not positive"),
     ]:
         refused(lambda _, arguments=arguments: run.features(*arguments), [], part)
+
+
+def test_a_guide_has_to_estimate_the_same(trained):
+    run, guide = ddaepp_jax.load(trained), ddaepp_jax.load(trained)
+    sample = lambda scale: lambda _: run.sample(n=1, guide=guide, autoguidance=scale)
+    refused(sample(1), [], "guide: given, but autoguidance is 1, which is none; give a scale, e.g. 2")
+    guide.image_shape = (8, 8, 3)
+    refused(sample(2), [], f"guide: {trained} differs in the shape of its images: (8, 8, 3), not (8, 8, 1)")
+    guide = ddaepp_jax.load(trained)
+    guide.process = DDPM(beta_end=0.03, time_input="t")
+    refused(sample(2), [], f"guide: {trained} differs in its process: DDPM(", "beta_end=0.03", "not DDPM(")
+    guide.process = Flow()
+    refused(sample(2), [], f"guide: {trained} differs in its process: Flow(", "not DDPM(")
+    guide = ddaepp_jax.load(trained)
+    with guide.config.unlocked():
+        guide.config.model.class_conditional = True
+    refused(sample(2), [], f"guide: {trained} differs in the number of its labels: 10, not 0")
 
 
 def test_labels_of_a_conditional_run(trained):

@@ -66,6 +66,8 @@ def test_bad_workdir(tmp_path):
 def test_resume_with_another_config(trained):
     arguments = [TINY, f"--workdir={trained}", "--config.model.width=64", "--config.seed=1"]
     refused(main.main, arguments, "config.json: this run has another config", "model.width: 32 -> 64; seed: 0 -> 1")
+    arguments = [TINY, f"--workdir={trained}", "--config.ema.sigma_rel=(0.05, 0.1)"]
+    refused(main.main, arguments, "this run has another config (ema.sigma_rel: () -> (0.05, 0.1))")
     assert json.loads((trained / "config.json").read_text())["seed"] == 0
 
 

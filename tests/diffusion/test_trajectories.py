@@ -1,4 +1,4 @@
-"""DDIM-20 and EDM-18 from given start noise, with a given network: the reference implementation's (DDAE's) states."""
+"""Samplers from given start noise, with a given network, against states and images of reference implementations."""
 
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from drawn import drawn_params
 from ddaepp_jax.diffusion import samplers
 from ddaepp_jax.diffusion.ddpm import DDPM
 from ddaepp_jax.diffusion.edm import EDM
+from ddaepp_jax.diffusion.vp import VP
 from ddaepp_jax.released import ddae_unet
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -46,3 +47,15 @@ def test_heun(network):
     golden, process = np.load(GOLDEN / "trajectory_edm18.npz"), EDM()
     sample = partial(samplers.heun, process, partial(process.denoised, network), keys=None, steps=18)
     np.testing.assert_allclose(jax.jit(sample)(jnp.asarray(golden["start"])), golden["image"], atol=1e-4)
+
+
+@pytest.mark.parametrize("steps", [12, 40])
+def test_dpmpp_2m(steps):
+    golden, process = np.load(GOLDEN / "dpmpp_2m.npz"), VP(time_input="t")
+
+    def epsilon(x, t):
+        signal, sigma = (c[:, None, None, None] for c in process.coefficients(t))
+        return sigma * (x - 0.3 * signal) / (0.25 * signal**2 + sigma**2) + 0.3 * signal * jnp.sin(2 * x)
+
+    sample = partial(samplers.dpmpp_2m, process, partial(process.denoised, epsilon), keys=None, steps=steps, clip=False)
+    np.testing.assert_allclose(jax.jit(sample)(jnp.asarray(golden["start"])), golden[f"{steps}"], atol=1e-4)

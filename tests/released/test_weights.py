@@ -7,7 +7,7 @@ from references import state_dict
 from ddaepp_jax.errors import InputError
 from ddaepp_jax.models.unet import UNet
 from ddaepp_jax.models.uvit import UViT
-from ddaepp_jax.released import ddae_unet, u_vit, weights
+from ddaepp_jax.released import ddae_unet, dit, lightningdit, u_vit, weights
 
 MARKS = ("a.weight", "b.weight")
 
@@ -95,6 +95,43 @@ def test_a_uvits_arguments_are_read_off_its_tensors(arguments):
     found = u_vit.arguments(state_dict(u_vit, **arguments))
     defaults = dict(in_chans=3, mlp_ratio=4.0, qkv_bias=False, mlp_time_embed=False, num_classes=-1)
     assert found == defaults | dict(conv=True, skip=True) | arguments
+
+
+@pytest.mark.parametrize(
+    ("family", "arguments"),
+    [
+        (dit, dict(input_size=8, patch_size=4, in_channels=3, hidden_size=128, depth=2, num_heads=2, num_classes=5)),
+        (dit, dict(input_size=8, patch_size=2, in_channels=4, hidden_size=1152, depth=1, num_heads=16, mlp_ratio=2.0)),
+        (
+            lightningdit,
+            dict(input_size=6, patch_size=1, in_channels=8, hidden_size=1024, depth=1, num_heads=16)
+            | dict(use_swiglu=True, use_rope=True, use_rmsnorm=True),
+        ),
+        (
+            lightningdit,
+            dict(input_size=4, patch_size=2, in_channels=4, hidden_size=48, depth=2, num_heads=3, mlp_ratio=2.0)
+            | dict(use_qknorm=True, wo_shift=True, learn_sigma=True),
+        ),
+    ],
+    ids=["dit", "dit-xl", "lightningdit", "lightningdit-options"],
+)
+def test_a_dits_arguments_are_read_off_its_tensors(family, arguments):
+    found = family.arguments(state_dict(family, **arguments))
+    expected = dict(mlp_ratio=4.0, num_classes=1000, learn_sigma=family is dit)
+    if family is lightningdit:
+        expected |= dict.fromkeys(("use_qknorm", "use_swiglu", "use_rope", "use_rmsnorm", "wo_shift"), False)
+    assert found == expected | arguments
+
+
+def test_a_dit_without_a_null_class_gets_one_of_zeros():
+    arguments = dict(input_size=4, patch_size=2, in_channels=1, hidden_size=16, depth=1, num_heads=1, num_classes=2)
+    tensors = state_dict(dit, **arguments)
+    tensors["y_embedder.embedding_table.weight"] = tensors["y_embedder.embedding_table.weight"][:2]
+    module = dit.module(**arguments, class_dropout_prob=0.0)
+    table = weights.variables(dit, module, tensors, (4, 4, 1))["params"]["label_embed"]["embedding"]
+    np.testing.assert_array_equal(
+        table, np.concatenate([tensors["y_embedder.embedding_table.weight"], np.zeros((1, 16))])
+    )
 
 
 def test_modules_of_the_references_arguments():

@@ -7,7 +7,9 @@ with the real optimizer, losses to 1e-5.
 import jax
 import numpy as np
 import pytest
-from tiny import config, run
+from tiny import compiled, config, run
+
+from ddaepp_jax import config as schema
 
 SGD = dict(
     train__steps=5,
@@ -53,6 +55,30 @@ def test_remat(one_device):
     check_same(one_device, run(config(**SGD, model__remat=True)))
 
 
+def dit(**model):
+    """A DiT as LightningDiT has it, conditioned, and its process; 10 steps, as at first its blocks are shut."""
+    made = config(**SGD | dict(train__steps=10))
+    fields = dict(width=32, depth=4, num_heads=2, bottleneck="block_2", rope=True, rmsnorm=True, swiglu=True)
+    made.model, made.diffusion = schema.dit(**fields | model), schema.flow(cosine_loss=False)
+    made.optimizer.weight_decay = 0.0
+    made.sampling.sampler = "euler"
+    return made
+
+
+def test_dit_scanned_recomputed_and_on_eight_devices():
+    looped = run(dit(scan=False))
+    check_same(looped, run(dit(scan=True)))
+    check_same(looped, run(dit(scan=True, remat=True), (2, 4, 1)))
+
+
+def test_a_scans_flops_are_those_of_all_blocks():
+    """XLA counts a loop's body once; throughput in FLOPs must not."""
+    (looped, *_), (scanned, *_) = compiled(dit(scan=False)), compiled(dit(scan=True))
+    assert 0.95 < scanned.flops / looped.flops < 1.05
+    (shared, *_) = compiled(dit(scan=True), (8, 1, 1))
+    assert shared.flops == pytest.approx(scanned.flops / 8, rel=0.01)
+
+
 def test_streamed_data(one_device):
     check_same(one_device, run(config(**SGD, data__device_bytes=0), (2, 4, 1)))
 
@@ -72,8 +98,6 @@ def test_steps_a_dispatch_change_no_bit():
 
 def test_parameters_are_sharded_from_birth():
     """Under FSDP every large leaf of parameters, moments and EMA lives in parts of an eighth, or a fourth."""
-    from tiny import compiled
-
     program, _, _ = compiled(config(), (2, 4, 1))
     state = program.init()
     for tree in (state.params["network"], state.ema["0.999"]["network"], state.opt_state):

@@ -1,0 +1,49 @@
+"""The compiled sampling function: whose output its denoisers read, and whose parameters."""
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from ddaepp_jax.diffusion.flow import Flow
+from ddaepp_jax.diffusion.flow_samplers import euler
+from ddaepp_jax.diffusion.guidance import Guidance
+from ddaepp_jax.evaluation.sampling import make_sample_batch, sample_images
+from ddaepp_jax.training.sharding import make_mesh
+
+
+class Pulled(nn.Module):
+    """The velocity from anywhere to ``to`` + y / 10; with a variance that no sampler may read where ``learned``."""
+
+    learned: bool
+
+    @nn.compact
+    def __call__(self, x, t, y=None, capture=None):
+        target = self.param("to", nn.initializers.zeros, ()) + (0 if y is None else y[:, None, None, None] / 10)
+        out = (target - x) / (1 - t)[:, None, None, None]
+        return jnp.concatenate([out, jnp.full_like(out, jnp.nan)], -1) if self.learned else out, {}
+
+
+def pixels(value):
+    return np.round(127.5 * (value + 1))
+
+
+def test_every_networks_parameters_are_arguments_and_a_variance_is_left_out():
+    mesh, labels = make_mesh((-1, 1, 1)), np.arange(5)
+    sample_batch = make_sample_batch(
+        Pulled(learned=True),
+        Flow(),
+        euler,
+        image_shape=(4, 2, 3),
+        steps=6,
+        guidance=Guidance(1.5, autoguidance=2.0),
+        mesh=mesh,
+        guide=(Pulled(learned=False), Flow()),
+    )
+    for main, guide in ((-0.2, -0.1), (-0.5, -0.6)):
+        params, worse = {"to": jnp.float32(main)}, {"to": jnp.float32(guide)}
+        given = (sample_batch, params, 0, np.arange(5), labels, 8, mesh, worse)
+        made = np.concatenate(list(sample_images(*given)))
+        assert made.shape == (5, 4, 2, 3) and made.dtype == np.uint8
+        expected = pixels(guide + 2 * (main - guide) + 1.5 * labels / 10)
+        assert np.abs(made - expected[:, None, None, None]).max() <= 1
+    assert sample_batch._cache_size() == 1
