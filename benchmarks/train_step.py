@@ -3,9 +3,10 @@
     python benchmarks/train_step.py --config=configs/uvit_digits.py --config=configs/uvit_cifar.py:small
     python benchmarks/train_step.py --config=configs/uvit_cifar.py --pair=model.self_condition --batch_size=4
 
-Images are random bytes in the shape of the data, so none are needed. With ``--pair=FIELD`` a boolean field is measured
-on against off, by XLA's cost analysis and by interleaved timing pairs with a 95 % interval: single steps scatter by
-several percent on a shared machine. Rows go to ``--out``, by default benchmarks/results/train_step.jsonl.
+``--config.FIELD=VALUE`` changes a field of every config. Images are random bytes in the shape of the data, so none are
+needed. With ``--pair=FIELD`` a boolean field is measured on against off, by XLA's cost analysis and by interleaved timing
+pairs with a 95 % interval: single steps scatter by several percent on a shared machine. XLA counts the bytes of a scan's
+body once: take them with --config.model.scan=False. Rows go to ``--out``, by default benchmarks/results/train_step.jsonl.
 """
 
 import argparse
@@ -157,13 +158,14 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=40)
     parser.add_argument("--seconds", type=float, default=20, help="of timing a config")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "train_step.jsonl")
-    args = parser.parse_args()
+    args, changes = parser.parse_known_args()  # --config.FIELD=VALUE
     for name in args.config:
         overrides = [f"--config.train.batch_size={args.batch_size}"] if args.batch_size else []
         overrides += ["--config.data.device_bytes=0"] * args.stream
-        config = cli.parse_config([f"--config={name}", *overrides])
+        config = cli.parse_config([f"--config={name}", *overrides, *changes])
         row = {
             "config": name,
+            "changes": changes,
             "batch_size": config.train.batch_size,
             "streamed": args.stream,
             "dtype": config.model.dtype,

@@ -2,11 +2,12 @@
 
     python -m ddaepp_jax.main --config=configs/dit_s_cifar.py --workdir=runs/dit_s_cifar --config.data.data_dir=TFDS_DIR
 
-1,300 epochs of 256 images; 32.9M parameters in LightningDiT's blocks (arXiv 2501.01423), trained as its authors do but
-for the batch. The pairing of this network, process and data set is ours: there is no published figure to compare with,
-and it has not yet been run at full length.
+1,300 epochs of 256 images; 32.9M parameters in LightningDiT's blocks (arXiv 2501.01423), its authors' optimizer, with a
+warm-up, clipping and a batch of our choice. There is no published figure of this network, process and data set to compare
+with, and it has not yet been run at full length.
 
-``:small`` is what a CPU can show in 8 minutes: 1.9M parameters, patches of 4.
+``:small`` is what two CPU cores show in 8 minutes: patches of 4; its loss falls from 1.14 to 0.176, and linear accuracy
+reaches 43.6 % (README).
 
 ``--config.model.self_condition=False`` is the plain network, ``--config.model.class_conditional=True`` takes labels.
 """

@@ -56,8 +56,8 @@ def make_heldout_loss(
             ]
             totals += [np.asarray(loss, np.float64)[:count].sum() for loss in queued]
         means = totals / len(images)
-        return {f"{process.unit}{level:04g}": float(m) for level, m in zip(levels, means, strict=True)} | {
-            "mean": float(means.mean())
-        }
+        names = [f"{level:04d}" if isinstance(level, int) else f"{level:g}" for level in levels]
+        values = {f"{process.unit}{name}": float(mean) for name, mean in zip(names, means, strict=True)}
+        return values | {"mean": float(means.mean())}
 
     return heldout_loss
