@@ -4,9 +4,10 @@
     python benchmarks/train_step.py --config=configs/uvit_cifar.py --pair=model.self_condition --batch_size=4
 
 ``--config.FIELD=VALUE`` changes a field of every config. Images are random bytes in the shape of the data, so none are
-needed. With ``--pair=FIELD`` a boolean field is measured on against off, by XLA's cost analysis and by interleaved timing
-pairs with a 95 % interval: single steps scatter by several percent on a shared machine. XLA counts the bytes of a scan's
-body once: take them with --config.model.scan=False. Rows go to ``--out``, by default benchmarks/results/train_step.jsonl.
+needed. With ``--pair=FIELD`` a boolean field is measured on against off, by XLA's cost analysis and by interleaved
+timing pairs with a 95 % interval: single steps scatter by several percent on a shared machine. XLA counts the bytes of
+a scan's body once: take them with --config.model.scan=False. Rows go to ``--out``, by default
+benchmarks/results/train_step.jsonl.
 """
 
 import argparse

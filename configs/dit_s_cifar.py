@@ -3,8 +3,8 @@
     python -m ddaepp_jax.main --config=configs/dit_s_cifar.py --workdir=runs/dit_s_cifar --config.data.data_dir=TFDS_DIR
 
 1,300 epochs of 256 images; 32.9M parameters in LightningDiT's blocks (arXiv 2501.01423), its authors' optimizer, with a
-warm-up, clipping and a batch of our choice. There is no published figure of this network, process and data set to compare
-with, and it has not yet been run at full length.
+warm-up, clipping and a batch of our choice. There is no published figure of this network, process and data set to
+compare with, and it has not yet been run at full length.
 
 ``:small`` is what two CPU cores show in 8 minutes: patches of 4; its loss falls from 1.14 to 0.176, and linear accuracy
 reaches 43.6 % (README).

@@ -141,7 +141,8 @@ def _value(field: str, text: str, wanted: type) -> Any:
 def start_backend(coordinator: str = "", num_processes: int = 1, process_id: int = 0) -> None:
     """Everything that has to happen before the first computation, once a program.
 
-    The persistent compilation cache is on (JAX_COMPILATION_CACHE_DIR names another place, or none by being empty).
+    The persistent compilation cache is on (JAX_COMPILATION_CACHE_DIR names another place, or none by being empty), but
+    for several processes on CPUs.
     With a coordinator, "host:port" or "auto" on a pod or cluster that JAX knows, the processes join into one run.
     """
     if coordinator not in ("", "auto") and not re.fullmatch(r".+:\d+", coordinator):
@@ -150,12 +151,14 @@ def start_backend(coordinator: str = "", num_processes: int = 1, process_id: int
         raise InputError(f"--process_id: {process_id} is not in 0..{num_processes - 1}, below --num_processes")
     import jax
 
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "ddaepp_jax" / "xla"))
     if coordinator == "auto":
         jax.distributed.initialize()
     elif coordinator:
         jax.distributed.initialize(coordinator, num_processes=num_processes, process_id=process_id)
+    if coordinator and jax.default_backend() == "cpu":  # from the cache, collectives of processes can wait for ever
+        jax.config.update("jax_enable_compilation_cache", False)
+    elif "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "ddaepp_jax" / "xla"))
 
 
 def launch(program: Callable[[Sequence[str]], None]) -> NoReturn:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -253,34 +254,40 @@ def test_killed_run_resumes_bit_for_bit(tmp_path, dispatch):
     check_states_equal(killed, tmp_path / "whole")
 
 
+def two_processes(workdir, fields):
+    """A run of two processes that share its parameters, to its end."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+    joined = [f"--workdir={workdir}", f"--coordinator={address}", "--num_processes=2"]
+    commands = [[*RUN, *flags(fields), *joined, f"--process_id={i}"] for i in range(2)]
+    both = [subprocess.Popen(command, cwd=ROOT, env=environment(2)) for command in commands]
+    try:
+        assert [process.wait(timeout=300) for process in both] == [0, 0]
+    finally:
+        for process in both:
+            process.kill()
+
+
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
     """The global batch and the losses don't depend on the number of processes; one run directory is written."""
     fields = dict(train__steps=4, train__batch_size=16, data__device_bytes=0)
     subprocess.run([*RUN, *flags(fields), f"--workdir={tmp_path / 'one'}"], cwd=ROOT, env=environment(4), check=True)
-    import socket
-
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{listener.getsockname()[1]}"
-    both = [
-        subprocess.Popen(
-            [
-                *RUN,
-                *flags(fields),
-                f"--workdir={tmp_path / 'two'}",
-                f"--coordinator={address}",
-                "--num_processes=2",
-                f"--process_id={i}",
-            ],
-            cwd=ROOT,
-            env=environment(2),
-        )
-        for i in range(2)
-    ]
-    assert [process.wait(timeout=300) for process in both] == [0, 0]
+    two_processes(tmp_path / "two", fields)
     one, two = (load(tmp_path / name).state() for name in ("one", "two"))
     losses = [[row["loss"] for row in rows(tmp_path / name) if "loss" in row] for name in ("one", "two")]
     np.testing.assert_allclose(*losses, rtol=1e-5)
     for a, b in zip(jax.tree.leaves(one.ema), jax.tree.leaves(two.ema), strict=True):
         np.testing.assert_allclose(np.asarray(a), np.asarray(b), atol=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_resume_and_keep_snapshots(tmp_path):
+    """What was compiled before does not wait in its collectives for ever; a process saves its part of snapshots."""
+    fields = COUNT_STEPS | dict(ema__sigma_rel="(0.05,0.1)", ema__snapshot_every=2, optimizer__schedule="constant")
+    fields |= dict(mesh__data=1, mesh__fsdp=-1)
+    for steps in (3, 6):
+        two_processes(tmp_path / "two", fields | dict(train__steps=steps))
+    assert {entry.name for entry in (tmp_path / "two" / "snapshots").iterdir()} == {"2", "3", "4", "6"}
+    assert load(tmp_path / "two", sigma_rel=0.1).step == 6
