@@ -195,6 +195,9 @@ class DiT(nn.Module):
           ``bottleneck`` (B, width).
         """
         del train
+        names = block_names(self.depth)
+        if self.bottleneck not in names:
+            raise ValueError(f"bottleneck: no block {self.bottleneck!r}; there is {', '.join(names)}")
         batch, height, width, channels = x.shape
         rows, columns = height // self.patch_size, width // self.patch_size
         time = self._embed_time(t)
@@ -204,7 +207,7 @@ class DiT(nn.Module):
             turns = tuple(jnp.asarray(wave) for wave in rotation(rows, columns, self.width // self.num_heads))
         tokens = self._embed(x, rows, columns)
 
-        order = [*block_names(self.depth), "bottleneck"] if capture is None else list(capture)
+        order = [*names, "bottleneck"] if capture is None else list(capture)
         run = self._scanned if self.scan else self._looped
         tokens, condition, found = run(order, tokens, condition, time, turns)
         out_channels = 2 * channels if self.learn_sigma else channels

@@ -211,6 +211,11 @@ def test_self_conditioned_network_starts_as_the_plain_one():
     assert np.abs(np.asarray(out)).max() > 0.1
 
 
+def test_a_bottleneck_that_is_no_block_is_refused():
+    with pytest.raises(ValueError, match="bottleneck: no block 'block_6'; there is block_1, block_2"):
+        DiT(depth=2, scan=False).init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), jnp.zeros(1))
+
+
 def test_conditioning_reaches_what_follows_and_the_final_norm():
     """Against the plain network by its parts: with the last block as bottleneck only the final modulation is moved."""
     network, params, x, t, y = small(self_condition=True, bottleneck="block_4")
