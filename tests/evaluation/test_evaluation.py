@@ -17,7 +17,7 @@ class Scaled(nn.Module):
     """A network whose loss is known: out = scale * x."""
 
     @nn.compact
-    def __call__(self, x, t, y=None):
+    def __call__(self, x, t, y=None, capture=None):
         return self.param("scale", nn.initializers.ones, ()) * x, {}
 
 

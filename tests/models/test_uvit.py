@@ -221,4 +221,7 @@ def test_remat_gives_the_same_gradients():
         network, params, x, t = small(self_condition=True, remat=remat)
         return jax.jit(jax.grad(lambda p: jnp.sum(jnp.square(network.apply({"params": p}, x, t)[0]))))(params)
 
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), gradient(False), gradient(True))
+    def check(plain, recomputed):  # to rounding, that of a leaf's largest number
+        np.testing.assert_allclose(plain, recomputed, rtol=1e-5, atol=1e-6 * max(1, np.abs(plain).max()))
+
+    jax.tree.map(check, gradient(False), gradient(True))
