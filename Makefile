@@ -42,7 +42,7 @@ quick: venv
 test: lint quick  ## lint and the quick tests
 
 test-slow: venv  ## the slow tests, then the quick ones under a second Python where there is one
-	$(VENV)/bin/python -m pytest -q -m slow
+	$(VENV)/bin/python -m pytest -q -n 2 --dist worksteal -m slow
 	@for version in $(if $(filter 3.11,$(PYTHON_VERSION)),3.12 3.13,3.11); do \
 		for python in python$$version "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$version*/bin/python; do \
 			: 'a pyenv shim can be there and not run'; \

@@ -85,7 +85,7 @@ def file_of(path, family, arguments, prefix):
     [
         ("ddae-unet", ddae_unet, DIGITS["unet"], "mid"),
         ("u-vit", u_vit, DIGITS["uvit"], "mid"),
-        ("dit", dit, DIGITS["dit"] | dict(learn_sigma=False), "block_1"),
+        pytest.param("dit", dit, DIGITS["dit"] | dict(learn_sigma=False), "block_1", marks=pytest.mark.slow),
     ],
     ids=["ddae-unet", "u-vit", "dit"],
 )

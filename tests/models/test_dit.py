@@ -45,7 +45,9 @@ def relative_error(ours, theirs):
     return np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max()
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow if case == "lightningdit_b" else ()) for case in CASES]
+)
 def test_output_and_features_equal_the_reference(case):
     """Conditional and null; released networks are called with the null class spelled out, ours by leaving it out."""
     golden = np.load(GOLDEN / f"{case}.npz")
@@ -177,6 +179,7 @@ def test_a_scan_compiles_one_block_for_all():
     assert lines((), depth=12, scan=False) > 1.5 * lines((), depth=6, scan=False)
 
 
+@pytest.mark.slow
 def test_a_captured_layers_loss_needs_no_memory_that_grows_with_depth():
     """What a loss on one block's tokens adds to a training step's temporaries, at two depths."""
 

@@ -65,12 +65,14 @@ def dit(**model):
     return made
 
 
+@pytest.mark.slow
 def test_dit_scanned_recomputed_and_on_eight_devices():
     looped = run(dit(scan=False))
     check_same(looped, run(dit(scan=True)))
     check_same(looped, run(dit(scan=True, remat=True), (2, 4, 1)))
 
 
+@pytest.mark.slow
 def test_a_scans_flops_are_those_of_all_blocks():
     """XLA counts a loop's body once; throughput in FLOPs must not."""
     (looped, *_), (scanned, *_) = compiled(dit(scan=False)), compiled(dit(scan=True))

@@ -127,6 +127,7 @@ def test_devices_change_no_bit_of_what_is_made(whole, monkeypatch):
     assert np.abs(images[0].astype(int) - images[1]).max() <= 1
 
 
+@pytest.mark.slow
 def test_sharded_averages_are_the_same(whole, tmp_path):
     """Saved in parts by FSDP, opened whole; equal to rounding."""
     main.train_and_evaluate(config(**FIELDS | dict(mesh__data=2, mesh__fsdp=4, train__steps=3)), tmp_path / "run")
@@ -135,6 +136,7 @@ def test_sharded_averages_are_the_same(whole, tmp_path):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), one, other)
 
 
+@pytest.mark.slow
 def test_resumed_run_has_the_snapshots_of_the_whole(whole, tmp_path, capsys):
     """From step 24: what is past it is made again, and what was lost on the way; bit for bit."""
     copy = shutil.copytree(whole, tmp_path / "run")
