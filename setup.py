@@ -41,6 +41,7 @@ setup(
         "tensorboardX>=2.6.5,<3",
         "tqdm>=4.66",
         "numpy>=2.1,<3",
+        "scipy>=1.17.1",
     ],
     extras_require={
         "cuda12": [f"jax[cuda12]{JAX}"],

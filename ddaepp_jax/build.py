@@ -1,7 +1,9 @@
 """Where a name in a config becomes an object. Nothing else in the package knows the names."""
 
 import functools
+import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,8 +25,11 @@ from ddaepp_jax.diffusion.guidance import Guidance
 from ddaepp_jax.diffusion.process import Process
 from ddaepp_jax.diffusion.vp import VP
 from ddaepp_jax.errors import InputError, first_line
+from ddaepp_jax.evaluation import classifier, extractors
+from ddaepp_jax.evaluation.extractors import Extractor
 from ddaepp_jax.models import dit, unet, uvit
 from ddaepp_jax.models.dit import DiT
+from ddaepp_jax.models.inception import RESIZING
 from ddaepp_jax.models.self_conditioning import PROJECTIONS
 from ddaepp_jax.models.unet import UNet
 from ddaepp_jax.models.uvit import UViT
@@ -264,6 +269,53 @@ def described(config: ConfigDict) -> tuple[tuple[int, int, int], tuple[str, ...]
         read = dataset(config, data.split)
         return read.image_shape, read.class_names
     return datasets.tfds_described(data.name, data.data_dir or None, tuple(data.size) if any(data.size) else None)
+
+
+def extractor(name: str, config: ConfigDict, mesh: Mesh, resizing: str | None = None) -> Extractor:
+    """The network that images are scored by.
+
+    Args:
+      name: "inception"; "classifier", of the config's data, which is trained where it isn't there yet; or a directory
+        that holds an extractor.
+      resizing: of Inception's images; "pytorch" by default.
+    """
+    directory = extractor_directory(name, config)
+    if resizing is not None:
+        choose("resizing", resizing, tuple(RESIZING))
+    if name == "classifier" and not extractors.there(directory):
+        known, asked = (dataset(config, split) for split in (config.data.split, config.data.eval_split))
+        classifier.make(directory, known, asked, mesh)
+    return extractors.load(directory, mesh, resizing)
+
+
+def extractor_home(name: str) -> Path:
+    """Where extractors are that were not given a directory."""
+    return Path.home() / ".cache" / "ddaepp_jax" / "extractors" / name
+
+
+def extractor_directory(name: str, config: ConfigDict) -> Path:
+    """Where an extractor is, or will be once it is trained.
+
+    Raises:
+      InputError: it is not there, and won't be without the user.
+    """
+    data = config.data
+    if name == "classifier":
+        shape, names = described(config)
+        if not names:
+            raise InputError(f"extractor: {data.name} has no labels for a classifier to learn; give another extractor")
+        which = str(Path(data.data_dir).resolve()) if data.name == "folder" else data.name
+        size = "x".join(map(str, shape))
+        return extractor_home(re.sub(r"[^A-Za-z0-9.]+", "_", f"classifier {which} {data.split} {size}").strip("_"))
+    directory = extractor_home(name) if name == "inception" else Path(name)
+    if not extractors.there(directory):
+        mend = "python -m ddaepp_jax.convert --kind=inception-fid fetches them; or take extractor=classifier"
+        raise InputError(
+            f"extractor: Inception's weights are not in {directory}; {mend}"
+            if name == "inception"
+            else f"extractor: no {name!r}; there is inception, classifier, or the directory of one"
+        )
+    return directory
 
 
 def layers(network: nn.Module, image_shape: tuple[int, int, int]) -> tuple[str, ...]:

@@ -16,6 +16,8 @@ from ml_collections import ConfigDict, FieldReference
 
 from ddaepp_jax import config as schema
 from ddaepp_jax.errors import InputError, NonFiniteError
+from ddaepp_jax.evaluators import RANKS
+from ddaepp_jax.run import Run, load
 
 
 class Parser(argparse.ArgumentParser):
@@ -54,6 +56,66 @@ def option(text: str) -> tuple[str, Any]:
         return name, ast.literal_eval(value)
     except (ValueError, SyntaxError):
         return name, value
+
+
+def add_run(parser: Parser, required: bool = True) -> None:
+    """The arguments that say which run, and which of its weights; ``open_run`` opens it."""
+    add = parser.add_argument
+    add("--workdir", required=required, help="run directory")
+    add("--step", help=f"of the checkpoint, or the best by an evaluation: {', '.join(RANKS)} (default: the newest)")
+    add("--decay", type=float, help="of the averaged weights, one of the config's ema.decays (default: the first)")
+    add(
+        "--sigma_rel",
+        type=float,
+        help="instead of --decay: the relative width of a power-function average, tracked or made from snapshots",
+    )
+
+
+def open_run(args: argparse.Namespace) -> Run:
+    """The run that ``add_run``'s arguments name."""
+    return load(args.workdir, step=args.step, decay=args.decay, sigma_rel=args.sigma_rel)
+
+
+def add_sampling(parser: Parser) -> None:
+    """The arguments that say how images are sampled; ``sampling`` reads them."""
+    add = parser.add_argument
+    add("--guidance", type=float, help="classifier-free guidance scale, 1 is none (default: the config's)")
+    add(
+        "--guidance_interval",
+        type=several(float),
+        help="LOW,HIGH: the noise levels that guidance is limited to (default: the config's)",
+    )
+    add(
+        "--guidance_channels",
+        type=int,
+        help="the first so many channels that guidance is limited to, 0 is all (default: the config's)",
+    )
+    add("--guide", help="run directory of a worse network, for autoguidance (its newest checkpoint, first average)")
+    add("--autoguidance", type=float, default=1.0, help="scale of guidance by --guide, 1 is none (1)")
+    add(
+        "--sampler",
+        help="ddim, ddpm or dpmpp_2m; of an EDM run heun; of a flow euler, heun_flow or euler_maruyama "
+        "(default: the config's)",
+    )
+    add(
+        "--steps",
+        type=int,
+        help="of the sampler; heun and heun_flow evaluate the network twice a step (default: the config's)",
+    )
+    add(
+        "--options",
+        type=several(option),
+        default=(),
+        help="of the sampler, e.g. clip=False or s_churn=30,s_max=1 (default: the config's sampling.*)",
+    )
+    add("--batch_size", type=int, help="(default: the config's)")
+
+
+def sampling(args: argparse.Namespace) -> dict[str, Any]:
+    """What ``add_sampling``'s arguments say, as ``Run.sample`` takes it."""
+    names = ("guidance", "guidance_interval", "guidance_channels", "autoguidance", "sampler", "steps", "batch_size")
+    guide = load(args.guide) if args.guide else None
+    return {name: getattr(args, name) for name in names} | {"guide": guide, "options": dict(args.options)}
 
 
 def parse_config(argv: Sequence[str], default: Callable[[], ConfigDict] = schema.get_config) -> ConfigDict:

@@ -22,6 +22,7 @@ from ddaepp_jax.diffusion.flow import Flow
 from ddaepp_jax.diffusion.guidance import Guidance
 from ddaepp_jax.diffusion.vp import VP
 from ddaepp_jax.errors import InputError
+from ddaepp_jax.evaluation.image_sets import FEWEST
 from ddaepp_jax.models.dit import DiT
 from ddaepp_jax.models.unet import UNet
 from ddaepp_jax.models.uvit import UViT
@@ -146,6 +147,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.evals = ConfigDict()  # what is measured every so many steps; 0: never
     config.evals.heldout_loss = ConfigDict(dict(every=2500, images=256, levels=10))
     config.evals.samples = ConfigDict(dict(every=2500, n=64))
+    # Frechet distance and its kin of samples to the training split, by the features of an extractor: "classifier" (of
+    # the data; trained once), "inception", or its directory.
+    config.evals.fid = ConfigDict(dict(every=0, n=5000, extractor="classifier"))
     # A layer's linear and nearest-neighbour accuracy, heads and choice on images of the training split.
     config.evals.probe = ConfigDict(dict(every=2500, images=5000, layer="bottleneck", level=placeholder(float)))
     config.evals.knn = ConfigDict(dict(every=2500, images=5000, layer="bottleneck", level=placeholder(float), k=20))
@@ -374,6 +378,8 @@ def validate(config: ConfigDict) -> None:
         for field in ("images", "levels", "n", "k"):
             value = evaluation.get(field, 1)
             _require(value > 0, f"evals.{name}.{field}: {value} is not positive; evals.{name}.every=0 turns it off")
+    n = config.evals.fid.n
+    _require(n >= FEWEST, f"evals.fid.n: {n} images are too few to be scored; give {FEWEST} or more")
     _require(0 <= config.probe.held_out < 1, f"probe.held_out: {config.probe.held_out} is not in [0, 1)")
     epochs = config.probe.epochs
     _require(epochs is None or epochs > 0, f"probe.epochs: {epochs} is not positive; None is the protocol's own")

@@ -5,14 +5,20 @@
         --config=configs/unet_edm_cifar.py
     python -m ddaepp_jax.convert --kind=lightningdit --checkpoint=lightningdit-xl-imagenet256-800ep.pt --workdir=runs/xl
     python -m ddaepp_jax.convert --kind=dit --checkpoint=DiT-XL-2-256x256.pt --workdir=runs/dit_xl
+    python -m ddaepp_jax.convert --kind=inception-fid                       # for ddaepp_jax.fid; fetches the weights
 
 The network's shape is read off the tensors (--options says what they don't tell); process, data and the rest come from
 the config, and by default from the recipe that the authors published. Averaged weights are taken where a file holds
-several. In Python, ``load_reference`` gives the module and its variables.
+several. Inception is no run: its weights go where ``fid`` finds them, or to --workdir. In Python, ``load_reference``
+gives the module and its variables.
 """
 
+import argparse
 import contextlib
 import dataclasses
+import hashlib
+import shutil
+import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -22,19 +28,23 @@ import jax
 import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict
+from tqdm import tqdm
 
 from ddaepp_jax import __version__, build, cli, evaluators, recipes
 from ddaepp_jax import config as schema
 from ddaepp_jax.errors import InputError, first_line
+from ddaepp_jax.evaluation import extractors
 from ddaepp_jax.models.dit import DiT
 from ddaepp_jax.models.unet import UNet
 from ddaepp_jax.models.uvit import UViT
-from ddaepp_jax.released import ddae_unet, dit, lightningdit, u_vit, weights
+from ddaepp_jax.released import ddae_unet, dit, inception_fid, lightningdit, u_vit, weights
 from ddaepp_jax.training import graft
 from ddaepp_jax.training.checkpoint import Checkpoints
 from ddaepp_jax.training.step import init_state
 
-FAMILIES: dict[str, ModuleType] = {"u-vit": u_vit, "ddae-unet": ddae_unet, "dit": dit, "lightningdit": lightningdit}
+# Networks that denoise, whose weights make a run directory; and beside them what only ``load_reference`` takes.
+NETWORKS: dict[str, ModuleType] = {"u-vit": u_vit, "ddae-unet": ddae_unet, "dit": dit, "lightningdit": lightningdit}
+FAMILIES = NETWORKS | {"inception-fid": inception_fid}
 
 
 def _ddae() -> ConfigDict:
@@ -70,7 +80,7 @@ def load_reference(kind: str, state_dict: Mapping[str, Any], **arguments: Any) -
         module, shape = family.module(**arguments), family.image_shape(**arguments)
     except TypeError as error:
         raise InputError(f"{kind}: {first_line(error)}") from None
-    return module, weights.variables(family, module, state_dict, shape)
+    return module, weights.variables(family, module, state_dict, shape, timed=kind in NETWORKS)
 
 
 def read(file: Path) -> dict[str, np.ndarray]:
@@ -119,7 +129,7 @@ def convert(
     Raises:
       InputError: as ``load_reference``; or the directory is not empty, or the data are not the network's.
     """
-    family = build.choose("kind", kind, FAMILIES)
+    family = build.choose("kind", kind, NETWORKS)
     try:
         prefix = weights.prefix_of(list(tensors), family.MARKS) if prefix is None else prefix
         own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
@@ -186,24 +196,80 @@ def _write(
         checkpoints.save(state, meta | {"step": 0, "measured": {}})
 
 
+def convert_inception(file: Path, directory: Path) -> str:
+    """Write pytorch-fid's Inception as an extractor; its hash."""
+    if extractors.there(directory):
+        raise InputError(f"--workdir: {directory} holds an extractor already; use another, or remove it")
+    tensors = read(file)
+    try:
+        module, variables = load_reference("inception-fid", tensors, **inception_fid.arguments(tensors))
+    except (InputError, KeyError) as error:
+        raise InputError(f"--checkpoint: {file} is not the Inception of FID ({first_line(error)})") from None
+    extractors.save(directory, module, variables["params"], {"from": file.name})
+    return extractors.hashed(variables["params"])
+
+
+def fetch(url: str, digest: str, directory: Path) -> Path:
+    """Download a file, unless it is there; one whose SHA-256 does not begin with ``digest`` is refused.
+
+    Raises:
+      InputError: there is no network, the file is another, or the directory cannot be written.
+    """
+    file = directory / url.rpartition("/")[2]
+    partial = file.with_name(f"{file.name}.partial")
+    try:
+        if not file.exists():
+            directory.mkdir(parents=True, exist_ok=True)
+            with urllib.request.urlopen(url, timeout=60) as source, partial.open("wb") as target:
+                size = int(source.headers.get("Content-Length") or 0) or None
+                with tqdm.wrapattr(source, "read", total=size, desc=file.name) as read:
+                    shutil.copyfileobj(read, target)
+            partial.rename(file)
+        with file.open("rb") as held:
+            found = hashlib.file_digest(held, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"--checkpoint: {url} cannot be fetched ({first_line(error)}); give a copy of it") from None
+    if not found.startswith(digest):
+        file.unlink()
+        raise InputError(f"--checkpoint: {url} gave another file (SHA-256 {found[:16]}.., not {digest}..); removed")
+    return file
+
+
 def main(argv: Sequence[str]) -> None:
     parser = cli.Parser("ddaepp_jax.convert", __doc__)
     add = parser.add_argument
     add("--kind", required=True, help=f"the reference implementation: {', '.join(FAMILIES)}")
-    add("--checkpoint", required=True, type=Path, help="its .pt, .pth or .safetensors file")
-    add("--workdir", required=True, type=Path, help="run directory to be made")
+    add("--checkpoint", type=Path, help="its .pt, .pth or .safetensors file (inception-fid: is fetched)")
+    add("--workdir", type=Path, help="run directory to be made (inception-fid: the extractor's directory)")
     add("--config", metavar="FILE[:VARIANT]", help="process, data, training (default: the published recipe)")
     add("--prefix", help="what stands before the network's names in the file (default: found)")
     add("--options", type=cli.several(cli.option), default=(), help="of the reference's class, e.g. num_heads=12")
     args, rest = parser.parse_known_args(argv)
-    recipe = RECIPES[build.choose("--kind", args.kind, tuple(RECIPES))]
-    config = cli.parse_config([f"--config={args.config}"] * bool(args.config) + rest, recipe)
+    if build.choose("--kind", args.kind, FAMILIES) is inception_fid:
+        _inception(args, rest)
+        return
+    for name in ("checkpoint", "workdir"):
+        if getattr(args, name) is None:
+            parser.error(f"the following arguments are required: --{name}")
+    config = cli.parse_config([f"--config={args.config}"] * bool(args.config) + rest, RECIPES[args.kind])
     cli.start_backend()
     made = convert(args.kind, read(args.checkpoint), args.workdir, config, args.prefix, dict(args.options))
     parts = {"model": made.model, "diffusion": made.diffusion}
     for part, fields in parts.items():
         print(f"{part}: {', '.join(f'{name}={value}' for name, value in fields.items())}")
     print(f"next: python -m ddaepp_jax.sample --workdir={args.workdir}, and linear_probe")
+
+
+def _inception(args: argparse.Namespace, rest: Sequence[str]) -> None:
+    given = [name for name in ("config", "prefix", "options") if getattr(args, name)]
+    if rest or given:
+        raise InputError(
+            f"{rest[0] if rest else f'--{given[0]}'}: not an argument of --kind=inception-fid; leave it out"
+        )
+    directory = args.workdir or build.extractor_home("inception")
+    file = args.checkpoint or fetch(inception_fid.URL, inception_fid.DIGEST, directory)
+    digest = convert_inception(file, directory)
+    print(f"Inception {digest[:8]} is in {directory}; next: python -m ddaepp_jax.fid --workdir=RUN")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """What is measured in training: an evaluator a name in ``config.evals``, on the averaged weights of the first decay."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from typing import Any
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -13,7 +14,7 @@ from PIL import Image
 from ddaepp_jax import build
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.errors import InputError
-from ddaepp_jax.evaluation import probes
+from ddaepp_jax.evaluation import extractors, image_sets, probes, references, scores
 from ddaepp_jax.evaluation.features import extract, make_feature_batch, noisy
 from ddaepp_jax.evaluation.heldout_loss import make_heldout_loss
 from ddaepp_jax.evaluation.pictures import grid
@@ -23,7 +24,7 @@ from ddaepp_jax.training.loop import Evaluation
 from ddaepp_jax.training.step import Learner, TrainState
 
 # Evaluations whose best checkpoint is kept, and the better end of their main value.
-RANKS: dict[str, Callable[..., float]] = {"heldout_loss": min, "probe": max}
+RANKS: dict[str, Callable[..., float]] = {"heldout_loss": min, "probe": max, "fid": min}
 
 Measure = Callable[[Any], dict[str, Any]]  # the network's parameters -> values by name
 
@@ -45,6 +46,8 @@ def evaluators(
         made["heldout_loss"] = _heldout_loss(config, learner, held_out, mesh), "mean"
     if evals.samples.every:
         made["samples"] = _samples(config, learner, data, mesh), "samples"
+    if evals.fid.every:
+        made["fid"] = _scores(config, learner, data, mesh)
     for name, accuracy in (("probe", _linear_accuracy), ("knn", _knn_accuracy)):
         if evals[name].every and data.num_classes:
             made[name] = _probed(config, name, accuracy(config, data.num_classes), learner, data, mesh)
@@ -77,7 +80,12 @@ def _heldout_loss(config: ConfigDict, learner: Learner, held_out: Dataset, mesh:
     )
 
 
-def _samples(config: ConfigDict, learner: Learner, data: Dataset, mesh: Mesh) -> Measure:
+# (network's parameters, number of images) -> pieces (b, H, W, C) uint8
+Draw = Callable[[Any, int], Iterator[np.ndarray]]
+
+
+def _draw(config: ConfigDict, learner: Learner, data: Dataset, mesh: Mesh) -> Draw:
+    """Samples as the config asks for them, of the classes in turn where there are some."""
     sampling, classes = config.sampling, data.num_classes if config.model.class_conditional else 0
     sample_batch = make_sample_batch(
         learner.network,
@@ -94,14 +102,48 @@ def _samples(config: ConfigDict, learner: Learner, data: Dataset, mesh: Mesh) ->
         ),
         mesh=mesh,
     )
-    ids = np.arange(config.evals.samples.n)
-    labels = ids % classes if classes else None
 
-    def samples(params: Any) -> dict[str, Any]:
-        pieces = sample_images(sample_batch, params, config.seed, ids, labels, sampling.batch_size, mesh)
-        return {"samples": grid(np.concatenate(list(pieces)), classes)}
+    def draw(params: Any, n: int) -> Iterator[np.ndarray]:
+        ids = np.arange(n)
+        labels = ids % classes if classes else None
+        return sample_images(sample_batch, params, config.seed, ids, labels, sampling.batch_size, mesh)
 
-    return samples
+    return draw
+
+
+def _samples(config: ConfigDict, learner: Learner, data: Dataset, mesh: Mesh) -> Measure:
+    draw, columns = _draw(config, learner, data, mesh), data.num_classes if config.model.class_conditional else 0
+    return lambda params: {"samples": grid(np.concatenate(list(draw(params, config.evals.samples.n))), columns)}
+
+
+def _scores(config: ConfigDict, learner: Learner, data: Dataset, mesh: Mesh) -> tuple[Measure, str]:
+    """All scores of samples against the training split; the Frechet distance ranks."""
+    fields, sampling = config.evals.fid, config.sampling
+    images = cache(lambda: image_sets.of_dataset(data, config.data.split))
+    directory = build.extractor_directory(fields.extractor, config)  # refused before training, not in its middle
+    kind = extractors.kind_of(directory) if extractors.there(directory) else fields.extractor
+    opened = cache(lambda: build.extractor(fields.extractor, config, mesh))
+    if jax.process_count() > 1 and not (
+        extractors.there(directory) and references.file_of(images(), opened()).exists()
+    ):  # several processes would write one file
+        raise InputError(
+            f"evals.fid: {directory} has no statistics of the data yet; run ddaepp_jax.fid once, by itself"
+        )
+    reference = cache(lambda: references.of(images(), opened(), sampling.batch_size, mesh))
+    draw = _draw(config, learner, data, mesh)
+    feature_batch = cache(lambda: make_feature_batch(opened().features, mesh))
+
+    def named(values: dict[str, float]) -> dict[str, float]:
+        return scores.named(values, fields.n, kind, f"{sampling.sampler}{sampling.steps}", config.data.split)
+
+    def measure(params: Any) -> dict[str, float]:
+        samples = np.concatenate(list(draw(params, fields.n)))
+        how = dict(level=np.int32(0), seed=0, draws=1, batch_size=sampling.batch_size, mesh=mesh)
+        pieces = list(extract(feature_batch(), opened().params, lambda rows: samples[rows], np.arange(fields.n), **how))
+        found = {layer: np.concatenate([piece[layer] for piece in pieces]) for layer in pieces[0]}
+        return named(scores.scores(found, reference()))
+
+    return measure, next(iter(named({"fd": 0.0})))
 
 
 # (features and labels of images to learn from, and of images to be tested) -> accuracy in 0..1

@@ -23,14 +23,14 @@ from typing import Any
 
 import numpy as np
 
-from ddaepp_jax import build, cli, load
+from ddaepp_jax import build, cli
 from ddaepp_jax.errors import InputError
 from ddaepp_jax.evaluation import features as feature
 from ddaepp_jax.evaluation import online, probe_results, probes
 from ddaepp_jax.evaluation.probe_results import PIXELS
 from ddaepp_jax.evaluation.probes import PROTOCOLS, Protocol, Scales
 from ddaepp_jax.evaluation.splits import Splits
-from ddaepp_jax.evaluation.stored import replace, store, widths
+from ddaepp_jax.evaluation.stored import partial_directory, replace, store, widths
 from ddaepp_jax.run import Run
 
 BATCH = 256  # images of a forward pass where features are only read
@@ -151,7 +151,7 @@ def probe(run: Run, chosen: Settings, out: Path) -> dict[str, Any]:
     identity = json.loads(json.dumps(identity))  # tuples as JSON reads them
     rows, seconds = _resumed(out, identity)
     images = _images(run, chosen)
-    partial = _partial(out, identity)
+    partial = partial_directory(out, identity)
     noisy = feature.noisy(run.module, run.process, chosen.layers)
     for level in (None, *chosen.levels):  # None: pixels, which need no network
         if str(level) not in seconds:
@@ -185,17 +185,6 @@ def _images(run: Run, chosen: Settings) -> Splits:
     if train.nbytes + test.nbytes <= data.device_bytes:
         train, test = train.resident(), test.resident()
     return Splits(train, test, chosen.held_out, chosen.seed)
-
-
-def _partial(out: Path, identity: dict[str, Any]) -> Path:
-    """The directory of what a stopped probe had made; what was made with other settings is removed."""
-    partial = out.with_name(f"{out.name}-partial")
-    file, text = partial / "settings.json", json.dumps(identity)
-    if not (file.exists() and file.read_text() == text):
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        file.write_text(text)
-    return partial
 
 
 def _resumed(out: Path, identity: dict[str, Any]) -> tuple[list[dict], dict[str, float]]:
@@ -314,7 +303,7 @@ def _write(out: Path, found: Mapping[str, Any]) -> None:
 def main(argv: Sequence[str]) -> None:
     args = _parse(argv)
     cli.start_backend()
-    run = load(args.workdir, step=args.step, decay=args.decay, sigma_rel=args.sigma_rel)
+    run = cli.open_run(args)
     if args.data_dir is not None:
         run.config.data.data_dir = args.data_dir
     chosen = settings(
@@ -348,7 +337,7 @@ def main(argv: Sequence[str]) -> None:
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = cli.Parser("ddaepp_jax.linear_probe", __doc__)
     add = parser.add_argument
-    add("--workdir", required=True, help="run directory")
+    cli.add_run(parser)
     add("--protocol", help=f"{', '.join(PROTOCOLS)} (default: the config's probe.protocol)")
     add("--layers", type=cli.several(str), help="names with commas (default: all)")
     add(
@@ -365,13 +354,6 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--l2", type=float, help="weight of |W|^2 / 2 (default: the protocol's)")
     add("--seed", type=int, default=0, help="of noise, crops and order (0)")
     add("--data_dir", help="of the data, where they are not where they were in training")
-    add("--step", help="of the checkpoint, or the best by an evaluation: heldout_loss, probe (default: the newest)")
-    add("--decay", type=float, help="of the averaged weights, one of the config's ema.decays (default: the first)")
-    add(
-        "--sigma_rel",
-        type=float,
-        help="instead of --decay: the relative width of a power-function average, tracked or made from snapshots",
-    )
     add("--out", help="path without suffix (default: WORKDIR/probe/step<STEP>-<AVERAGE>-<PROTOCOL>)")
     return parser.parse_args(argv)
 

@@ -39,6 +39,13 @@ PANELS = (  # title, metrics, axis, whether it is logarithmic, in which page: of
     ("Linear probe and kNN while training", "(probe|knn)/.+", "accuracy, %", False, (True, False)),
     ("Linear probe while training", "probe/.+", "accuracy, %", False, (False, True)),
     ("kNN while training", "knn/.+", "accuracy, %", False, (False, True)),
+    (
+        "Frechet distance while training",
+        "fid/.+/(fid|[a-z]+-fd)[0-9]+k?(-[a-z0-9]+)?/.+",
+        "distance",
+        False,
+        (True, True),
+    ),
     ("Throughput", RATE, "images/s/device", False, (True, True)),
     ("Gradient norm", "grad_norm", "norm", True, (True, False)),
 )
@@ -74,6 +81,7 @@ def _alone(run: Record) -> str:
         "Curves": _curves([run], {}),
         "Samples": _samples(run),
         "Probes": "".join(_probe(*each) for each in run.probes.items()),
+        "Scores": "".join(_scores(*each) for each in run.scores.items()),
         "Config": _config(run.config),
         "Timings": _timings(run),
     }
@@ -144,6 +152,28 @@ def _probe(name: str, probe: Mapping[str, Any]) -> str:
     return f"<h3>{html.escape(name)}</h3>{about}{html.grid(shown, 'two' if wide else '')}"
 
 
+def _scores(name: str, scores: Mapping[str, Any]) -> str:
+    """The table of a set of samples' scores: a row a score, a column a seed."""
+    whole, rows = scores["metrics"], scores["rows"]
+    shown = [key for key in rows[0] if key in scores["mean"] and not key.endswith("_std")]
+    columns = {f"seed {row['seed']}": row for row in rows}
+    if len(rows) > 1:
+        columns = {"mean": scores["mean"], "standard deviation": scores["std"], **columns}
+    cells = [
+        [html.tag("code", title), *(f"{column[key]:.4f}" for column in columns.values())]
+        for key, title in zip(shown, whole, strict=True)
+    ]
+    extractor, reference = scores["extractor"], scores["reference"]
+    about = f"{scores['n']:,} samples at step {scores['step']:,}; {extractor['kind']} {extractor['hash'][:8]}"
+    if accuracy := extractor["made"].get("accuracy"):
+        about += f", of {accuracy:.1f} % accuracy"
+    images = reference.get("images", {"images": 0}).get("images")
+    about += f"; against {images:,} images of {reference['name']}" if images else f"; against {reference['name']}"
+    return (
+        f"<h3>{html.escape(name)}</h3><p>{html.escape(about)}.</p>{html.table(['score', *columns], cells, 'numbers')}"
+    )
+
+
 def _fields(config: ConfigDict) -> dict[str, str]:
     """Values as Python writes them, by dotted name."""
     return {name: repr(value) for name, value in sorted(flatten_dict(config.to_dict(), sep=".").items())}
@@ -212,12 +242,13 @@ def _together(runs: Sequence[Record]) -> str:
 
 def _missing(runs: Sequence[Record]) -> dict[str, str]:
     """A line by section for what is not there yet, with the command that makes it."""
-    lines = dict.fromkeys(("Curves", "Samples", "Probes"), "")
+    lines = dict.fromkeys(("Curves", "Samples", "Probes", *(["Scores"] if len(runs) == 1 else [])), "")
     for run in runs:
         for section, program, found, text in (
             ("Curves", "main --config=FILE", run.rows, "No metrics yet; they are written by"),
             ("Samples", "sample", run.grids or run.drawn, "No samples yet; they are drawn in training, or by"),
             ("Probes", "linear_probe", run.probes, "No probe yet; one is made by"),
+            ("Scores", "fid", run.scores or len(runs) > 1, "No scores yet; they are made by"),
         ):
             if not found:
                 command = f"python -m ddaepp_jax.{program} --workdir={shlex.quote(str(run.path))}"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ddaepp_jax import build, cli, load
+from ddaepp_jax import build, cli
 from ddaepp_jax.errors import InputError
 from ddaepp_jax.evaluation.pictures import grid
 
@@ -28,8 +28,7 @@ def main(argv: Sequence[str]) -> None:
     if args.columns < 0:
         raise InputError(f"--columns: {args.columns} is negative; 0 chooses")
     cli.start_backend()
-    run = load(args.workdir, step=args.step, decay=args.decay, sigma_rel=args.sigma_rel)
-    guide = load(args.guide) if args.guide else None
+    run = cli.open_run(args)
     labels = None
     if args.labels is not None:  # 3,5: half of the images are of class 3, the other half of 5
         labels = np.repeat(args.labels, -(-max(args.n, 0) // len(args.labels)))[: args.n]
@@ -37,22 +36,7 @@ def main(argv: Sequence[str]) -> None:
     out = Path(args.out or Path(args.workdir) / "samples" / f"step{run.step}_seed{args.seed}{average}")
     with _writing(out):  # before the work, so that nobody waits for an error
         out.parent.mkdir(parents=True, exist_ok=True)
-    images = run.sample(
-        n=args.n,
-        seed=args.seed,
-        labels=labels,
-        guidance=args.guidance,
-        sampler=args.sampler,
-        steps=args.steps,
-        options=dict(args.options),
-        first=args.first,
-        batch_size=args.batch_size,
-        progress=True,
-        guidance_interval=args.guidance_interval,
-        guidance_channels=args.guidance_channels,
-        autoguidance=args.autoguidance,
-        guide=guide,
-    )
+    images = run.sample(n=args.n, seed=args.seed, labels=labels, first=args.first, progress=True, **cli.sampling(args))
     if run.config.data.name == build.LATENTS:
         with _writing(out):
             np.savez(f"{out}.npz", latents=images, **({} if labels is None else {"labels": labels}))
@@ -69,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = cli.Parser("ddaepp_jax.sample", __doc__)
     add = parser.add_argument
-    add("--workdir", required=True, help="run directory")
+    cli.add_run(parser)
     add("--n", type=int, default=64, help="how many images (64)")
     add("--seed", type=int, default=0, help="of the images' start noise (0)")
     add("--first", type=int, default=0, help="number of the first image: parts of one set can be made apart (0)")
@@ -78,43 +62,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         type=cli.several(int),
         help="a class, or several with commas; class-conditional runs (default: all in turn)",
     )
-    add("--guidance", type=float, help="classifier-free guidance scale, 1 is none (default: the config's)")
-    add(
-        "--guidance_interval",
-        type=cli.several(float),
-        help="LOW,HIGH: the noise levels that guidance is limited to (default: the config's)",
-    )
-    add(
-        "--guidance_channels",
-        type=int,
-        help="the first so many channels that guidance is limited to, 0 is all (default: the config's)",
-    )
-    add("--guide", help="run directory of a worse network, for autoguidance (its newest checkpoint, first average)")
-    add("--autoguidance", type=float, default=1.0, help="scale of guidance by --guide, 1 is none (1)")
-    add(
-        "--sampler",
-        help="ddim, ddpm or dpmpp_2m; of an EDM run heun; of a flow euler, heun_flow or euler_maruyama "
-        "(default: the config's)",
-    )
-    add(
-        "--steps",
-        type=int,
-        help="of the sampler; heun and heun_flow evaluate the network twice a step (default: the config's)",
-    )
-    add(
-        "--options",
-        type=cli.several(cli.option),
-        default=(),
-        help="of the sampler, e.g. clip=False or s_churn=30,s_max=1 (default: the config's sampling.*)",
-    )
-    add("--batch_size", type=int, help="(default: the config's)")
-    add("--step", help="of the checkpoint, or the best by an evaluation: heldout_loss, probe (default: the newest)")
-    add("--decay", type=float, help="of the averaged weights, one of the config's ema.decays (default: the first)")
-    add(
-        "--sigma_rel",
-        type=float,
-        help="instead of --decay: the relative width of a power-function average, tracked or made from snapshots",
-    )
+    cli.add_sampling(parser)
     add("--columns", type=int, default=0, help="of the grid (default: about square; the classes where there are some)")
     add("--out", help="path without suffix (default: WORKDIR/samples/step<STEP>_seed<SEED>[_sigma_rel<WIDTH>])")
     return parser.parse_args(argv)

@@ -25,16 +25,18 @@ def drawn(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """The parameter of this name, in PyTorch's layout. With ``u`` uniform in [-1, 1):
 
     - position and label embeddings (``pos_embed``, ``label_emb.weight``): ``0.5 u``;
-    - biases: ``0.1 u``;
-    - scales of norms (rank 1): ``1 + 0.1 u``;
+    - biases, and the means of batch norms: ``0.1 u``;
+    - scales of norms (rank 1): ``1 + 0.1 u``; variances of batch norms: half that, as ReLUs halve the second moment;
     - other weights: ``sqrt(3 / fan_in) u``, of variance ``1 / fan_in``, where fan_in is the product of all
       dimensions but the first.
     """
     u = _uniform(name, shape)
     if name in ("pos_embed", "label_emb.weight"):
         value = 0.5 * u
-    elif name.endswith(".bias"):
+    elif name.endswith((".bias", ".running_mean")):
         value = 0.1 * u
+    elif name.endswith(".running_var"):
+        value = 0.5 + 0.05 * u
     elif len(shape) == 1:
         value = 1.0 + 0.1 * u
     else:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from drawn import drawn
 
-from ddaepp_jax.released import dit, lightningdit
+from ddaepp_jax.released import dit, inception_fid, lightningdit
 
 
 def state_dict(family: ModuleType, **arguments: Any) -> dict[str, np.ndarray]:
@@ -20,9 +20,9 @@ def state_dict(family: ModuleType, **arguments: Any) -> dict[str, np.ndarray]:
             tensors |= {f"feat_rope.freqs_{wave}": np.zeros(shape, np.float32) for wave in ("cos", "sin")}
         return tensors
     module, shape = family.module(**arguments), family.image_shape(**arguments)
-    x, t = jax.ShapeDtypeStruct((1, *shape), "float32"), jax.ShapeDtypeStruct((1,), "float32")
-    tensors = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.eval_shape(module.init, jax.random.key(0), x, t)):
+    inputs = [jax.ShapeDtypeStruct((1, *shape), "float32"), jax.ShapeDtypeStruct((1,), "float32")]
+    given, tensors = inputs[: 1 if family is inception_fid else 2], {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.eval_shape(module.init, jax.random.key(0), *given)):
         _, *names = (key.key for key in path)
         order = {4: (3, 2, 0, 1), 2: (1, 0)}[len(leaf.shape)] if names[-1] == "kernel" else range(len(leaf.shape))
         name = family.reference_name(module, tuple(names))

@@ -1,5 +1,6 @@
 """Features of a set of images on disk, a memory-mapped file a layer; a stopped extraction goes on where it ended."""
 
+import json
 import os
 import shutil
 import time
@@ -61,7 +62,7 @@ def store(
     if not first and needed > free:
         raise InputError(
             f"--out: {needed / 2**30:.1f} GiB of features for the {free / 2**30:.1f} GiB free at {directory}; "
-            "probe fewer layers, or give another place"
+            "give another place, or ask for less"
         )
 
     def file(name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -91,8 +92,19 @@ def store(
     return files, labels
 
 
+def partial_directory(out: Path, identity: Mapping[str, Any]) -> Path:
+    """The directory of what a stopped program had made for ``out``; what was made with other settings is removed."""
+    directory = out.with_name(f"{out.name}-partial")
+    file, text = directory / "settings.json", json.dumps(identity)
+    if not (file.exists() and file.read_text() == text):
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+        file.write_text(text)
+    return directory
+
+
 def replace(file: Path, content: bytes) -> None:
     """Write a file whole or not at all."""
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, file)
+    written = file.with_name(f"{file.name}.partial")
+    written.write_bytes(content)
+    os.replace(written, file)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from types import ModuleType
 from typing import Any
 
@@ -45,23 +46,30 @@ def prefix_of(names: Sequence[str], marks: Sequence[str]) -> str:
 
 
 def variables(
-    family: ModuleType, module: nn.Module, tensors: Mapping[str, np.ndarray], image_shape: tuple[int, int, int]
+    family: ModuleType,
+    module: nn.Module,
+    tensors: Mapping[str, np.ndarray],
+    image_shape: tuple[int, int, int],
+    timed: bool = True,
 ) -> dict[str, Any]:
     """``{"params": ..}`` of ``module`` from tensors by the reference's names, in its layout; float32.
 
     Args:
-      family: one of the modules of ``ddaepp_jax.released``.
+      family: one of the modules of ``ddaepp_jax.released``; tensors that match its ``LEFT_OUT`` may be there.
+      timed: whether the module takes times beside the images, as networks that denoise do.
 
     Raises:
       InputError: a tensor is missing, not used, or of another shape.
     """
     x, t = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.float32)
-    shapes = jax.eval_shape(module.init, jax.random.key(0), x, t)["params"]
+    shapes = jax.eval_shape(module.init, jax.random.key(0), *((x, t) if timed else (x,)))["params"]
     paths, tree = jax.tree_util.tree_flatten_with_path(shapes)
     leaves = [(tuple(key.key for key in path), leaf.shape) for path, leaf in paths]
     asked = {name for path, shape in leaves for name in _of_blocks(family.reference_name(module, path), shape)}
     _name("are missing", [name for name in asked if name not in tensors])
-    _name("are not this network's", [name for name in tensors if name not in asked and name not in family.LEFT_OUT])
+    unasked = [name for name in tensors if name not in asked]
+    left_out = {name for name in unasked for pattern in family.LEFT_OUT if fnmatchcase(name, pattern)}
+    _name("are not this network's", [name for name in unasked if name not in left_out])
 
     def placed(name: str, path: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
         tensor = np.asarray(tensors[name], np.float32)

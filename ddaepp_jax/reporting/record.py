@@ -22,6 +22,15 @@ RATE = "images_per_second_per_device"
 BY_LEVEL = r"heldout_loss/.+/(t|sigma)[0-9.e-]+"
 
 
+class Headline(NamedTuple):
+    """A number that a run is judged by: how it is shown, what is said of it, and which end is the better one."""
+
+    value: float
+    text: str
+    note: str = ""
+    better: Callable[[Iterable[float]], float] | None = None
+
+
 @dataclasses.dataclass(frozen=True)
 class Record:
     """What the files of a run directory tell.
@@ -32,6 +41,7 @@ class Record:
       saved: what is told beside the arrays of each checkpoint, by step.
       grids: PNGs drawn through training by step; drawn: those by ``sample``, by name.
       probes: what each has found by its name, the best first, those chosen on held-out images before others.
+      scores: what ``fid`` has found by its name, of the newest step and the most images first.
     """
 
     path: Path
@@ -43,6 +53,7 @@ class Record:
     grids: dict[int, bytes]
     drawn: dict[str, bytes]
     probes: dict[str, dict[str, Any]]
+    scores: dict[str, dict[str, Any]]
 
     def metrics(self, pattern: str) -> dict[str, plots.Series]:
         """Steps and values of the metrics whose whole name matches."""
@@ -86,6 +97,7 @@ def read(workdir: Path, name: str = "") -> Record:
         grids={int(stem): content for stem, content in pictures.items() if stem.isdigit()},
         drawn={stem: content for stem, content in pictures.items() if not stem.isdigit()},
         probes=_probes(workdir / "probe"),
+        scores=_scores(workdir / "fid"),
     )
 
 
@@ -124,6 +136,24 @@ def _probes(directory: Path) -> dict[str, dict[str, Any]]:
     return {name: found for *_, name, found in sorted(rated, key=lambda each: each[:2], reverse=True)}
 
 
+def _scores(directory: Path) -> dict[str, dict[str, Any]]:
+    found = {}
+    for file in sorted(directory.glob("*.json")):
+        try:
+            found[file.stem] = each = json.loads(_text(file))
+            frechet(each), each["n"] + each["step"], each["std"].keys()  # all that is read of it
+        except (ValueError, KeyError, TypeError, AttributeError, StopIteration):
+            raise InputError(f"{file}: not scores of a run; remove it") from None
+    return dict(sorted(found.items(), key=lambda each: (-each[1]["step"], -each[1]["n"])))
+
+
+def frechet(scores: Mapping[str, Any]) -> Headline:
+    """The Frechet distance of a run's samples; its name says by which features."""
+    name, value = next(iter(scores["metrics"].items()))
+    spread, seeds = scores["std"].get("fd"), len(scores["rows"])
+    return Headline(value, f"{value:.2f}", name + (f", ± {spread:.2f} over {seeds} seeds" if spread else ""), min)
+
+
 def _beside(checkpoint: Path) -> dict[str, Any]:
     """What Orbax writes beside a checkpoint's arrays; nothing where it is being deleted, or not as we know it."""
     try:
@@ -145,15 +175,6 @@ def _beside(checkpoint: Path) -> dict[str, Any]:
         return {}
 
 
-class Headline(NamedTuple):
-    """A number that a run is judged by: how it is shown, what is said of it, and which end is the better one."""
-
-    value: float
-    text: str
-    note: str = ""
-    better: Callable[[Iterable[float]], float] | None = None
-
-
 def headlines(run: Record) -> dict[str, Headline]:
     """The numbers that a run is judged by, as far as there are any."""
     train, step = run.config.train, max([0, *run.saved, *(row["step"] for row in run.rows)])
@@ -169,6 +190,8 @@ def headlines(run: Record) -> dict[str, Headline]:
             found[title] = Headline(values[-1], f"{values[-1]:{form}}", f"{name}, step {steps[-1]:,}{where}", better)
     for probe in [*run.probes.values()][:1]:
         found |= probed(probe)
+    for scores in [*run.scores.values()][:1]:
+        found["FID" if scores["extractor"]["kind"] == "inception" else "Frechet distance"] = frechet(scores)
     for _, rates in run.metrics(RATE).values():
         rate = statistics.median(rates)
         found["images/s/device"] = Headline(rate, f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}", "median", max)

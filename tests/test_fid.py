@@ -1,0 +1,291 @@
+"""The program ``fid``: a run's samples and other images scored; resumed, on any devices, by any batch."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from references import state_dict
+from safetensors.numpy import save_file
+from tiny import config
+
+from ddaepp_jax import build, convert, fid, load, main
+from ddaepp_jax.data import datasets
+from ddaepp_jax.errors import InputError
+from ddaepp_jax.evaluation import classifier, extractors, image_sets, references, stored
+from ddaepp_jax.evaluation.extractors import Extractor
+from ddaepp_jax.evaluation.scores import scores
+from ddaepp_jax.models.inception import Inception
+from ddaepp_jax.models.wide_resnet import WideResNet
+from ddaepp_jax.released import inception_fid
+from ddaepp_jax.run import Run
+from ddaepp_jax.training import sharding
+
+CLASSIFIER = WideResNet(num_classes=10, depth=10, width=1)
+
+
+def mesh_of(devices: int):
+    return sharding.make_mesh((devices, 1, 1), jax.devices()[:devices])
+
+
+@pytest.fixture(scope="module")
+def extractor_of(tmp_path_factory):
+    """Directories of untrained classifiers, which differ by their seed."""
+
+    def make(seed: int):
+        directory = tmp_path_factory.mktemp(f"extractor{seed}") / "wrn"
+        params = jax.jit(CLASSIFIER.init)(jax.random.key(seed), np.zeros((1, 8, 8, 1), np.float32))["params"]
+        extractors.save(directory, CLASSIFIER, params, {"accuracy": 10.0}, (8, 8, 1))
+        return directory
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def extractor(extractor_of):
+    return extractor_of(0)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of digits, conditional on labels, whose scores are measured in training too."""
+    workdir = tmp_path_factory.mktemp("fid") / "run"
+    main.train_and_evaluate(config(model__class_conditional=True), workdir)
+    return workdir
+
+
+def scored(workdir, extractor, *arguments):
+    """The JSON of ``fid`` on a run."""
+    shutil.rmtree(workdir / "fid", ignore_errors=True)
+    fid.main([f"--workdir={workdir}", f"--extractor={extractor}", *arguments])
+    (file,) = (workdir / "fid").glob("*.json")
+    return json.loads(file.read_text())
+
+
+def differ(ours, theirs):
+    """The largest relative difference of two rows of scores, whose distances are relative to the features' spread."""
+    assert ours.keys() == theirs.keys()
+    return max(abs(ours[name] - theirs[name]) / max(1, abs(theirs[name])) for name in ours)
+
+
+def test_scores_have_their_protocol_in_their_names_and_seeds_their_spread(run, extractor, capsys):
+    found = scored(run, extractor, "--n=24", "--seeds=0,1", "--batch_size=16")
+    assert list(found["metrics"]) == [
+        "classifier-fd24/ema0.999/ddpm4/train",
+        "classifier-score24/ema0.999/ddpm4",
+        "classifier-kid24/ema0.999/ddpm4/train",
+        "classifier-precision24/ema0.999/ddpm4/train",
+        "classifier-recall24/ema0.999/ddpm4/train",
+    ]
+    fds = [row["fd"] for row in found["rows"]]
+    assert [row["seed"] for row in found["rows"]] == [0, 1] and fds[0] != fds[1]
+    assert found["mean"]["fd"] == found["metrics"]["classifier-fd24/ema0.999/ddpm4/train"] == np.mean(fds)
+    assert np.isclose(found["std"]["fd"], np.std(fds, ddof=1))
+    assert found["extractor"]["hash"] == extractors.load(extractor, mesh_of(1)).hash
+    reference = found["reference"]
+    assert reference["images"] | {"fingerprint": ""} == dict(
+        data="digits", split="train", images=1500, image_shape=[8, 8, 1], fingerprint=""
+    )
+    assert "over 2 seeds" in capsys.readouterr().out
+    # By hand: the run's own samples, the features one image at a time, the scores of these.
+    opened, made = extractors.load(extractor, mesh_of(1)), load(run).sample(n=24, seed=1)
+    one = jax.jit(lambda x: CLASSIFIER.apply({"params": opened.params}, x))
+    pieces = [one(image[None] / np.float32(127.5) - 1) for image in made]
+    features = {layer: np.concatenate([piece[layer] for piece in pieces]) for layer in pieces[0]}
+    train = image_sets.of_dataset(datasets.digits("train"), "train")
+    by_hand = scores(features, references.of(train, opened, 64, mesh_of(1)))
+    assert differ({"seed": 1, **by_hand}, found["rows"][1]) < 1e-4
+
+
+def test_more_seeds_join_those_that_are_there(run, extractor, monkeypatch):
+    first = scored(run, extractor, "--n=16", "--seeds=3")
+    monkeypatch.setattr(Run, "sample", lambda *_, **__: pytest.fail("sampled again"))
+    arguments = [f"--workdir={run}", f"--extractor={extractor}", "--n=16"]
+    fid.main([*arguments, "--seeds=3"])
+    monkeypatch.undo()
+    fid.main([*arguments, "--seeds=4,3"])
+    (file,) = (run / "fid").glob("*.json")
+    both = json.loads(file.read_text())
+    assert both["rows"][0] == first["rows"][0] and [row["seed"] for row in both["rows"]] == [3, 4]
+
+
+def test_a_stopped_program_goes_on_in_the_middle_of_a_seed(run, extractor, monkeypatch):
+    whole = scored(run, extractor, "--n=40", "--batch_size=8", "--npz")
+    (npz,) = (run / "fid").glob("*.npz")
+    images = np.load(npz)["arr_0"]
+    monkeypatch.setattr(stored, "SAVE_SECONDS", 0.0)
+    sample, counts = Run.sample, []
+
+    def dying(self, n, first, **how):
+        if sum(counts) >= 24:
+            raise KeyboardInterrupt
+        counts.append(n)
+        return sample(self, n=n, first=first, **how)
+
+    monkeypatch.setattr(Run, "sample", dying)
+    arguments = ["--n=40", "--batch_size=8", "--npz"]
+    with pytest.raises(KeyboardInterrupt):
+        scored(run, extractor, *arguments)
+    before = sum(counts)
+    counts.clear()
+    fid.main([f"--workdir={run}", f"--extractor={extractor}", *arguments])
+    assert before == 24 and 16 <= sum(counts) < 40
+    (file,) = (run / "fid").glob("*.json")
+    assert json.loads(file.read_text()) == whole
+    assert (np.load(npz)["arr_0"] == images).all()
+    assert not list((run / "fid").glob("*-partial"))
+
+
+@pytest.mark.parametrize(("devices", "batch_size"), [(1, 40), (1, 7), (8, 8), (8, 100)])
+def test_scores_are_those_of_any_devices_and_batch(devices, batch_size, run, extractor, tmp_path):
+    found, n = {}, 37
+    for case in ((1, 37), (devices, batch_size)):
+        mesh, opened = mesh_of(case[0]), load(run)
+        opened.mesh, opened.params = mesh, jax.device_put(opened.params, sharding.replicated(mesh))
+        wrn = extractors.load(extractor, mesh)
+        test = image_sets.of_dataset(datasets.digits("test"), "test")
+        given = image_sets.collect(test, wrn, tmp_path / str(case), case[1], mesh)
+        assert len(given["pool"]) == 297
+        reference = references.of(image_sets.of_dataset(datasets.digits("train"), "train"), wrn, 64, mesh)
+        out = tmp_path / f"{case}"
+        how = {"batch_size": case[1]}
+        sampled = fid.score_run(opened, wrn, reference, out, n=n, seeds=(0,), how=how)["rows"][0]
+        found[case] = (np.array(given["pool"]), scores(given, reference), sampled)
+        shutil.rmtree(wrn.directory / "references")
+    (pool_a, given_a, sampled_a), (pool_b, given_b, sampled_b) = found.values()
+    assert np.abs(pool_a - pool_b).max() < 1e-5 * np.abs(pool_a).max()
+    assert differ(given_a, given_b) < 1e-6 and differ(sampled_a, sampled_b) < 1e-4
+
+
+def test_images_are_the_same_from_a_file_a_folder_and_a_split(extractor, tmp_path, capsys):
+    images, labels = datasets.digits("test").arrays()
+    np.savez(tmp_path / "digits.npz", arr_0=images)
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        path = tmp_path / "digits" / str(label) / f"{i:04}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[..., 0]).save(path)
+    shown = []
+    for given in (tmp_path / "digits.npz", tmp_path / "digits", "digits:test"):
+        fid.main([f"--images={given}", "--reference=digits:train", f"--extractor={extractor}"])
+        lines = capsys.readouterr().out.splitlines()
+        shown.append([line.split()[1] for line in lines])
+        assert lines[0].startswith("classifier-fd297/digits") and lines[0].split()[0].endswith("/digits-train")
+    assert shown[0][0] == shown[1][0] == shown[2][0]  # the distance does not know the order
+    assert shown[0] == shown[2]
+
+
+def test_a_set_has_no_distance_to_itself_and_a_subset_is_drawn(extractor, capsys):
+    fid.main(["--images=digits:train", "--reference=digits:train", f"--extractor={extractor}"])
+    lines = {line.split()[0]: float(line.split()[1]) for line in capsys.readouterr().out.splitlines()}
+    assert abs(lines["classifier-fd1500/digits-train/digits-train"]) < 1e-6
+    assert lines["classifier-precision1500/digits-train/digits-train"] == 1
+    assert lines["classifier-recall1500/digits-train/digits-train"] == 1
+    fid.main(["--images=digits:train", "--n=100", "--reference=digits:train", f"--extractor={extractor}"])
+    assert capsys.readouterr().out.startswith("classifier-fd100/digits-train/digits-train")
+    whole = image_sets.of_dataset(datasets.digits("train"), "train")
+    drawn = image_sets.subset(whole, 100).read(np.arange(100))
+    assert np.unique(drawn.reshape(100, -1), axis=0).shape[0] == 100  # each once
+
+
+def test_statistics_are_made_once_and_read_from_their_file(extractor_of, tmp_path, monkeypatch):
+    directory = extractor_of(5)
+    wrn, images = extractors.load(directory, mesh_of(1)), image_sets.of_dataset(datasets.digits("test"), "test")
+    made = references.of(images, wrn, 64, mesh_of(1))
+    monkeypatch.setattr(image_sets, "collect", lambda *_: pytest.fail("made features"))
+    again = references.of(images, wrn, 64, mesh_of(1))
+    assert again.made == made.made and again.name == made.name == "test"
+    assert (again.features == made.features).all()
+    gaussian = made.gaussians["pool"]
+    assert np.allclose(again.gaussians["pool"].covariance, gaussian.covariance, rtol=0, atol=1e-12)
+    with np.load(references.file_of(images, wrn)) as held:  # for pytorch-fid's and others' eyes
+        assert np.allclose(held["mu"], gaussian.mean) and np.allclose(held["sigma"], gaussian.covariance)
+
+
+def foreign(tmp_path, **arrays):
+    file = tmp_path / "stats.npz"
+    np.savez(file, **arrays)
+    return file
+
+
+def inception(resizing="pytorch"):
+    """An extractor that is not run."""
+    return Extractor("inception", Inception(resizing), None, "0" * 64, {}, None, None)
+
+
+def test_statistics_of_others_are_read(tmp_path):
+    rng = np.random.RandomState(0)
+    mean, spread = rng.normal(size=2048), np.diag(rng.uniform(0.5, 2, 2048))
+    edm = references.read(foreign(tmp_path, mu=mean, sigma=spread), inception(), 64, mesh_of(1))
+    assert edm.name == "stats" and edm.features is None and list(edm.gaussians) == ["pool"]
+    assert np.allclose(edm.gaussians["pool"].covariance, spread)
+    spatial = dict(mu_s=rng.normal(size=2023), sigma_s=np.eye(2023))
+    adm = references.read(foreign(tmp_path, mu=mean, sigma=spread, **spatial), inception("tensorflow1"), 64, mesh_of(1))
+    assert list(adm.gaussians) == ["pool", "spatial"]
+
+
+def test_scores_in_training_and_the_best_checkpoint_by_them(extractor, tmp_path):
+    workdir = tmp_path / "run"
+    made = config(
+        evals__fid__every=2, evals__fid__n=20, evals__fid__extractor=str(extractor), train__keep_checkpoints=1
+    )
+    main.train_and_evaluate(made, workdir)
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    name = "fid/ema0.999/classifier-fd20/ddpm4/train"
+    found = {row["step"]: row[name] for row in rows if name in row}
+    assert sorted(found) == [2, 4]
+    best = load(workdir, step="fid")
+    assert best.step == min(found, key=found.get)
+    again = scored(workdir, extractor, f"--step={best.step}", "--n=20")
+    assert np.isclose(again["rows"][0]["fd"], found[best.step], rtol=1e-4)
+
+
+def test_a_classifier_is_trained_once(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    recipe = classifier.Recipe(depth=10, width=1, images=2560, batch_size=128)
+    monkeypatch.setattr(classifier, "Recipe", lambda: recipe)
+    arguments = ["--images=digits:test", "--reference=digits:train", "--extractor=classifier"]
+    fid.main(arguments)
+    monkeypatch.setattr(classifier, "train", lambda *_, **__: pytest.fail("trained again"))
+    first = capsys.readouterr().out
+    fid.main(arguments)
+    assert capsys.readouterr().out.splitlines()[-5:] == first.splitlines()[-5:]
+    directory = build.extractor_directory("classifier", config())
+    facts = json.loads((directory / "extractor.json").read_text())
+    assert facts["made"]["accuracy"] > 30 and facts["made"]["data"] == "digits"
+    assert facts["arguments"] == dict(num_classes=10, depth=10, width=1, stride=1)
+
+
+@pytest.mark.slow  # compiles Inception
+def test_inception_from_its_file_to_scores(tmp_path, capsys):
+    save_file(state_dict(inception_fid), tmp_path / "inception.safetensors")
+    extractor = tmp_path / "inception"
+    convert.main(["--kind=inception-fid", f"--checkpoint={tmp_path}/inception.safetensors", f"--workdir={extractor}"])
+    images = np.random.RandomState(0).randint(0, 256, (24, 8, 8, 3), np.uint8)
+    np.savez(tmp_path / "ours.npz", arr_0=images[:12])
+    np.savez(tmp_path / "theirs.npz", arr_0=images[12:])
+    arguments = [f"--images={tmp_path / 'ours.npz'}", f"--extractor={extractor}", "--batch_size=16"]
+    capsys.readouterr()
+    fid.main([*arguments, f"--reference={tmp_path / 'theirs.npz'}"])
+    names = "fid12/ours/theirs sfid12/ours/theirs is12/ours kid12/ours/theirs"
+    found = dict(line.split()[:2] for line in capsys.readouterr().out.splitlines())
+    assert list(found) == [*names.split(), "precision12/ours/theirs", "recall12/ours/theirs"]
+    (file,) = (extractor / "references").glob("*.npz")
+    fid.main([*arguments, f"--reference={file}"])  # the statistics that were kept, as a file
+    assert dict(line.split()[:2] for line in capsys.readouterr().out.splitlines()) == found
+    with np.load(file) as held:  # as ADM has it: moments and images, and nothing of where they come from
+        adm = {name: held[name] for name in ("mu", "sigma", "mu_s", "sigma_s")}
+    np.savez(tmp_path / "adm.npz", arr_0=images[12:], **adm)
+    with pytest.raises(
+        InputError, match=r"adm\.npz is ADM's, with TensorFlow 1's resizing; add --resizing=tensorflow1"
+    ):
+        fid.main([*arguments, f"--reference={tmp_path / 'adm.npz'}"])
+    fid.main([*arguments, f"--reference={tmp_path / 'adm.npz'}", "--resizing=tensorflow1"])
+    other = dict(line.split()[:2] for line in capsys.readouterr().out.splitlines())
+    assert next(iter(other)) == "fid12-tensorflow1/ours/adm" and len(other) == 6
+    np.savez(tmp_path / "edm.npz", mu=adm["mu"], sigma=adm["sigma"])
+    fid.main([*arguments, f"--reference={tmp_path / 'edm.npz'}"])
+    moments = dict(line.split()[:2] for line in capsys.readouterr().out.splitlines())
+    assert moments["fid12/ours/edm"] == found["fid12/ours/theirs"]  # the same moments
+    assert list(moments) == ["fid12/ours/edm", "is12/ours"]
