@@ -39,6 +39,9 @@ from ddaepp_jax.training import sharding
 
 N = 50_000  # samples; the literature's number
 BATCH = 64  # images that are read, not sampled
+# Arguments that say nothing of images which are there, and their defaults.
+OF_A_RUN = dict.fromkeys(("step", "decay", "sigma_rel", "guidance", "guidance_interval", "guidance_channels", "guide"))
+OF_A_RUN |= {"sampler": None, "steps": None, "options": (), "autoguidance": 1.0, "seeds": (0,), "npz": False}
 SAMPLING = ("sampler", "steps", "guidance", "guidance_interval", "guidance_channels")  # what a protocol's name tells
 
 
@@ -65,37 +68,42 @@ def score_run(
     Raises:
       InputError: ``out`` holds scores of something else; or as ``Run.sample`` and ``image_sets.collect``.
     """
-    protocol = f"{run.average}/{sampler_tag(run, how)}"
+    guide = how["guide"].workdir.name if how.get("guide") else None
+    sampling = {**run.config.sampling.to_dict(), **how, "guide": guide}
+    batch_size = sampling.pop("batch_size") or run.config.sampling.batch_size
     identity = {
-        "run": run.workdir.name,
         "step": run.step,
-        "protocol": protocol,
-        "sampling": {**run.config.sampling.to_dict(), **how, "guide": how.get("guide") and how["guide"].workdir.name},
+        "protocol": f"{run.average}/{sampler_tag(run, how)}",
+        "sampling": sampling,
         "n": n,
         "extractor": {**extractor.described, "made": extractor.made},
         "reference": {"name": reference.name, **reference.made},
     }
     identity = json.loads(json.dumps(identity))  # tuples as JSON reads them
-    rows = _resumed(out, identity)
-    found = _summary(identity, rows, extractor) if rows else {}
+    rows = {row["seed"]: row for row in _resumed(out, identity)}
     for seed in seeds:
-        if seed in {row["seed"] for row in rows}:
-            continue
         made = out.with_name(f"{out.name}-seed{seed}")
+        if seed in rows and (not npz or Path(f"{made}.npz").exists()):
+            continue
         partial = partial_directory(made, identity | {"npz": npz})
         kept = _memory(partial / "images.npy", (n, *run.image_shape)) if npz else None
         images = sampled(run, n, seed, how, kept)
-        features = image_sets.collect(
-            images, extractor, partial, how.get("batch_size") or run.config.sampling.batch_size, run.mesh
-        )
-        rows.append({"seed": seed, **scores(features, reference)})
+        features = image_sets.collect(images, extractor, partial, batch_size, run.mesh)
+        rows[seed] = {"seed": seed, **scores(features, reference)}
         if kept is not None:
             labels = {"arr_1": np.arange(n) % run.num_classes} if run.config.model.class_conditional else {}
             np.savez(f"{made}.npz", arr_0=kept, **labels)
-        found = _summary(identity, rows, extractor)
-        replace(out.with_name(f"{out.name}.json"), (json.dumps(found, indent=1) + "\n").encode())
+        _write(out, {"run": run.workdir.name, **_summary(identity, [*rows.values()], extractor)})
         shutil.rmtree(partial)
-    return found
+    return {"run": run.workdir.name, **_summary(identity, [*rows.values()], extractor)}
+
+
+def _write(out: Path, found: Mapping[str, Any]) -> None:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        replace(out.with_name(f"{out.name}.json"), (json.dumps(found, indent=1) + "\n").encode())
+    except OSError as error:
+        raise InputError(f"--out: cannot write {out}.json ({error.strerror}); give another") from None
 
 
 def sampled(run: Run, n: int, seed: int, how: Mapping[str, Any], kept: np.ndarray | None = None) -> ImageSet:
@@ -205,6 +213,12 @@ def main(argv: Sequence[str]) -> None:
         raise InputError("--workdir, --images: give one of them, the run or the images that are scored")
     if not args.workdir and not args.reference:
         raise InputError("--reference: missing; give what the images are compared with, e.g. cifar10:train")
+    if args.images and (unread := [f"--{name}" for name, value in OF_A_RUN.items() if getattr(args, name) != value]):
+        raise InputError(f"{', '.join(unread)}: of a run, and --images are scored as they are; leave it out")
+    if not args.workdir and ":" not in args.reference and args.extractor == "classifier":
+        raise InputError(
+            "--extractor: a classifier of which data? Say it by --reference=NAME:SPLIT, or give its directory"
+        )
     if any(seed not in range(2**32) for seed in args.seeds) or len(set(args.seeds)) != len(args.seeds):
         raise InputError(f"--seeds: {args.seeds} are not different numbers in 0..2**32-1")
     cli.start_backend()
@@ -225,6 +239,8 @@ def main(argv: Sequence[str]) -> None:
         found = _of_run(args, run, extractor, reference)
     else:
         found = score_images(images, extractor, reference, batch_size, mesh)
+        if args.out:
+            _write(Path(args.out), found)
     print(table(found))
 
 
@@ -293,7 +309,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--data_dir", help="of the data, where they are not where they were in training; of NAME:SPLIT")
     add("--size", type=cli.several(int), help="HEIGHT,WIDTH to crop data to (default: the run's; as stored)")
     cli.add_sampling(parser)
-    add("--out", help="path without suffix (default: WORKDIR/fid/<what is scored>)")
+    add("--out", help="of the JSON, without suffix (default: WORKDIR/fid/<what is scored>; with --images: none)")
     return parser.parse_args(argv)
 
 

@@ -31,7 +31,7 @@ def load(
     """Open a run directory on the devices that are here, whatever it was trained on.
 
     Args:
-      step: of the checkpoint, or "heldout_loss" or "probe": the best by that evaluation; the newest by default.
+      step: of the checkpoint, or "heldout_loss", "probe" or "fid": the best by that evaluation; the newest by default.
       decay: of the averaged weights, one of ``ema.decays``; the first by default.
       sigma_rel: instead of it, the relative width of a power-function average: one of ``ema.sigma_rel``, or another,
         which is made from the run's snapshots, as of the last one at or before ``step``; no checkpoint need be there.

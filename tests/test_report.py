@@ -15,6 +15,7 @@ from refusals import refused
 
 from ddaepp_jax import config as schema
 from ddaepp_jax import report
+from ddaepp_jax.errors import InputError
 
 HOSTILE = """<script>alert("x")</script>&'$_^\\frac{"""
 LAYERS, LEVELS = ["in_1", "mid", "out_1"], [1, 11]
@@ -134,6 +135,48 @@ def test_a_run(tmp_path):
         assert text in page, text
     assert "out_1" in page.bold and "width" in page.bold and "learning_rate" not in page.bold
     assert "in training" not in page  # where a probe has the last word
+
+
+def write_scores(run, n, kind="classifier", seeds=(0, 1)):
+    """What ``fid`` leaves of ``n`` samples."""
+    file, fds = run / "fid" / f"step40-{n}.json", [12.25 + seed for seed in seeds]
+    file.parent.mkdir(exist_ok=True)
+    found = {
+        "step": 40,
+        "n": n,
+        "extractor": {"kind": kind, "hash": "abcdef0123", "made": {"accuracy": 81.25}},
+        "reference": {"name": "train", "images": {"images": 50000}},
+        "rows": [{"seed": seed, "fd": fd, "score": 5.5, "score_std": 0.1} for seed, fd in zip(seeds, fds, strict=True)],
+        "mean": {"fd": sum(fds) / len(fds), "score": 5.5, "score_std": 0.1},
+        "std": {"fd": 0.5, "score": 0.0, "score_std": 0.0} if len(seeds) > 1 else {},
+        "metrics": {
+            f"{kind}-fd{n}/ema0.999/ddim50/train": sum(fds) / len(fds),
+            f"{kind}-score{n}/ema0.999/ddim50": 5.5,
+        },
+    }
+    file.write_text(json.dumps(found))
+
+
+def test_scores(tmp_path):
+    run = write_run(tmp_path / "run")
+    for n, seeds in ((100, (0,)), (2000, (0, 1))):
+        write_scores(run, n, seeds=seeds)
+    page = Page(report.report([run]))
+    for text in (
+        "Frechet distance 12.75 classifier-fd2000/ema0.999/ddim50/train, ± 0.50 over 2 seeds",  # of the most images
+        "step40-2000 2,000 samples at step 40; classifier abcdef01, of 81.2 % accuracy; against 50,000 images of train",
+        "score mean standard deviation seed 0 seed 1 classifier-fd2000/ema0.999/ddim50/train 12.7500 0.5000 12.2500",
+        "step40-100 100 samples",
+        "score seed 0 classifier-fd100/ema0.999/ddim50/train 12.2500",
+    ):
+        assert text in page, text
+    other = write_run(tmp_path / "other")
+    write_scores(other, 2000, kind="inception")
+    assert "FID" in Page(report.report([other])) and "FID" in Page(report.report([run, other]))
+    assert "No scores yet" in Page(report.report([write_run(tmp_path / "none")]))
+    (run / "fid" / "step40-100.json").write_text("{}")
+    with pytest.raises(InputError, match=r"step40-100\.json: not scores of a run; remove it"):
+        report.report([run])
 
 
 def test_every_grid_and_every_curve_is_in_the_page(tmp_path):

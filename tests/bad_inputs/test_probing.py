@@ -29,7 +29,7 @@ from ddaepp_jax import linear_probe
         (["--l2=-1"], ["l2: -1.0 is not 0 or positive"]),
         (["--knn=-1"], ["knn: -1 is not 0 (none) or positive"]),
         (["--seed=-1"], ["seed: -1 is not in 0..2**32-1"]),
-        (["--step=fid"], ["step: no 'fid'; there is heldout_loss, probe"]),
+        (["--step=accuracy"], ["step: no 'accuracy'; there is heldout_loss, probe, fid"]),
         (["--out=/dev/null/x"], ["--out: cannot write /dev/null/x", "give another"]),
         (["--data_dir=x", "--nn=3"], ["unrecognized arguments: --nn=3"]),
     ],

@@ -48,7 +48,7 @@ def test_no_checkpoint_yet(tmp_path):
         (["--options=clip"], ["argument --options: 'clip' is not options with commas between"]),
         (["--sampler=heun"], ["sampler: no 'heun'; there is ddim, ddpm, dpmpp_2m"]),
         (["--sampler=dpmpp_2m", "--options=shift=0.3"], ["options: no 'shift'; there is clip"]),
-        (["--step=fid"], ["step: no 'fid'; there is heldout_loss, probe"]),
+        (["--step=accuracy"], ["step: no 'accuracy'; there is heldout_loss, probe, fid"]),
         (["--step=99"], ["step: no checkpoint 99 in", "the newest is 4"]),
         (["--decay=0.5"], ["decay: no average 0.5;", "ema.decays=(0.999,)"]),
         (["--sigma_rel=0.05"], ["sigma_rel: no average 0.05, and no snapshot at or before step 4", "ema.sigma_rel=()"]),

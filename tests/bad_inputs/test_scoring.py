@@ -52,6 +52,10 @@ def test_scores_of_a_run(arguments, parts, trained, extractor):
 def test_scores_of_nothing(tmp_path, extractor):
     refused(fid.main, [], "--workdir, --images: give one of them, the run or the images that are scored")
     refused(fid.main, [f"--workdir={tmp_path}"], f"{tmp_path}: not a run directory (no config.json)")
+    images = ["--images=digits:test", "--reference=digits:test"]
+    refused(fid.main, [*images, "--npz", "--steps=5"], "--steps, --npz: of a run, and --images are scored as they are")
+    arguments = ["--images=digits:test", "--reference=x.npz", "--extractor=classifier"]
+    refused(fid.main, arguments, "--extractor: a classifier of which data? Say it by --reference=NAME:SPLIT")
     refused(fid.main, ["--images=digits:test"], "--reference: missing; give what the images are compared with")
 
 
