@@ -75,7 +75,7 @@ def program(argv: Sequence[str]) -> None:
     for workdir in args.runs:
         run, out = load(workdir), Path(workdir) / "fid" / f"benchmark-{args.n}"
         out.parent.mkdir(exist_ok=True)
-        how = {"sampler": args.sampler, "steps": args.steps}
+        how = {"steps": args.steps}
         found = fid.score_run(run, extractor, reference, out, n=args.n, seeds=(0,), how=how)
         rows[Path(workdir).name] = found
         pictures.append(run.sample(n=SHOWN, **how))
@@ -98,8 +98,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--extractor", default="classifier", help="inception, classifier, or an extractor's directory (classifier)")
     add("--runs", nargs="*", default=(), help="run directories whose samples are scored too")
     add("--n", type=int, default=2000, help="images a set (2000)")
-    add("--sampler", default="ddim", help="of the runs (ddim)")
-    add("--steps", type=int, default=25, help="of the sampler (25)")
+    add("--steps", type=int, help="of the runs' samplers (default: the configs')")
     add("--out", type=Path, default=Path(__file__).parent / "results" / "frechet")
     return parser.parse_args(argv)
 
