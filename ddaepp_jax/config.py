@@ -201,6 +201,7 @@ def tiny(config: ConfigDict) -> ConfigDict:
     config.optimizer.warmup_steps = 2
     config.evals.heldout_loss.update(every=4, images=32, levels=3)
     config.evals.samples.update(every=4, n=4)
+    config.evals.fid.n = 16
     config.evals.probe.update(every=4, images=200)
     config.evals.knn.update(every=4, images=200)
     config.sampling.update(steps=4, batch_size=16, guidance_channels=0)

@@ -83,7 +83,7 @@ def file_of(path, family, arguments, prefix):
 @pytest.mark.parametrize(
     ("kind", "family", "arguments", "layer"),
     [
-        ("ddae-unet", ddae_unet, DIGITS["unet"], "mid"),
+        pytest.param("ddae-unet", ddae_unet, DIGITS["unet"], "mid", marks=pytest.mark.slow),
         ("u-vit", u_vit, DIGITS["uvit"], "mid"),
         pytest.param("dit", dit, DIGITS["dit"] | dict(learn_sigma=False), "block_1", marks=pytest.mark.slow),
     ],

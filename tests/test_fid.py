@@ -7,6 +7,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from extractor import CLASSIFIER, untrained_classifier
 from PIL import Image
 from references import state_dict
 from safetensors.numpy import save_file
@@ -19,12 +20,9 @@ from ddaepp_jax.evaluation import classifier, extractors, image_sets, references
 from ddaepp_jax.evaluation.extractors import Extractor
 from ddaepp_jax.evaluation.scores import scores
 from ddaepp_jax.models.inception import Inception
-from ddaepp_jax.models.wide_resnet import WideResNet
 from ddaepp_jax.released import inception_fid
 from ddaepp_jax.run import Run
 from ddaepp_jax.training import sharding
-
-CLASSIFIER = WideResNet(num_classes=10, depth=10, width=1)
 
 
 def mesh_of(devices: int):
@@ -36,10 +34,7 @@ def extractor_of(tmp_path_factory):
     """Directories of untrained classifiers, which differ by their seed."""
 
     def make(seed: int):
-        directory = tmp_path_factory.mktemp(f"extractor{seed}") / "wrn"
-        params = jax.jit(CLASSIFIER.init)(jax.random.key(seed), np.zeros((1, 8, 8, 1), np.float32))["params"]
-        extractors.save(directory, CLASSIFIER, params, {"accuracy": 10.0}, (8, 8, 1))
-        return directory
+        return untrained_classifier(tmp_path_factory.mktemp(f"extractor{seed}") / "wrn", seed)
 
     return make
 

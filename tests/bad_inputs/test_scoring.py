@@ -6,22 +6,19 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from extractor import CLASSIFIER, SHAPE, untrained_classifier
 from flax import serialization
 from PIL import Image
 from refusals import TINY, refused
 
 from ddaepp_jax import convert, fid, main
 from ddaepp_jax.evaluation import extractors
-from ddaepp_jax.models.wide_resnet import WideResNet
 
 
 @pytest.fixture(scope="module")
 def extractor(tmp_path_factory):
     """An untrained classifier of digits."""
-    directory, module = tmp_path_factory.mktemp("extractor") / "wrn", WideResNet(num_classes=10, depth=10, width=1)
-    params = jax.jit(module.init)(jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32))["params"]
-    extractors.save(directory, module, params, {}, (8, 8, 1))
-    return directory
+    return untrained_classifier(tmp_path_factory.mktemp("extractor") / "wrn")
 
 
 @pytest.mark.parametrize(
@@ -118,7 +115,7 @@ def test_features_that_are_not_finite(tmp_path, extractor):
     broken = tmp_path / "broken"
     params = serialization.msgpack_restore((extractor / "params.msgpack").read_bytes())
     params["fc"]["bias"] = np.full(10, np.nan, np.float32)
-    extractors.save(broken, WideResNet(num_classes=10, depth=10, width=1), params, {}, (8, 8, 1))
+    extractors.save(broken, CLASSIFIER, params, {}, SHAPE)
     arguments = ["--images=digits:test", "--reference=digits:test", f"--extractor={broken}"]
     refused(fid.main, arguments, "digits-test: image 0 has a feature (logits) that is not finite, 297 in all")
 
