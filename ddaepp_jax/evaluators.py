@@ -134,7 +134,7 @@ def _scores(config: ConfigDict, learner: Learner, data: Dataset, mesh: Mesh) -> 
     feature_batch = cache(lambda: make_feature_batch(opened().features, mesh))
 
     def named(values: dict[str, float]) -> dict[str, float]:
-        return scores.named(values, fields.n, kind, f"{sampling.sampler}{sampling.steps}", config.data.split)
+        return scores.named(values, fields.n, kind, scores.sampler_tag(sampling, {}), config.data.split)
 
     def measure(params: Any) -> dict[str, float]:
         samples = np.concatenate(list(draw(params, fields.n)))

@@ -32,7 +32,7 @@ from ddaepp_jax.evaluation import image_sets, references
 from ddaepp_jax.evaluation.extractors import Extractor
 from ddaepp_jax.evaluation.image_sets import ImageSet
 from ddaepp_jax.evaluation.references import Reference
-from ddaepp_jax.evaluation.scores import named, scored, scores
+from ddaepp_jax.evaluation.scores import named, sampler_tag, scored, scores
 from ddaepp_jax.evaluation.stored import partial_directory, replace
 from ddaepp_jax.run import Run
 from ddaepp_jax.training import sharding
@@ -42,7 +42,6 @@ BATCH = 64  # images that are read, not sampled
 # Arguments that say nothing of images which are there, and their defaults.
 OF_A_RUN = dict.fromkeys(("step", "decay", "sigma_rel", "guidance", "guidance_interval", "guidance_channels", "guide"))
 OF_A_RUN |= {"sampler": None, "steps": None, "options": (), "autoguidance": 1.0, "seeds": (0,), "npz": False}
-SAMPLING = ("sampler", "steps", "guidance", "guidance_interval", "guidance_channels")  # what a protocol's name tells
 
 
 def score_run(
@@ -68,12 +67,11 @@ def score_run(
     Raises:
       InputError: ``out`` holds scores of something else; or as ``Run.sample`` and ``image_sets.collect``.
     """
-    guide = how["guide"].workdir.name if how.get("guide") else None
-    sampling = {**run.config.sampling.to_dict(), **how, "guide": guide}
-    batch_size = sampling.pop("batch_size") or run.config.sampling.batch_size
+    sampling = {**run.config.sampling.to_dict(), **_plain(how)}
+    batch_size = sampling.pop("batch_size")
     identity = {
         "step": run.step,
-        "protocol": f"{run.average}/{sampler_tag(run, how)}",
+        "protocol": f"{run.average}/{sampler_tag(run.config.sampling, _plain(how))}",
         "sampling": sampling,
         "n": n,
         "extractor": {**extractor.described, "made": extractor.made},
@@ -96,6 +94,12 @@ def score_run(
         _write(out, {"run": run.workdir.name, **_summary(identity, [*rows.values()], extractor)})
         shutil.rmtree(partial)
     return {"run": run.workdir.name, **_summary(identity, [*rows.values()], extractor)}
+
+
+def _plain(how: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of ``Run.sample`` that say something else than the config, the guide by its name."""
+    given = {name: value for name, value in how.items() if value is not None}
+    return given | ({"guide": given["guide"].workdir.name} if "guide" in given else {})
 
 
 def _write(out: Path, found: Mapping[str, Any]) -> None:
@@ -121,22 +125,6 @@ def sampled(run: Run, n: int, seed: int, how: Mapping[str, Any], kept: np.ndarra
 
 def _memory(file: Path, shape: tuple[int, ...]) -> np.ndarray:
     return np.lib.format.open_memmap(file, "r+" if file.exists() else "w+", np.uint8, shape)
-
-
-def sampler_tag(run: Run, how: Mapping[str, Any]) -> str:
-    """How images are sampled, as metrics' names carry it: ddim100, heun18-cfg1.5-s_churn30."""
-    given = {name: value for name, value in how.items() if value is not None}
-    chosen = {name: given.get(name, run.config.sampling[name]) for name in SAMPLING}
-    tag = [f"{chosen['sampler']}{chosen['steps']}"]
-    if chosen["guidance"] != 1:
-        tag.append(f"cfg{chosen['guidance']:g}")
-        if chosen["guidance_interval"]:
-            tag.append("in" + "_".join(f"{level:g}" for level in chosen["guidance_interval"]))
-        if chosen["guidance_channels"]:
-            tag.append(f"ch{chosen['guidance_channels']}")
-    if "guide" in given:
-        tag.append(f"auto{given['autoguidance']:g}_{given['guide'].workdir.name}")
-    return "-".join([*tag, *(f"{name}{value}" for name, value in sorted(given.get("options", {}).items()))])
 
 
 def _resumed(out: Path, identity: Mapping[str, Any]) -> list[dict[str, float]]:
@@ -269,7 +257,7 @@ def _of_run(args: argparse.Namespace, run: Run, extractor: Extractor, reference:
     how, n = cli.sampling(args), N if args.n is None else args.n
     if n < image_sets.FEWEST:
         raise InputError(f"--n: {n} images are too few to be scored; give {image_sets.FEWEST} or more")
-    tag = f"{sampler_tag(run, how)}-{n}-{extractor.kind}{extractor.suffix}-{reference.name}"
+    tag = f"{sampler_tag(run.config.sampling, _plain(how))}-{n}-{extractor.kind}{extractor.suffix}-{reference.name}"
     out = Path(args.out or run.workdir / "fid" / f"step{run.step}-{run.average}-{tag}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -167,7 +167,7 @@ def _scores(name: str, scores: Mapping[str, Any]) -> str:
     about = f"{scores['n']:,} samples at step {scores['step']:,}; {extractor['kind']} {extractor['hash'][:8]}"
     if accuracy := extractor["made"].get("accuracy"):
         about += f", of {accuracy:.1f} % accuracy"
-    images = reference.get("images", {"images": 0}).get("images")
+    images = reference.get("images", {}).get("images")
     about += f"; against {images:,} images of {reference['name']}" if images else f"; against {reference['name']}"
     return (
         f"<h3>{html.escape(name)}</h3><p>{html.escape(about)}.</p>{html.table(['score', *columns], cells, 'numbers')}"

@@ -18,7 +18,7 @@ from ddaepp_jax.data import datasets
 from ddaepp_jax.errors import InputError
 from ddaepp_jax.evaluation import classifier, extractors, image_sets, references, stored
 from ddaepp_jax.evaluation.extractors import Extractor
-from ddaepp_jax.evaluation.scores import scores
+from ddaepp_jax.evaluation.scores import sampler_tag, scores
 from ddaepp_jax.models.inception import Inception
 from ddaepp_jax.released import inception_fid
 from ddaepp_jax.run import Run
@@ -204,6 +204,14 @@ def test_statistics_are_made_once_and_read_from_their_file(extractor_of, tmp_pat
     assert np.allclose(again.gaussians["pool"].covariance, gaussian.covariance, rtol=0, atol=1e-12)
     with np.load(references.file_of(images, wrn)) as held:  # for pytorch-fid's and others' eyes
         assert np.allclose(held["mu"], gaussian.mean) and np.allclose(held["sigma"], gaussian.covariance)
+
+
+def test_a_samplers_tag_tells_what_moves_scores():
+    """The program's names and those in training, which asks for nothing but the config's."""
+    sampling = config(sampling__guidance=1.5, sampling__guidance_interval=(0.1, 1.0)).sampling
+    assert sampler_tag(sampling, {}) == "ddpm4-cfg1.5-in0.1_1"
+    how = dict(sampler="ddim", steps=100, guidance=1.0, guide="small", autoguidance=2.0, options={"clip": False})
+    assert sampler_tag(sampling, how) == "ddim100-auto2_small-clipFalse"
 
 
 def foreign(tmp_path, **arrays):

@@ -105,6 +105,6 @@ def partial_directory(out: Path, identity: Mapping[str, Any]) -> Path:
 
 def replace(file: Path, content: bytes) -> None:
     """Write a file whole or not at all."""
-    written = file.with_name(f"{file.name}.partial")
-    written.write_bytes(content)
-    os.replace(written, file)
+    partial = file.with_name(f"{file.name}.partial")
+    partial.write_bytes(content)
+    os.replace(partial, file)
