@@ -22,21 +22,24 @@ def to_uint8(images: Array) -> Array:
     return xp.clip(xp.round((images.astype(np.float32) + 1) * 127.5), 0, 255).astype(np.uint8)
 
 
-def horizontal_flip(images: jax.Array, seed: int | jax.Array, step: int | jax.Array, index: jax.Array) -> jax.Array:
+def horizontal_flip(
+    images: jax.Array, seed: int | jax.Array, step: int | jax.Array, index: jax.Array, stream: str = "flip"
+) -> jax.Array:
     """Mirrors each image left to right with probability 1/2.
 
-    Whether an image is flipped is a function of (seed, step, its index) alone, not of its neighbours or its place in
-    the batch; so it does not depend on how the batch is split over devices.
+    Whether an image is flipped is a function of (seed, stream, step, its index) alone, not of its neighbours or its
+    place in the batch; so it does not depend on how the batch is split over devices.
 
     Args:
         images: (B, H, W, C), any type.
         seed, step: integers, may be traced.
         index: (B,) int, the images' numbers in the data set.
+        stream: draws of another name are independent.
 
     Returns:
         (B, H, W, C) of the same type.
     """
-    key = jax.random.fold_in(named(jax.random.key(seed), "flip"), step)
+    key = jax.random.fold_in(named(jax.random.key(seed), stream), step)
     flip = jax.vmap(lambda i: jax.random.bernoulli(jax.random.fold_in(key, i)))(index)
     return jnp.where(flip[:, None, None, None], images[:, :, ::-1, :], images)
 

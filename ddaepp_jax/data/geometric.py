@@ -46,23 +46,35 @@ class Transforms(NamedTuple):
 
 
 def augment(
-    images: jax.Array, seed: int | jax.Array, step: int | jax.Array, index: jax.Array, probability: float | jax.Array
+    images: jax.Array,
+    seed: int | jax.Array,
+    step: int | jax.Array,
+    index: jax.Array,
+    probability: float | jax.Array,
+    stream: str = "geometric",
 ) -> tuple[jax.Array, jax.Array]:
     """Images (B, H, W, C) float32 transformed as ``draw`` says, and the labels (B, 9) that tell the network how."""
-    transforms = draw(seed, step, index, probability)
+    transforms = draw(seed, step, index, probability, stream)
     return apply(images, transforms), label(transforms)
 
 
-def draw(seed: int | jax.Array, step: int | jax.Array, index: jax.Array, probability: float | jax.Array) -> Transforms:
-    """The transforms of B images, each a function of (seed, step, its index) alone.
+def draw(
+    seed: int | jax.Array,
+    step: int | jax.Array,
+    index: jax.Array,
+    probability: float | jax.Array,
+    stream: str = "geometric",
+) -> Transforms:
+    """The transforms of B images, each a function of (seed, stream, step, its index) alone.
 
     Args:
         seed, step: integers, may be traced.
         index: (B,) int, the images' numbers in the data set.
         probability: of each transform (EDM on CIFAR-10: 0.12); but the flip from left to right is a fair coin, the one
             from top to bottom has half of it, and a stretch has a frame of its own in half of the cases, as in EDM.
+        stream: draws of another name are independent.
     """
-    key = jax.random.fold_in(named(jax.random.key(seed), "geometric"), step)
+    key = jax.random.fold_in(named(jax.random.key(seed), stream), step)
     chances = jnp.array([0.5, probability / 2, probability, probability, probability, 0.5, probability])
 
     def one(i: jax.Array) -> Transforms:
