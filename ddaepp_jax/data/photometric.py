@@ -108,17 +108,18 @@ def draw(
     strengths = jnp.array([p.brightness, p.contrast, p.saturation])
 
     def one(i: jax.Array) -> Edits:
-        coins, box, factors, hue, order, slot, sigma = jax.random.split(jax.random.fold_in(key, i), 7)
-        jitter, grey, blur, solarise, flip = jax.random.uniform(coins, chances.shape) < chances
-        drawn = jax.random.uniform(factors, (3,), minval=jnp.maximum(1 - strengths, 0), maxval=1 + strengths)
+        # All at once: a generator called for each would take longer to compile than all else here.
+        uniform = jax.random.uniform(jax.random.fold_in(key, i), (16 + 2 * _TRIES,))
+        coins, factors, order, (hue, hue_after, sigma), place, tries = jnp.split(uniform, (5, 8, 11, 14, 16))
+        jitter, grey, blur, solarise, flip = coins < chances
         return Edits(
-            box=_draw_box(box, p.crop_min, size),
-            factors=jnp.where(jitter, drawn, 1),
-            order=jax.random.permutation(order, 3),
-            hue=jitter * jax.random.uniform(hue, minval=-p.hue, maxval=p.hue),
-            hue_after=jax.random.randint(slot, (), 0, 4),
+            box=_box(tries.reshape(2, _TRIES), place, p.crop_min, size),
+            factors=jnp.where(jitter, _between(jnp.maximum(1 - strengths, 0), 1 + strengths, factors), 1),
+            order=jnp.argsort(order),
+            hue=jitter * _between(-p.hue, p.hue, hue),
+            hue_after=(hue_after * 4).astype(int),
             grey=grey,
-            sigma=blur * jax.random.uniform(sigma, minval=p.blur_sigma[0], maxval=p.blur_sigma[1]),
+            sigma=blur * _between(*p.blur_sigma, sigma),
             solarise=solarise,
             flip=flip,
         )
@@ -154,23 +155,28 @@ def apply(images: jax.Array, edits: Edits) -> jax.Array:
     return 2 * jax.vmap(one)((images + 1) / 2, edits) - 1
 
 
-def _draw_box(key: jax.Array, crop_min: float, size: tuple[int, int]) -> jax.Array:
+def _between(low: float | jax.Array, high: float | jax.Array, uniform: jax.Array) -> jax.Array:
+    return low + (high - low) * uniform
+
+
+def _box(tries: jax.Array, place: jax.Array, crop_min: float, size: tuple[int, int]) -> jax.Array:
     """(4,) int: top, left, height and width of a crop, distributed as torchvision's ``RandomResizedCrop``.
 
-    All of its ten tries are drawn, and the first that fits is taken; it draws the next where one does not fit.
+    All of its ten tries are made, and the first that fits is taken; there, a try is made where those before do not fit.
+
+    Args:
+        tries: (2, 10) uniform in [0, 1), the areas and the aspect ratios; place: (2,) likewise, down and right.
     """
     height, width = size
-    areas, aspects, places = jax.random.split(key, 3)
-    side = jnp.sqrt(height * width * jax.random.uniform(areas, (_TRIES,), minval=crop_min, maxval=1))
-    bound = np.log(_MAX_ASPECT) / 2
-    wider = jnp.exp(jax.random.uniform(aspects, (_TRIES,), minval=-bound, maxval=bound))
-    tried = jnp.stack([jnp.round(side / wider), jnp.round(side * wider)], axis=1).astype(jnp.int32)
+    side = jnp.sqrt(height * width * _between(crop_min, 1, tries[0]))
+    wider = jnp.exp(np.log(_MAX_ASPECT) * (tries[1] - 0.5))  # the root of the aspect ratio
+    tried = jnp.stack([jnp.round(side / wider), jnp.round(side * wider)], axis=1).astype(int)
     whole = jnp.array(size)
     fits = ((tried > 0) & (tried <= whole[None])).all(1)
     # If none does: the middle, as large as the aspect ratio lets it be.
     middle = jnp.array([min(height, round(width * _MAX_ASPECT)), min(width, round(height * _MAX_ASPECT))])
     box = jnp.where(fits.any(), tried[jnp.argmax(fits)], middle)
-    corner = jnp.where(fits.any(), jax.random.randint(places, (2,), 0, whole - box + 1), (whole - box) // 2)
+    corner = jnp.where(fits.any(), (place * (whole - box + 1)).astype(int), (whole - box) // 2)
     return jnp.concatenate([corner, box])
 
 
@@ -226,12 +232,13 @@ def _turn_hue(image: jax.Array, turns: jax.Array) -> jax.Array:
     top = image.max(-1)
     chroma = top - image.min(-1)
     divisor = jnp.where(chroma > 0, chroma, 1)
-    from_green, from_blue = 2 + (blue - red) / divisor, 4 + (red - green) / divisor
-    hue = jnp.where(top == red, (green - blue) / divisor, jnp.where(top == green, from_green, from_blue)) + 6 * turns
+    sixths = jnp.where(green >= blue, 2 + (blue - red) / divisor, 4 + (red - green) / divisor)
+    # Not ``top == red``: XLA may compute either anew, rounded otherwise.
+    sixths = jnp.where((red >= green) & (red >= blue), (green - blue) / divisor, sixths) + 6 * turns
 
     def channel(opposite: int) -> jax.Array:
         """It is lowest at ``opposite`` sixths from hue 0 backwards, and at two sixths on either side it has the top."""
-        distance = (opposite + hue) % 6
+        distance = (opposite + sixths) % 6
         return top - chroma * jnp.clip(jnp.minimum(distance, 4 - distance), 0, 1)
 
     return jnp.stack([channel(5), channel(3), channel(1)], axis=-1)

@@ -25,7 +25,7 @@ draw = jax.jit(photometric.draw, static_argnums=(0, 4, 5))
 
 
 def near(values: np.ndarray, mean: float, std: float) -> bool:
-    return bool(abs(np.mean(values) - mean) < 4 * std / np.sqrt(np.size(values)))
+    return bool(abs(np.mean(values) - mean) <= 4 * std / np.sqrt(np.size(values)))
 
 
 def uniform(values: np.ndarray, low: float, high: float) -> bool:
@@ -44,12 +44,10 @@ def test_every_edit_is_that_of_torchvision(case: str) -> None:
 
 
 def test_where_nothing_is_drawn_images_stay_but_for_the_coin_of_the_flip() -> None:
-    for view, images in product((0, 1), (NOISE[:, :, :8], NOISE[:, :, 2:, :1])):
+    for view, images in enumerate((NOISE[:, :, :8], NOISE[:, :, 4:, :1])):
         out = np.asarray(augment(images, NOTHING, 0, 0, INDEX, view))
-        flip = np.asarray(draw(NOTHING, 0, 0, INDEX, view, images.shape[1:3]).flip)
-        assert out.dtype == np.float32 and 0 < flip.sum() < 16
-        kept = np.where(flip[:, None, None, None], images[:, :, ::-1], images)
-        np.testing.assert_allclose(out, kept, atol=2e-6)
+        kept, flipped = (np.abs(out - other).max((1, 2, 3)) < 2e-6 for other in (images, images[:, :, ::-1]))
+        assert out.dtype == np.float32 and (kept ^ flipped).all() and 0 < flipped.sum() < 16
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -118,8 +116,7 @@ def test_a_draw_depends_on_seed_step_index_and_view_only() -> None:
     neighbours[1:] = 0
     np.testing.assert_allclose(augment(neighbours, SURE, 3, 7, INDEX, 0)[0], out[0], atol=1e-6)
     for seed, step, view in ((4, 7, 0), (3, 8, 0), (3, 7, 1)):
-        other = draw(SURE, seed, step, INDEX, view, (8, 12))
-        assert (other.factors != draw(SURE, 3, 7, INDEX, 0, (8, 12)).factors).all()
+        assert (out != augment(NOISE, SURE, seed, step, INDEX, view)).any((1, 2, 3)).all()
 
 
 def test_eight_devices_augment_as_one_does_and_send_nothing() -> None:
