@@ -10,6 +10,7 @@ a slot of its own, the bottleneck as the condition of what follows. So what a lo
 whatever the depth.
 """
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -23,7 +24,7 @@ from flax import linen as nn
 from jax import Array
 
 from ddaepp_jax.models.layers import Attention, Mlp, sinusoid, wide
-from ddaepp_jax.models.self_conditioning import SelfConditioning
+from ddaepp_jax.models.self_conditioning import OneOf, SelfConditioning, candidates, chosen, is_bottleneck, prefix
 
 XAVIER = nn.initializers.xavier_uniform()
 TIME_CHANNELS = 256  # of the time's sinusoid
@@ -140,7 +141,7 @@ class DiT(nn.Module):
       num_classes: classes of the data; the table has one row more, the null class ``num_classes``. 0: no labels.
       augment_dim: length of the augmentation vector, whose projection is added to the condition. 0: none.
       bottleneck: the block whose pooled output is the feature ``bottleneck`` and, with ``self_condition``, conditions
-        what follows, the final norm included.
+        what follows, the final norm included; or several by name, of which a number says which (``OneOf``).
       projection, time_scale: see ``SelfConditioning``.
       attention: implementation of the attention product, "xla" or "cudnn".
       scan: run the blocks by ``lax.scan``; otherwise by a loop, which compiles depth times the code.
@@ -162,7 +163,7 @@ class DiT(nn.Module):
     num_classes: int = 0
     augment_dim: int = 0
     self_condition: bool = False
-    bottleneck: str = "block_6"
+    bottleneck: str | OneOf = "block_6"
     projection: str = "linear"
     time_scale: bool = True
     attention: str = "xla"
@@ -179,7 +180,8 @@ class DiT(nn.Module):
         augment_label: Array | None = None,
         train: bool = False,
         capture: Sequence[str] | None = None,
-    ) -> tuple[Array, OrderedDict[str, Array]]:
+        stop: bool = False,
+    ) -> tuple[Array | None, OrderedDict[str, Array]]:
         """Predict from a noisy image or latent.
 
         Args:
@@ -189,15 +191,18 @@ class DiT(nn.Module):
           augment_label: (B, augment_dim); None is the zero vector, that of a clean image.
           train: part of the networks' contract; DiT's only dropout is of labels, which the objective does.
           capture: names of the features that are returned; None: all.
+          stop: run no further than the last block that ``capture`` names (it must be given); ``out`` is None.
 
         Returns:
-          ``out`` (B, H, W, C), or 2 C with ``learn_sigma``, float32; and the features: blocks' (B, L, width), and
-          ``bottleneck`` (B, width).
+          ``out`` (B, H, W, C), or 2 C with ``learn_sigma``, float32, None with ``stop``; and the features: blocks'
+          (B, L, width), and ``bottleneck`` (B, width).
         """
         del train
         names = block_names(self.depth)
-        if self.bottleneck not in names:
-            raise ValueError(f"bottleneck: no block {self.bottleneck!r}; there is {', '.join(names)}")
+        for name in candidates(self.bottleneck):
+            if name not in names:
+                raise ValueError(f"bottleneck: no block {name!r}; there is {', '.join(names)}")
+        count = prefix(names, capture, self.bottleneck) if stop else self.depth
         batch, height, width, channels = x.shape
         rows, columns = height // self.patch_size, width // self.patch_size
         time = self._embed_time(t)
@@ -209,10 +214,12 @@ class DiT(nn.Module):
 
         order = [*names, "bottleneck"] if capture is None else list(capture)
         run = self._scanned if self.scan else self._looped
-        tokens, condition, found = run(order, tokens, condition, time, turns)
+        tokens, condition, found = run(order, count, tokens, condition, time, turns)
+        features = OrderedDict((name, found[name]) for name in order)
+        if stop:
+            return None, features
         out_channels = 2 * channels if self.learn_sigma else channels
-        out = self._unembed(tokens, condition, rows, columns, out_channels)
-        return out, OrderedDict((name, found[name]) for name in order)
+        return self._unembed(tokens, condition, rows, columns, out_channels), features
 
     def _blocks(self, tokens: Array, condition: Array, turns: Turns) -> tuple[Any, Callable[..., Array]]:
         """The stack of the blocks' parameters, and a function of tokens, condition and one block's."""
@@ -233,30 +240,39 @@ class DiT(nn.Module):
         # In a scan, nothing outside of the body can be shared with what is recomputed.
         return stack, jax.checkpoint(apply, prevent_cse=not self.scan) if self.remat else apply
 
-    def _pooling(self, time: Array) -> Callable[[Array, Array], tuple[Array, Array]]:
+    def _pooling(self, time: Array, conditions: bool) -> Callable[[Array, Array], tuple[Array, Array]]:
         """A function of the bottleneck's tokens and the condition: the pooled feature, and the condition after it."""
         dtype = wide(self.dtype)
         conditioning = SelfConditioning(self.width, self.projection, self.time_scale, dtype=self.dtype, parent=None)
         pooled = jnp.zeros(time.shape, dtype)
         params = None
-        if self.self_condition:
+        if conditions:
             params = self.param("self_conditioning", lambda rng: conditioning.init(rng, pooled, time)["params"])
 
         def pool(tokens: Array, condition: Array) -> tuple[Array, Array]:
             pooled = tokens.mean(axis=1, dtype=dtype)
-            if self.self_condition:
+            if conditions:
                 condition = condition + conditioning.apply({"params": params}, pooled, time).astype(condition.dtype)
             return pooled, condition
 
         return pool
 
+    def _conditions(self, count: int) -> bool:
+        """Whether the bottleneck conditions something of a pass through the first ``count`` blocks."""
+        first = min(block_names(self.depth).index(name) for name in candidates(self.bottleneck))
+        return self.self_condition and (count == self.depth or first + 1 < count)
+
     def _scanned(
-        self, wanted: Sequence[str], tokens: Array, condition: Array, time: Array, turns: Turns
+        self, wanted: Sequence[str], count: int, tokens: Array, condition: Array, time: Array, turns: Turns
     ) -> tuple[Array, Array, dict[str, Array]]:
-        """Tokens and condition after the blocks, and what was wanted by name."""
+        """Tokens and condition after the first ``count`` blocks, and what was wanted by name."""
         stack, apply = self._blocks(tokens, condition, turns)
-        pool, names = self._pooling(time), block_names(self.depth)
-        pools, last = self.self_condition or "bottleneck" in wanted, names.index(self.bottleneck)
+        if count < self.depth:
+            stack = jax.tree.map(lambda leaf: leaf[:count], stack)
+        conditions, names = self._conditions(count), block_names(self.depth)
+        pool, pools = self._pooling(time, conditions), conditions or "bottleneck" in wanted
+        places = [names.index(name) for name in candidates(self.bottleneck)]
+        last = places[0] if isinstance(self.bottleneck, str) else jnp.array(places)[self.bottleneck.number]
         captured = [name for name in names if name in wanted]
         # Of each block, its slot; one more slot takes what nobody wants.
         slots = jnp.array([captured.index(name) if name in wanted else len(captured) for name in names])
@@ -274,24 +290,27 @@ class DiT(nn.Module):
 
         kept = jnp.zeros((len(captured) + 1, *tokens.shape), tokens.dtype) if captured else None
         carry = (tokens, condition, jnp.zeros(time.shape, wide(self.dtype)), kept)
-        (tokens, condition, pooled, kept), _ = jax.lax.scan(body, carry, (jnp.arange(self.depth), stack))
+        (tokens, condition, pooled, kept), _ = jax.lax.scan(body, carry, (jnp.arange(count), stack))
         return tokens, condition, {name: kept[i] for i, name in enumerate(captured)} | {"bottleneck": pooled}
 
     def _looped(
-        self, wanted: Sequence[str], tokens: Array, condition: Array, time: Array, turns: Turns
+        self, wanted: Sequence[str], count: int, tokens: Array, condition: Array, time: Array, turns: Turns
     ) -> tuple[Array, Array, dict[str, Array]]:
         """The same, block by block: depth times the code, and what nobody wants is never kept."""
         del wanted
         stack, apply = self._blocks(tokens, condition, turns)
-        pool, found = self._pooling(time), {}
+        pool, found = self._pooling(time, self._conditions(count)), {"bottleneck": 0.0}
         # One split, whose transpose joins the gradients; those of a slice a block would add up whole stacks.
         leaves, structure = jax.tree.flatten(stack)
         blocks = zip(*(jax.lax.split(leaf, (1,) * self.depth) for leaf in leaves), strict=True)
-        for name, parts in zip(block_names(self.depth), blocks, strict=True):
+        for name, parts in itertools.islice(zip(block_names(self.depth), blocks, strict=True), count):
             tokens = apply(tokens, condition, jax.tree.unflatten(structure, [part[0] for part in parts]))
             found[name] = tokens
-            if name == self.bottleneck:
-                found["bottleneck"], condition = pool(tokens, condition)
+            here = is_bottleneck(self.bottleneck, name)
+            if here is not False:
+                pooled, after = pool(tokens, condition)
+                found["bottleneck"] = chosen(here, pooled, found["bottleneck"])
+                condition = chosen(here, after, condition)
         return tokens, condition, found
 
     def _embed(self, x: Array, rows: int, columns: int) -> Array:

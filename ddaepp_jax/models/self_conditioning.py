@@ -8,6 +8,9 @@ Every backbone computes ``h_k``, the pooled output of its block ``k`` (the bottl
 that is what reshapes the features. What the paper leaves open is a field here, with the project's choice as default.
 """
 
+import dataclasses
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
@@ -15,6 +18,51 @@ from jax import Array
 from ddaepp_jax.models.layers import LINEAR_INIT, layer_norm
 
 PROJECTIONS = ("linear", "mlp")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OneOf:
+    """In place of a bottleneck's name: several blocks, of which a number that may be traced says which one it is.
+
+    Then the layer is data, and one compiled program serves all of them; the parameters of ``SelfConditioning`` are one
+    set, with the tree and the initial values that they have for any single one.
+
+    Attributes:
+      names: blocks of one width, the candidates.
+      number: () int, of one of them.
+    """
+
+    names: tuple[str, ...]
+    number: Array
+
+
+def candidates(bottleneck: str | OneOf) -> tuple[str, ...]:
+    """Names of the blocks that can be the bottleneck."""
+    return (bottleneck,) if isinstance(bottleneck, str) else bottleneck.names
+
+
+def is_bottleneck(bottleneck: str | OneOf, name: str) -> bool | Array:
+    """Whether the block ``name`` is the bottleneck: Python's bool where that is known, else () bool."""
+    if isinstance(bottleneck, str) or name not in bottleneck.names:
+        return name == bottleneck
+    return bottleneck.number == bottleneck.names.index(name)
+
+
+def chosen(here: bool | Array, this: Array, other: Array | float) -> Array:
+    """``this`` at the bottleneck, elsewhere ``other``; no operation where Python knows."""
+    return this if here is True else jnp.where(here, this, other)
+
+
+def prefix(names: Sequence[str], capture: Sequence[str] | None, bottleneck: str | OneOf) -> int:
+    """How many of the blocks ``names`` a pass runs that stops after the last one of ``capture``.
+
+    Raises:
+      ValueError: no capture is given, or a name of it is no block's.
+    """
+    if capture is None:
+        raise ValueError("stop: needs capture, the names of the blocks to stop after")
+    wanted = [name for given in capture for name in (candidates(bottleneck) if given == "bottleneck" else (given,))]
+    return max((names.index(name) + 1 for name in wanted), default=0)
 
 
 class SelfConditioning(nn.Module):

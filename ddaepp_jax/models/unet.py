@@ -14,7 +14,7 @@ from flax import linen as nn
 from jax import Array
 
 from ddaepp_jax.models.layers import CONV_INIT, Attention, captured, conv_bias_init, sinusoid, wide
-from ddaepp_jax.models.self_conditioning import SelfConditioning
+from ddaepp_jax.models.self_conditioning import OneOf, SelfConditioning, candidates, chosen, is_bottleneck, prefix
 
 
 def block_names(mults: tuple[int, ...], blocks: int) -> list[str]:
@@ -129,7 +129,7 @@ class UNet(nn.Module):
         ``num_classes``. 0: no labels.
       augment_dim: length of the augmentation vector, whose projection is added to the time's sinusoid. 0: none.
       bottleneck: the block whose pooled output is the feature ``bottleneck`` and, with ``self_condition``, conditions
-        what follows.
+        what follows; or several by name, of which a number says which (``OneOf``).
       projection, time_scale: see ``SelfConditioning``.
       attention: implementation of the attention product, "xla" or "cudnn".
       remat: recompute each block in the backward pass.
@@ -146,7 +146,7 @@ class UNet(nn.Module):
     num_classes: int = 0
     augment_dim: int = 0
     self_condition: bool = False
-    bottleneck: str = "out_6"
+    bottleneck: str | OneOf = "out_6"
     projection: str = "linear"
     time_scale: bool = True
     attention: str = "xla"
@@ -162,7 +162,8 @@ class UNet(nn.Module):
         augment_label: Array | None = None,
         train: bool = False,
         capture: Sequence[str] | None = None,
-    ) -> tuple[Array, OrderedDict[str, Array]]:
+        stop: bool = False,
+    ) -> tuple[Array | None, OrderedDict[str, Array]]:
         """Predict from a noisy image.
 
         Args:
@@ -172,19 +173,25 @@ class UNet(nn.Module):
           augment_label: (B, augment_dim); None is the zero vector, that of a clean image.
           train: drop out, by the rng ``dropout``.
           capture: names of the features that are returned; None: all.
+          stop: run no further than the last block that ``capture`` names (it must be given); ``out`` is None.
 
         Returns:
-          ``out`` (B, H, W, C) float32, and the features: each block's (B, h, w, c), its attention included, then
-          ``bottleneck`` (B, c) float32.
+          ``out`` (B, H, W, C) float32, None with ``stop``, and the features: each block's (B, h, w, c), its
+          attention included, then ``bottleneck`` (B, c) float32.
         """
         names = block_names(self.mults, self.blocks)
-        if self.bottleneck not in names:
-            raise ValueError(f"bottleneck: no block {self.bottleneck!r}; there is {', '.join(names)}")
+        for name in candidates(self.bottleneck):
+            if name not in names:
+                raise ValueError(f"bottleneck: no block {name!r}; there is {', '.join(names)}")
+        count = prefix(names, capture, self.bottleneck) if stop else len(names)
         time = self._embed_time(t, augment_label)
         condition = time + self._embed_label(y, len(t)) if self.num_classes else time
         h = _conv(x, self.channels, "image_proj", self.dtype)
-        skips, features, bottleneck = [h], OrderedDict(), None
+        skips, features, bottleneck = [h], OrderedDict(), 0.0
+        conditioning = self._conditioning() if self.self_condition else None
         for stage in stages(self.mults, self.attend, self.blocks):
+            if len(features) == count:
+                break
             if stage.name.startswith("out"):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
             h = self._run(stage, h, condition, self.dropout if train else 0.0)
@@ -193,12 +200,15 @@ class UNet(nn.Module):
             name = "mid" if stage.name == "mid_2" else stage.name
             if name in names:
                 features[name] = h
-            if name == self.bottleneck:
-                bottleneck = h.mean(axis=(1, 2), dtype=wide(self.dtype))
-                if self.self_condition:
-                    condition = condition + self._condition(bottleneck, time)
+            here = is_bottleneck(self.bottleneck, name)
+            if here is False:
+                continue
+            pooled = h.mean(axis=(1, 2), dtype=wide(self.dtype))
+            bottleneck = chosen(here, pooled, bottleneck)
+            if self.self_condition and not (stop and len(features) == count):
+                condition = condition + chosen(here, conditioning(pooled, time), 0.0)
         features["bottleneck"] = bottleneck
-        return self._unembed(h, x.shape[-1]), captured(features, capture)
+        return None if stop else self._unembed(h, x.shape[-1]), captured(features, capture)
 
     def _embed_time(self, t: Array, augment_label: Array | None) -> Array:
         """(B, 4 * channels), at least float32: of times t/1000, bfloat16 would take several for one."""
@@ -225,10 +235,10 @@ class UNet(nn.Module):
         block = nn.remat(Block) if self.remat else Block
         return block(width, heads, resample, dropout, self.attention, self.dtype, name=name)(h, condition)
 
-    def _condition(self, pooled: Array, time: Array) -> Array:
+    def _conditioning(self) -> SelfConditioning:
         """What the pooled feature adds to the condition of the blocks after it."""
         fields = dict(projection=self.projection, time_scale=self.time_scale, dtype=self.dtype)
-        return SelfConditioning(4 * self.channels, **fields, name="self_conditioning")(pooled, time)
+        return SelfConditioning(4 * self.channels, **fields, name="self_conditioning")
 
     def _unembed(self, h: Array, channels: int) -> Array:
         dtype = wide(self.dtype)

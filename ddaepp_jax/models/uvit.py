@@ -22,7 +22,7 @@ from ddaepp_jax.models.layers import (
     sinusoid,
     wide,
 )
-from ddaepp_jax.models.self_conditioning import SelfConditioning
+from ddaepp_jax.models.self_conditioning import OneOf, SelfConditioning, chosen, is_bottleneck, prefix
 
 
 def block_names(depth: int) -> list[str]:
@@ -61,7 +61,7 @@ class UViT(nn.Module):
       augment_dim: length of the augmentation vector, which enters as a token of its own. 0: none.
       mlp_time_embed, skip, conv: options of the reference.
       bottleneck: the block whose pooled output is the feature ``bottleneck`` and, with ``self_condition``, conditions
-        what follows.
+        what follows; or several by name, of which a number says which (``OneOf``).
       pool: "mean" over the patch tokens, or "cls": a learned token's output.
       inject: "add" to the time token at the entry of the next block, or "token": a token of its own from there on.
       projection, time_scale: see ``SelfConditioning``.
@@ -82,7 +82,7 @@ class UViT(nn.Module):
     skip: bool = True
     conv: bool = True
     self_condition: bool = False
-    bottleneck: str = "mid"
+    bottleneck: str | OneOf = "mid"
     pool: str = "mean"
     inject: str = "add"
     projection: str = "linear"
@@ -100,7 +100,8 @@ class UViT(nn.Module):
         augment_label: Array | None = None,
         train: bool = False,
         capture: Sequence[str] | None = None,
-    ) -> tuple[Array, OrderedDict[str, Array]]:
+        stop: bool = False,
+    ) -> tuple[Array | None, OrderedDict[str, Array]]:
         """Predict from a noisy image.
 
         Args:
@@ -110,30 +111,37 @@ class UViT(nn.Module):
           augment_label: (B, augment_dim); None is the zero vector, that of a clean image.
           train: part of the networks' contract; U-ViT has no dropout.
           capture: names of the features that are returned; None: all.
+          stop: run no further than the last block that ``capture`` names (it must be given); ``out`` is None.
 
         Returns:
-          ``out`` (B, H, W, C) float32, and the features: each block's (B, L, width) without extra tokens, then
-          ``bottleneck`` (B, width).
+          ``out`` (B, H, W, C) float32, None with ``stop``, and the features: each block's (B, L, width)
+          without extra tokens, then ``bottleneck`` (B, width).
         """
         del train
         time_embedding = self._embed_time(t)
         tokens, extras = self._embed(x, time_embedding, y, augment_label)
 
-        half, skips, features = self.depth // 2, [], OrderedDict()
+        names, half, skips, features = block_names(self.depth), self.depth // 2, [], OrderedDict()
+        count = prefix(names, capture, self.bottleneck) if stop else len(names)
         block_class = nn.remat(Block) if self.remat else Block
-        bottleneck = None
-        for i, name in enumerate(block_names(self.depth)):
+        conditioning, bottleneck = self._conditioning() if self.self_condition else None, 0.0
+        for i, name in enumerate(names[:count]):
             block = block_class(self.num_heads, self.mlp_ratio, self.qkv_bias, self.attention, self.dtype, name=name)
             tokens = block(tokens, skips.pop()) if self.skip and i > half else block(tokens)
             if i < half:
                 skips.append(tokens)
             features[name] = tokens[:, extras:]
-            if name == self.bottleneck:
-                bottleneck = tokens[:, 0] if self.pool == "cls" else features[name].mean(axis=1)
-                if self.self_condition:
-                    tokens, extras, skips = self._condition(tokens, extras, skips, bottleneck, time_embedding)
+            here = is_bottleneck(self.bottleneck, name)
+            if here is False:
+                continue
+            pooled = tokens[:, 0] if self.pool == "cls" else features[name].mean(axis=1)
+            bottleneck = chosen(here, pooled, bottleneck)
+            if self.self_condition and not (stop and i + 1 == count):
+                condition = chosen(here, conditioning(pooled, time_embedding), 0.0)
+                tokens, extras, skips = self._inject(condition, tokens, extras, skips)
         features["bottleneck"] = bottleneck
-        return self._unembed(tokens[:, extras:], x.shape), captured(features, capture)
+        out = None if stop else self._unembed(tokens[:, extras:], x.shape)
+        return out, captured(features, capture)
 
     def _embed_time(self, t: Array) -> Array:
         embedding = sinusoid(t, self.width).astype(self.dtype)
@@ -181,18 +189,20 @@ class UViT(nn.Module):
         position = self.param("pos_embed", LINEAR_INIT, (1, *tokens.shape[1:]))
         return tokens + position.astype(self.dtype), len(extras)
 
-    def _condition(
-        self, tokens: Array, extras: int, skips: list[Array], pooled: Array, time_embedding: Array
-    ) -> tuple[Array, int, list[Array]]:
-        """Hand the pooled feature to the blocks after it, by the time token or by a token of its own."""
-        condition = SelfConditioning(
+    def _conditioning(self) -> SelfConditioning:
+        return SelfConditioning(
             self.width,
             self.projection,
             self.time_scale,
             zero_init=self.inject == "add",
             dtype=self.dtype,
             name="self_conditioning",
-        )(pooled, time_embedding)
+        )
+
+    def _inject(
+        self, condition: Array, tokens: Array, extras: int, skips: list[Array]
+    ) -> tuple[Array, int, list[Array]]:
+        """Hand a condition (B, width) to the blocks that follow, by the time token or by a token of its own."""
         if self.inject == "add":
             return tokens.at[:, extras - 1].add(condition), extras, skips
         # The earlier blocks have no such token: their skips bring zeros to its place.
