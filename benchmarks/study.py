@@ -2,14 +2,18 @@
 
     python benchmarks/study.py --name=self_conditioning --config=configs/uvit_cifar.py:study \\
         --variant=plain:model.self_condition=False --variant=self-conditioned:model.self_condition=True
+    python benchmarks/study.py --name=distillation --config=configs/ablation_study.py:{} \\
+        --variant=plain --variant=conditioned --variant=distilled --variant=both
 
 The first variant is the base: the others are trained for as many steps, and where a step's FLOPs (XLA's cost analysis)
-differ by more than half a percent, once more for as many FLOPs. The same command again goes on where it stopped. In
+differ by more than half a percent, once more for as many FLOPs; {} in --config is the variant's name. Where the config
+scores samples (evals.fid), the last distance is a column. The same command again goes on where it stopped. In
 benchmarks/results/NAME: runs.jsonl (a row a run), logs/ (each run's metrics), table.md, plot.png.
 """
 
 import argparse
 import json
+import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -32,35 +36,50 @@ MEASURES = {  # column of a row -> its name in table and plot
     "heldout_loss": "held-out loss",
     "linear_test": "linear, %",
     "knn_test": "kNN, %",
+    "frechet": "Frechet distance",
 }
 BESIDE = dict(xycoords=("axes fraction", "data"), xytext=(0, 2), textcoords="offset points", size=7)
+
+
+def of_variant(config: str, variant: str) -> str:
+    """The --config of a variant."""
+    return config.replace("{}", variant)
 
 
 def steps_by_budget(overrides: Mapping[str, Sequence[str]], config: str) -> dict[str, dict[str, int]]:
     """{variant: {"steps": as many as the base's, "compute": as many FLOPs}}."""
     flops, steps = {}, 0
     for variant, fields in overrides.items():
-        made = cli.parse_config([f"--config={config}", *fields])
+        made = cli.parse_config([f"--config={of_variant(config, variant)}", *fields])
         flops[variant], steps = Step(made, random_images(made)).program.flops, made.train.steps
     base = next(iter(flops.values()))
     ratios = {variant: base / cost if abs(base / cost - 1) > CLOSE else 1 for variant, cost in flops.items()}
     return {variant: {"steps": steps, "compute": round(steps * ratio)} for variant, ratio in ratios.items()}
 
 
-def run_one(config: str, fields: Sequence[str], workdir: Path, **probed: Sequence[Any]) -> dict[str, Any]:
-    """Train and probe one run, at some ``layers`` and ``levels``; its row."""
+def run_one(
+    config: str, fields: Sequence[str], workdir: Path, images: Sequence[int] = (), **probed: Sequence[Any]
+) -> dict[str, Any]:
+    """Train and probe one run, at some ``layers`` and ``levels``; its row.
+
+    ``images``: how many of the two splits are probed; (): all.
+    """
     start = time.monotonic()
     made = cli.parse_config([f"--config={config}", *fields])
     main.train_and_evaluate(made, workdir)
     run = load(workdir)
+    for split, number in zip(("split", "eval_split"), images, strict=False):
+        run.config.data[split] += f"[:{number}]"
     found = linear_probe.probe(run, linear_probe.settings(run, **probed), workdir / "probe" / "study")
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     (pixels,) = (row for row in found["rows"] if row["layer"] == PIXELS)
+    distances = [(k, v) for row in rows for k, v in row.items() if re.match("fid/.*-fd", k)]
     columns = ("layer", "noise_level", "learning_rate", "linear_held_out", "linear_test", "knn_test")
     return {
         "train_loss": [row["loss"] for row in rows if "loss" in row][-1],
         "heldout_loss": [v for row in rows for k, v in row.items() if k.startswith("heldout_loss") and "mean" in k][-1],
         **{name: found["best"][name] for name in columns},
+        **({"frechet": distances[-1][1], "frechet_of": distances[-1][0]} if distances else {}),
         "pixels_linear_test": pixels["linear_test"],
         "pixels_knn_test": pixels["knn_test"],
         "protocol": found["protocol"],
@@ -77,7 +96,7 @@ def spread(values: Sequence[float], digits: int) -> str:
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: means with standard deviations over seeds, differences to the base by seed, and raw pixels."""
-    lines, base = [], rows[0]["variant"]
+    lines, base, measures = [], rows[0]["variant"], {k: v for k, v in MEASURES.items() if k in rows[0]}
     for budget in ("steps", "compute"):
         of_budget = [row for row in rows if budget in row["budgets"]]
         for variant in dict.fromkeys(row["variant"] for row in of_budget):
@@ -85,15 +104,15 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
             theirs = {row["seed"]: row for row in of_budget if row["variant"] == base}
             line = [f"equal {budget}", variant, len(mine), mine[min(mine)]["steps"]]
             difference = ["", f"{variant} - {base}", len(mine), ""]
-            for name in MEASURES:
-                digits = 4 if "loss" in name else 2
+            for name in measures:
+                digits = 2 if "test" in name else 4
                 line.append(spread([row[name] for row in mine.values()], digits))
                 both = sorted(mine.keys() & theirs.keys())
                 difference.append(spread([mine[seed][name] - theirs[seed][name] for seed in both], digits))
             lines += [line] + [difference] * (variant != base)
     pixels = [np.mean([row[f"pixels_{name}"] for row in rows]) for name in ("linear_test", "knn_test")]
     lines.append(["", "raw pixels", "", "", "", "", *(f"{value:.2f}" for value in pixels)])
-    return tabulate(lines, ["budget", "variant", "seeds", "steps", *MEASURES.values()], tablefmt="github")
+    return tabulate(lines, ["budget", "variant", "seeds", "steps", *measures.values()], tablefmt="github")
 
 
 @rc_context(plots.STYLE)
@@ -101,8 +120,9 @@ def plot(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """A panel a measure: each seed a point, the means as bars across, raw pixels as a line; at equal steps."""
     rows = [row for row in rows if "steps" in row["budgets"]]
     variants = list(dict.fromkeys(row["variant"] for row in rows))
-    figure = Figure(figsize=(2.4 * len(MEASURES), 3.2))
-    for axes, (name, title) in zip(figure.subplots(1, len(MEASURES)), MEASURES.items(), strict=True):
+    measures = {name: title for name, title in MEASURES.items() if name in rows[0]}
+    figure = Figure(figsize=(max(2.4, 0.55 * len(variants)) * len(measures), 3.2))
+    for axes, (name, title) in zip(figure.subplots(1, len(measures)), measures.items(), strict=True):
         for i, (variant, colour) in enumerate(zip(variants, plots.COLOURS, strict=False)):
             values = [row[name] for row in rows if row["variant"] == variant]
             axes.plot(i + np.linspace(-0.1, 0.1, len(values)), values, "o", color=colour, ms=5)
@@ -134,10 +154,11 @@ def study(args: argparse.Namespace, common: Sequence[str]) -> None:
                     continue
                 workdir = args.workdir / args.name / f"{variant}-{seed}-{steps}"
                 own = [*fields, f"--config.seed={seed}", f"--config.train.steps={steps}"]
-                row = {"variant": variant, "seed": seed, "steps": steps, "config": args.config}
+                config = of_variant(args.config, variant)
+                row = {"variant": variant, "seed": seed, "steps": steps, "config": config}
                 row["overrides"] = [field for field in fields if "data_dir" not in field]
                 row["budgets"] = [name for name, wanted in budgets[variant].items() if wanted == steps]
-                row |= run_one(args.config, own, workdir, layers=args.layers, levels=args.levels)
+                row |= run_one(config, own, workdir, images=args.images, layers=args.layers, levels=args.levels)
                 rows.append(row)
                 with file.open("a") as opened:
                     opened.write(json.dumps(row) + "\n")
@@ -158,6 +179,7 @@ def program(argv: Sequence[str]) -> None:
     add("--seeds", type=cli.several(int), default=(0, 1, 2), help="with commas (0,1,2)")
     add("--layers", type=cli.several(str), default=(), help="layers probed (default: all)")
     add("--levels", type=cli.several(float), default=(), help="noise levels probed (default: the process's)")
+    add("--images", type=cli.several(int), default=(), help="TRAIN,TEST: how many are probed (default: all)")
     add("--workdir", type=Path, default=Path("runs/studies"), help="where the runs go (runs/studies)")
     add("--out", type=Path, default=Path(__file__).parent / "results", help="where the results go")
     args, common = parser.parse_known_args(argv)

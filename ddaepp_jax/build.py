@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import linen as nn
 from jax import Array
 from jax.sharding import Mesh
@@ -17,6 +18,7 @@ from ml_collections import ConfigDict
 from ddaepp_jax import config as schema
 from ddaepp_jax.data import augment, datasets, geometric, order
 from ddaepp_jax.data.datasets import Dataset
+from ddaepp_jax.data.views import two_views
 from ddaepp_jax.diffusion import flow_samplers, samplers
 from ddaepp_jax.diffusion.ddpm import DDPM
 from ddaepp_jax.diffusion.edm import EDM
@@ -27,13 +29,14 @@ from ddaepp_jax.diffusion.vp import VP
 from ddaepp_jax.errors import InputError, first_line
 from ddaepp_jax.evaluation import classifier, extractors
 from ddaepp_jax.evaluation.extractors import Extractor
-from ddaepp_jax.models import dit, unet, uvit
+from ddaepp_jax.models import dit, heads, unet, uvit
 from ddaepp_jax.models.dit import DiT
 from ddaepp_jax.models.inception import RESIZING
 from ddaepp_jax.models.self_conditioning import PROJECTIONS
 from ddaepp_jax.models.unet import UNet
 from ddaepp_jax.models.uvit import UViT
 from ddaepp_jax.objectives.denoising import Denoising
+from ddaepp_jax.objectives.distillation import TEACHER_SCHEDULES, Distillation
 from ddaepp_jax.training import clock, optimizer, sharding
 from ddaepp_jax.training.source import Source, resident, streamed
 from ddaepp_jax.training.step import Learner
@@ -324,17 +327,50 @@ def layers(network: nn.Module, image_shape: tuple[int, int, int]) -> tuple[str, 
     return tuple(jax.eval_shape(network.init_with_output, jax.random.key(0), x, t)[0][1])
 
 
-def objectives(config: ConfigDict, process: Any, null_class: int | None) -> dict[str, tuple[Any, float]]:
-    """Objectives by name with their weights; those of weight 0 don't exist for the step."""
-    made = {}
-    for name, fields in config.objectives.items():
-        if fields.weight == 0:
-            continue
-        choose("objectives", name, ("denoising",))
-        if not 0 <= fields.label_dropout <= 1:
-            raise InputError(f"objectives.{name}.label_dropout: {fields.label_dropout} is not in 0..1")
-        made[name] = (Denoising(process, null_class, fields.label_dropout), fields.weight)
-    return made
+def objectives(
+    config: ConfigDict, process: Process, null_class: int | None, total: int
+) -> dict[str, tuple[Any, optax.Schedule]]:
+    """Objectives by name with their weights by the step; those of weight 0 don't exist for the step."""
+    denoising = Denoising(process, null_class, config.objectives.denoising.label_dropout)
+    make = {"denoising": lambda: denoising, "distillation": lambda: _distillation(config, denoising, total)}
+    return {
+        name: (make[name](), _weight(fields.weight, fields.schedule))
+        for name, fields in config.objectives.items()
+        if fields.weight
+    }
+
+
+def _weight(weight: float, points: Sequence[tuple[float, float]]) -> optax.Schedule:
+    if not points:
+        return optax.constant_schedule(weight)
+    steps, factors = zip(*points, strict=True)
+    return lambda step: weight * jnp.interp(step, jnp.array(steps, jnp.float32), jnp.array(factors, jnp.float32))
+
+
+def _distillation(config: ConfigDict, denoising: Denoising, total: int) -> Distillation:
+    fields, process, group = config.objectives.distillation, denoising.process, "objectives.distillation"
+    choose(f"{group}.norm", fields.norm, heads.NORMS)
+    schedule = choose(f"{group}.teacher_schedule", fields.teacher_schedule, TEACHER_SCHEDULES)
+    return Distillation(
+        denoising=denoising,
+        shared=fields.share_denoising,
+        student_level=noise_level(process, fields.student_level, f"{group}.student_level"),
+        teacher_level=noise_level(process, fields.teacher_level, f"{group}.teacher_level"),
+        symmetric=fields.symmetric,
+        projector=heads.Head(fields.projector_depth, fields.hidden, fields.embedding, fields.norm),
+        predictor=heads.Head(fields.predictor_depth, fields.hidden, fields.embedding, fields.norm),
+        temperature=fields.temperature,
+        teacher_decay=schedule(fields.teacher_decay, total),
+    )
+
+
+def noise_level(process: Process, level: float | None, field: str) -> np.number:
+    """A config's noise level in the type that the process takes; None is the middle of its probe grid."""
+    grid = process.probe_levels()
+    try:
+        return process.as_level(grid[len(grid) // 2] if level is None else level)
+    except ValueError as error:
+        raise InputError(f"{field}: {error}") from None
 
 
 def total_steps(config: ConfigDict, num_examples: int) -> int:
@@ -367,7 +403,7 @@ def learner(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: 
     return Learner(
         network=made,
         process=noise,
-        objectives=objectives(config, noise, null_class),
+        objectives=objectives(config, noise, null_class, total),
         optimizer=optimizer.make_optimizer(learning_rate=rate, **fields),
         ema_decays=tuple(config.ema.decays),
         ema_ramp=config.ema.ramp,
@@ -401,19 +437,26 @@ def finish(config: ConfigDict) -> Callable[[Array], Array]:
     return (lambda latents: latents) if config.data.name == LATENTS else augment.to_uint8
 
 
-def prepare(config: ConfigDict) -> Callable[[Array, Array, Array], dict[str, Array]]:
+def prepare(config: ConfigDict) -> Callable[[Array, Array, Array], dict[str, Any]]:
     """Augmentation inside the step: (uint8 images, step, index) -> the batch's "image", float32 in [-1, 1].
 
-    And "augment_label", where there is more than flips, for the network to know.
+    And "augment_label", where there is more than flips, for the network to know; and "views", where an objective
+    compares some.
     """
+    data, seed, distillation = config.data, config.seed, config.objectives.distillation
 
-    def prepare(images: Array, step: Array, index: Array) -> dict[str, Array]:
-        if config.data.flip:
-            images = augment.horizontal_flip(images, config.seed, step, index)
-        images = augment.to_float(images)
-        if not config.data.augment:
-            return {"image": images}
-        images, label = geometric.augment(images, config.seed, step, index, config.data.augment)
-        return {"image": images, "augment_label": label}
+    def prepare(images: Array, step: Array, index: Array) -> dict[str, Any]:
+        batch = {}
+        if distillation.weight:
+            how = dict(geometric=distillation.geometric, photometric=schema.photometric(config), flip=data.flip)
+            views = two_views(images, seed, step, index, **how)
+            told = config.model.augment_dim > 0
+            batch["views"] = tuple(view if told else view._replace(augment_label=None) for view in views)
+        if data.flip:
+            images = augment.horizontal_flip(images, seed, step, index)
+        batch["image"] = augment.to_float(images)
+        if data.augment:
+            batch["image"], batch["augment_label"] = geometric.augment(batch["image"], seed, step, index, data.augment)
+        return batch
 
     return prepare

@@ -7,6 +7,7 @@ scikit-learn's handwritten digits: no download, no accelerator, a few minutes on
 """
 
 import dataclasses
+import itertools
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from ddaepp_jax.data.geometric import AUGMENT_DIM
+from ddaepp_jax.data.photometric import Photometric
 from ddaepp_jax.diffusion.ddpm import DDPM
 from ddaepp_jax.diffusion.edm import EDM
 from ddaepp_jax.diffusion.flow import Flow
@@ -80,6 +82,35 @@ def flow(**changes: Any) -> ConfigDict:
     return _fields("flow", Flow, (), changes)
 
 
+def distillation(**changes: Any) -> ConfigDict:
+    """Fields of contrastive self-distillation; see ``ddaepp_jax.objectives.distillation``."""
+    fields = dict(
+        weight=0.0,
+        schedule=(),
+        geometric=0.12,  # probability of each of EDM's transformations of a view; model.augment_dim=9 tells the network
+        share_denoising=False,  # the student is the denoiser's pass, at its levels: no pass of its own
+        student_level=placeholder(float),  # None: the middle of the process's probe grid
+        teacher_level=placeholder(float),
+        symmetric=False,  # both views go both ways: twice the passes
+        teacher_decay=0.99,
+        teacher_schedule="cosine",  # to 1 at the last step; "constant"
+        temperature=0.2,
+        projector_depth=3,  # Linears; 0: none
+        predictor_depth=2,
+        hidden=512,  # MoCo v3: 4096
+        embedding=128,  # MoCo v3: 256
+        norm="batch",  # or "none"
+    )
+    moco = {field.name: field.default for field in dataclasses.fields(Photometric)}  # crops, colours, blur
+    return ConfigDict(fields | {"photometric": {"use": False, **moco}} | changes)
+
+
+def photometric(config: ConfigDict) -> Photometric | None:
+    """The photometric augmentation of a config's views; None where it has none."""
+    fields = config.objectives.distillation.photometric.to_dict()
+    return Photometric(**fields) if fields.pop("use") else None
+
+
 MODELS = {"uvit": uvit, "unet": unet, "dit": dit}
 PROCESSES = {"ddpm": ddpm, "vp": vp, "edm": edm, "flow": flow}
 
@@ -119,8 +150,11 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train.keep_checkpoints = 2
     config.train.steps = 7500
 
+    # What is minimised: objectives by their weights; 0 turns one off. schedule: ((step, factor), ..), lines between, by
+    # which the weight is multiplied; (): 1 throughout.
     config.objectives = ConfigDict()
-    config.objectives.denoising = ConfigDict(dict(weight=1.0, label_dropout=0.1))
+    config.objectives.denoising = ConfigDict(dict(weight=1.0, schedule=(), label_dropout=0.1))
+    config.objectives.distillation = distillation()
 
     config.optimizer = ConfigDict(
         dict(
@@ -234,7 +268,7 @@ def _completed(config: ConfigDict) -> ConfigDict:
     known = get_config()
     if config.model.name in MODELS:
         known.model = MODELS[config.model.name]()
-    for group in ("model", "data", "evals", "probe", "sampling", "logging", "profile"):
+    for group in ("model", "data", "objectives", "evals", "probe", "sampling", "logging", "profile"):
         whole = known[group].copy_and_resolve_references()
         whole.update(config.get(group, {}))
         config[group] = whole
@@ -272,7 +306,9 @@ def changes(old: ConfigDict, new: ConfigDict) -> list[str]:
     """Fields that differ and that a resumed run may not change, as "field: old -> new"."""
     before, after = _flat(old), _flat(new)
     allowed = MAY_CHANGE
-    if after.get("optimizer.schedule") == "cosine":  # its learning rate depends on the length
+    distillation = new.objectives.distillation
+    teacher = distillation.weight and distillation.teacher_schedule
+    if "cosine" in (new.optimizer.schedule, teacher):  # the learning rate or the teacher's decay depends on the length
         allowed = tuple(name for name in MAY_CHANGE if name not in ("train.steps", "train.epochs", "train.images"))
     return [
         f"{name}: {before.get(name, 'absent')} -> {after.get(name, 'absent')}"
@@ -316,10 +352,23 @@ def validate(config: ConfigDict) -> None:
     """
     known = get_config()
     check_names("", config, known)
-    for group in ("data", "train", "optimizer", "ema", "mesh", "evals", "probe", "sampling", "logging", "profile"):
+    for group in (
+        "data",
+        "objectives",
+        "train",
+        "optimizer",
+        "ema",
+        "mesh",
+        "evals",
+        "probe",
+        "sampling",
+        "logging",
+        "profile",
+    ):
         check_names(f"{group}.", config[group], known[group])
-    for name, evaluation in config.evals.items():
-        check_names(f"evals.{name}.", evaluation, known.evals[name])
+    for group in ("evals", "objectives"):
+        for name, fields in config[group].items():
+            check_names(f"{group}.{name}.", fields, known[group][name])
     train, model, data = config.train, config.model, config.data
     optimizer, guidance = config.optimizer, config.sampling.guidance
     given = [name for name in ("steps", "epochs", "images") if train[name] is not None]
@@ -350,9 +399,7 @@ def validate(config: ConfigDict) -> None:
     _require(
         model.dtype in ("float32", "bfloat16"), f"model.dtype: {model.dtype!r} is neither 'float32' nor 'bfloat16'"
     )
-    weights = {name: objective.weight for name, objective in config.objectives.items()}
-    _require(all(w >= 0 for w in weights.values()), f"objectives.<name>.weight: negative in {weights}")
-    _require(any(w > 0 for w in weights.values()), "objectives.<name>.weight: all are 0; there is nothing to train on")
+    _validate_objectives(config)
     _require(optimizer.learning_rate > 0, f"optimizer.learning_rate: {optimizer.learning_rate} is not positive")
     for name in ("weight_decay", "clip_norm", "warmup_steps"):
         _require(optimizer[name] >= 0, f"optimizer.{name}: {optimizer[name]} is negative; 0 turns it off")
@@ -394,6 +441,47 @@ def validate(config: ConfigDict) -> None:
         Guidance(guidance, config.sampling.guidance_interval, config.sampling.guidance_channels)
     except ValueError as error:
         raise InputError(f"sampling.guidance_{error}") from None
+
+
+def _validate_objectives(config: ConfigDict) -> None:
+    for name, objective in config.objectives.items():
+        weight, points = objective.weight, objective.schedule
+        _require(weight >= 0, f"objectives.{name}.weight: {weight} is negative; 0 turns it off")
+        _require(
+            isinstance(points, tuple)
+            and all(isinstance(p, tuple) and len(p) == 2 and min(p) >= 0 for p in points)
+            and all(first[0] < second[0] for first, second in itertools.pairwise(points)),
+            f"objectives.{name}.schedule: {points}: give ((step, factor), ..) with rising steps, "
+            "e.g. ((0, 0.0), (5000, 1.0)), or () for 1 throughout",
+        )
+    _require(
+        any(objective.weight > 0 for objective in config.objectives.values()),
+        "objectives.<name>.weight: all are 0; there is nothing to train on",
+    )
+    dropout = config.objectives.denoising.label_dropout
+    _require(0 <= dropout <= 1, f"objectives.denoising.label_dropout: {dropout} is not in 0..1")
+    fields, known = config.objectives.distillation, distillation()
+    check_names("objectives.distillation.photometric.", fields.photometric, known.photometric)
+    if not fields.weight:
+        return
+    group, augment_dim = "objectives.distillation", config.model.get("augment_dim")
+    _require(config.train.batch_size > 1, f"{group}.weight: a batch of one image has nothing to tell it from")
+    _require(0 <= fields.geometric <= 1, f"{group}.geometric: {fields.geometric} is not a probability")
+    _require(
+        not fields.geometric or augment_dim in (0, AUGMENT_DIM),
+        f"{group}.geometric: the network takes {augment_dim} numbers of a view's transformation; set model.augment_dim "
+        f"to {AUGMENT_DIM} (or to 0, and it is not told)",
+    )
+    _require(0 <= fields.teacher_decay <= 1, f"{group}.teacher_decay: {fields.teacher_decay} is not in 0..1")
+    _require(fields.temperature > 0, f"{group}.temperature: {fields.temperature} is not positive")
+    for name in ("projector_depth", "predictor_depth"):
+        _require(fields[name] >= 0, f"{group}.{name}: {fields[name]} is negative; 0 is none")
+    for name in ("hidden", "embedding"):
+        _require(fields[name] > 0, f"{group}.{name}: {fields[name]} is not positive")
+    try:
+        photometric(config)
+    except ValueError as error:
+        raise InputError(f"{group}.photometric.{error}") from None
 
 
 def _compiles(pattern: str) -> bool:

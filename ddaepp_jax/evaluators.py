@@ -155,13 +155,8 @@ def _probed(
 ) -> tuple[Measure, str]:
     """One layer at one noise level; the value's name says which."""
     fields, process = config.evals[name], learner.process
-    grid = process.probe_levels()
-    middle = grid[len(grid) // 2]
     build.choose(f"evals.{name}.layer", fields.layer, build.layers(learner.network, data.image_shape))
-    try:
-        level = process.as_level(middle if fields.level is None else fields.level)
-    except ValueError as error:
-        raise InputError(f"evals.{name}.level: {error}") from None
+    level = build.noise_level(process, fields.level, f"evals.{name}.level")
     value = f"{fields.layer}/{process.unit}{level:g}"
     known, asked = (rows[: fields.images] for rows in probes.split_rows(len(data), HELD_OUT, config.seed))
     ids, end = np.concatenate([known, asked]), len(known)

@@ -1,10 +1,12 @@
 """What several configs share: the published recipes, and how a long run is looked at."""
 
+from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from ddaepp_jax import config as schema
+from ddaepp_jax.data.geometric import AUGMENT_DIM
 
 # The 56.5M network of DDAE (after DDPM++ of arXiv 2011.13456); the defaults of ``schema.unet`` are the 35.7M one.
 DDPMPP = dict(mults=(2, 2, 2), attend=(False, True, False), blocks=4, residual_updown=True, bottleneck="out_5")
@@ -111,3 +113,51 @@ def dit(config: ConfigDict) -> ConfigDict:
     config.ema.decays = (0.9999,)
     config.sampling.update(sampler="ddim", steps=250, clip=False, guidance_channels=3)
     return config
+
+
+def distilled(config: ConfigDict, **fields: Any) -> ConfigDict:
+    """Contrastive self-distillation on; the network is told how a view was transformed."""
+    config.model.augment_dim = AUGMENT_DIM
+    config.objectives.distillation.update(weight=0.1, **fields)
+    return config
+
+
+def ablated(config: ConfigDict, variant: str) -> ConfigDict:
+    """What DDAE++ ablates, of a U-ViT with DDPM's steps that has both self-conditioning and self-distillation.
+
+    Variants change one thing: what is learned, where the feature is taken and given, how it is distilled.
+    """
+    half = config.model.depth // 2
+
+    def change(model: dict[str, Any] | None = None, **distillation: Any) -> Callable[[ConfigDict], ConfigDict]:
+        def changed(config: ConfigDict) -> ConfigDict:
+            config.model.update(model or {})
+            config.objectives.distillation.update(distillation)
+            return config
+
+        return changed
+
+    return schema.varied(
+        config,
+        variant,
+        plain=change(dict(self_condition=False, augment_dim=0), weight=0.0),
+        conditioned=change(dict(augment_dim=0), weight=0.0),
+        distilled=change(dict(self_condition=False)),
+        both=change(),
+        cls_token=change(dict(pool="cls")),
+        own_token=change(dict(inject="token")),
+        no_augment_token=change(dict(augment_dim=0)),
+        no_scale=change(dict(time_scale=False)),
+        mlp_projection=change(dict(projection="mlp")),
+        earlier=change(dict(bottleneck=f"in_{half}")),
+        later=change(dict(bottleneck="out_1")),
+        heads_1=change(projector_depth=1, predictor_depth=1),
+        heads_2=change(projector_depth=2, predictor_depth=2),
+        no_batch_norm=change(norm="none"),
+        level_1=change(student_level=1.0, teacher_level=1.0),
+        level_101=change(student_level=101.0, teacher_level=101.0),
+        shared=change(share_denoising=True),
+        symmetric=change(symmetric=True),
+        same_view=change(geometric=0.0),
+        photometric=change(geometric=0.0, photometric={"use": True}),
+    )

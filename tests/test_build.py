@@ -13,10 +13,10 @@ from ddaepp_jax.errors import InputError
 def test_objectives_of_weight_zero_do_not_exist():
     made = config()
     made.objectives.denoising.weight = 0.0
-    assert build.objectives(made, build.process(made), None) == {}
+    assert build.objectives(made, build.process(made), None, 100) == {}
     made.objectives.denoising.weight = 2.5
-    ((objective, weight),) = build.objectives(made, build.process(made), 10).values()
-    assert weight == 2.5 and objective.null_class == 10
+    ((objective, weight),) = build.objectives(made, build.process(made), 10, 100).values()
+    assert weight(7) == 2.5 and objective.null_class == 10
 
 
 def test_attention_falls_back_where_cudnn_cannot(monkeypatch, capsys):

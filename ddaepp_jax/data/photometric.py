@@ -48,6 +48,21 @@ class Photometric:
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     solarise: tuple[float, float] = (0.0, 0.2)
 
+    def __post_init__(self) -> None:
+        if not 0 < self.crop_min <= 1:
+            raise ValueError(f"crop_min: {self.crop_min} is not a share of an image, in (0, 1]")
+        if not 0 <= self.hue <= 0.5:
+            raise ValueError(f"hue: {self.hue} is not in 0..0.5")
+        for name in ("brightness", "contrast", "saturation"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: {getattr(self, name)} is negative; 0 is none")
+        for name in ("jitter", "grey", "blur", "solarise"):
+            value = getattr(self, name)
+            if not all(0 <= p <= 1 for p in (value if isinstance(value, tuple) else (value,))):
+                raise ValueError(f"{name}: {value} is not a probability")
+        if not 0 <= self.blur_sigma[0] <= self.blur_sigma[1]:
+            raise ValueError(f"blur_sigma: {self.blur_sigma} is not a range")
+
 
 class Edits(NamedTuple):
     """What was drawn for B images, in the order in which it is done to them.

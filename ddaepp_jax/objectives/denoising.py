@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ class Denoising:
     process: Process
     null_class: int | None = None
     label_dropout: float = 0.1
+    teacher_decay: ClassVar[None] = None  # it has no teacher
 
     def init(self, rng: Array, shapes: Mapping[str, tuple[int, ...]]) -> dict:
         """Parameters of this objective's heads: none."""

@@ -1,20 +1,24 @@
 """Averages of the parameters: exponential ones, and ones whose profile is a power of time (EDM2, arXiv 2312.02696)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import Array
 
 POWER = "sigma_rel"  # what the name of a power-function average starts with
 WIDTHS = (0.001, 12**-0.5)  # of a power-function average: [narrowest, that of the plain mean of all steps)
 
 
-def init(params: Any, decays: Sequence[float], sigma_rels: Sequence[float] = ()) -> dict[str, Any]:
-    """An average a decay ("0.9999") and one a relative width ("sigma_rel0.05"); each starts as a copy."""
-    names = [*map(str, decays), *map(power_name, sigma_rels)]
+def init(
+    params: Any, decays: Sequence[float], sigma_rels: Sequence[float] = (), teachers: Sequence[str] = ()
+) -> dict[str, Any]:
+    """An average a decay ("0.9999"), a relative width ("sigma_rel0.05") and a teacher; each starts as a copy."""
+    names = [*map(str, decays), *map(power_name, sigma_rels), *teachers]
     return {name: jax.tree.map(jnp.copy, params) for name in names}
 
 
@@ -62,14 +66,20 @@ def power_rate(sigma_rel: float, step: Array) -> Array:
     return -jnp.expm1(float(exponent(sigma_rel) + 1) * jnp.log1p(-1 / t))
 
 
-def update(averages: dict[str, Any], params: Any, step: Array, ramp: bool) -> dict[str, Any]:
-    """All averages moved towards ``params``: a <- d a + (1 - d) p, with d a decay or beta."""
+def update(
+    averages: dict[str, Any],
+    params: Any,
+    step: Array,
+    ramp: bool,
+    teachers: Mapping[str, optax.Schedule] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """All averages moved towards ``params``: a <- d a + (1 - d) p, with d a decay, a teacher's of this step, beta."""
 
     def move(name: str, average: Any) -> Any:
         if name.startswith(POWER):
             rate = power_rate(float(name.removeprefix(POWER)), step)
             return jax.tree.map(lambda a, p: a + rate * (p - a), average, params)
-        d = decay_at(float(name), step, ramp)
+        d = teachers[name](step) if name in teachers else decay_at(float(name), step, ramp)
         return jax.tree.map(lambda a, p: d * a + (1 - d) * p, average, params)
 
     return {name: move(name, average) for name, average in averages.items()}

@@ -12,7 +12,7 @@ from flax import struct
 from jax import Array
 
 from ddaepp_jax.diffusion.process import Process
-from ddaepp_jax.objectives.passes import Pass, Result
+from ddaepp_jax.objectives.passes import Pass, Result, united
 from ddaepp_jax.streams import named
 from ddaepp_jax.training import ema
 
@@ -24,7 +24,8 @@ class TrainState:
     Attributes:
       step: () int32, steps taken.
       params: ``{"network": .., "objectives": {name: heads}}``.
-      ema: ``{name of an average: tree like params}``, see ``ddaepp_jax.training.ema``.
+      ema: ``{name of an average: tree like params}``, see ``ddaepp_jax.training.ema``; an objective's teacher is the
+        average of the objective's name.
       opt_state: optax's.
     """
 
@@ -39,14 +40,14 @@ class Learner:
     """All that training doesn't change: the parts that a step is made of.
 
     Attributes:
-      objectives: name -> (objective, weight > 0).
+      objectives: name -> (objective, its weight by the number of the step).
       ema_decays, ema_ramp, ema_sigma_rels: see ``ddaepp_jax.training.ema``.
       seed: of every random number of the run.
     """
 
     network: nn.Module
     process: Process
-    objectives: Mapping[str, tuple[Any, float]]
+    objectives: Mapping[str, tuple[Any, optax.Schedule]]
     optimizer: optax.GradientTransformation
     ema_decays: tuple[float, ...]
     ema_ramp: bool
@@ -56,6 +57,12 @@ class Learner:
     def stream(self, name: str) -> Array:
         """The key of a named stream of random numbers."""
         return named(jax.random.key(self.seed), name)
+
+    @property
+    def teachers(self) -> dict[str, optax.Schedule]:
+        """The decay of each teacher, by its objective's name."""
+        decays = {name: objective.teacher_decay for name, (objective, _) in self.objectives.items()}
+        return {name: decay for name, decay in decays.items() if decay}
 
 
 def init_state(learner: Learner, image_shape: tuple[int, int, int]) -> TrainState:
@@ -67,7 +74,7 @@ def init_state(learner: Learner, image_shape: tuple[int, int, int]) -> TrainStat
     shapes = {name: feature.shape[1:] for name, feature in features.items()}
     heads = {name: objective.init(named(rng, name), shapes) for name, (objective, _) in learner.objectives.items()}
     params = {"network": variables["params"], "objectives": heads}
-    averages = ema.init(params, learner.ema_decays, learner.ema_sigma_rels)
+    averages = ema.init(params, learner.ema_decays, learner.ema_sigma_rels, tuple(learner.teachers))
     return TrainState(jnp.zeros((), jnp.int32), params, averages, learner.optimizer.init(params))
 
 
@@ -80,8 +87,9 @@ def _run(learner: Learner, params: Any, given: Pass, dropout_rng: Array) -> Resu
         t,
         given.label,
         given.augment_label,
-        train=True,
+        train=not given.teacher,
         capture=given.capture,
+        stop=not given.denoises,
         rngs={"dropout": dropout_rng},
     )
     return Result(given, out, features)
@@ -92,7 +100,7 @@ def train_step(learner: Learner, state: TrainState, batch: Mapping[str, Array]) 
 
     Args:
       batch: "image" (B, H, W, C) float32 in [-1, 1], "label" (B,) int32 and, where images are transformed,
-        "augment_label" (B, D).
+        "augment_label" (B, D); "views" where an objective compares some.
 
     Returns:
       The new state, and metrics: scalars by name, and "finite", (number of leaves,) bool: whether each leaf's gradient
@@ -101,18 +109,20 @@ def train_step(learner: Learner, state: TrainState, batch: Mapping[str, Array]) 
     rng = jax.random.fold_in(learner.stream("train"), state.step)
     passes: dict[str, Pass] = {}
     for objective, _ in learner.objectives.values():
-        passes |= objective.passes(rng, batch)
+        for name, given in objective.passes(rng, batch).items():
+            passes[name] = united(passes[name], given) if name in passes else given
 
     def loss_fn(params: Any) -> tuple[Array, dict[str, Array]]:
-        results = {
-            name: _run(learner, params["network"], given, named(rng, f"dropout/{name}"))
-            for name, given in passes.items()
-        }
+        results = {}
+        for name, given in passes.items():
+            weights = state.ema[given.teacher] if given.teacher else params
+            results[name] = _run(learner, weights["network"], given, named(rng, f"dropout/{name}"))
         total, metrics = jnp.zeros(()), {}
         for name, (objective, weight) in learner.objectives.items():
             loss_rng = named(rng, f"loss/{name}")
-            loss, more = objective.loss(params["objectives"][name], {}, results, loss_rng)
-            total += weight * loss
+            teacher = state.ema[name]["objectives"][name] if name in learner.teachers else {}
+            loss, more = objective.loss(params["objectives"][name], teacher, results, loss_rng)
+            total += weight(state.step) * loss
             metrics |= {f"{name}/{key}": value for key, value in {"loss": loss, **more}.items()}
         return total, metrics
 
@@ -120,6 +130,6 @@ def train_step(learner: Learner, state: TrainState, batch: Mapping[str, Array]) 
     squares = jnp.stack([jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)])
     updates, opt_state = learner.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    averages = ema.update(state.ema, params, state.step, learner.ema_ramp)
+    averages = ema.update(state.ema, params, state.step, learner.ema_ramp, learner.teachers)
     metrics |= {"loss": loss, "grad_norm": jnp.sqrt(squares.sum()), "finite": jnp.isfinite(squares)}
     return TrainState(state.step + 1, params, averages, opt_state), metrics

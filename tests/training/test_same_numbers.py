@@ -85,6 +85,28 @@ def test_streamed_data(one_device):
     check_same(one_device, run(config(**SGD, data__device_bytes=0), (2, 4, 1)))
 
 
+def distilled():
+    made = config(**SGD, model__augment_dim=9)
+    made.objectives.distillation.update(weight=0.1, hidden=24, embedding=12, geometric=0.5)
+    return made
+
+
+@pytest.fixture(scope="module")
+def distilled_on_one():
+    return run(distilled())
+
+
+@pytest.mark.parametrize("mesh", [pytest.param((2, 1, 1), marks=pytest.mark.slow), (2, 4, 1)], ids=str)
+def test_self_distillation_on_more_devices(distilled_on_one, mesh):
+    """Batch norms and negatives are of the whole batch; the teacher is the same too."""
+    other = run(distilled(), mesh)
+    check_same(distilled_on_one, other)
+    (start, end, _), (_, other_end, _) = distilled_on_one, other
+    flat = lambda tree: np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
+    teacher, others = (flat(state.ema["distillation"]) for state in (end, other_end))
+    assert np.linalg.norm(others - teacher) <= 1e-4 * np.linalg.norm(teacher - flat(start.params))
+
+
 def test_real_optimizer_on_eight_devices():
     fields = dict(train__steps=5, model__class_conditional=True)
     (_, _, one), (_, _, eight) = run(config(**fields)), run(config(**fields), (2, 4, 1))
