@@ -121,7 +121,7 @@ def program(argv: Sequence[str]) -> None:
     args, rest = parser.parse_known_args(argv)
     fields = {"train.steps": args.steps, "ema.sigma_rel": WIDTHS, "ema.snapshot_every": args.steps // SNAPSHOTS[-1]}
     fields |= {"optimizer.schedule": "constant"}
-    fields |= {f"evals.{name}.every": 0 for name in ("heldout_loss", "samples", "probe", "knn")}
+    fields |= {f"evals.{name}.every": 0 for name in ("heldout_loss", "samples", "probe", "knn", "features")}
     overrides = [f"--config.{name}={value}" for name, value in fields.items()]
     config = cli.parse_config([f"--config={args.config}", *overrides, *rest])
     cli.start_backend()

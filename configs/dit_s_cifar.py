@@ -41,5 +41,6 @@ def small(config):
     config.evals.samples.update(every=400, n=36)
     config.evals.probe.update(every=400)
     config.evals.knn.update(every=400)
+    config.evals.features.update(every=400)
     config.sampling.update(steps=25, batch_size=36)
     return config

@@ -33,7 +33,7 @@ def study(config):
     config.ema.decays = (0.99,)
     config.evals.heldout_loss.update(every=200, images=256, levels=5)
     config.evals.samples.update(every=200, n=36)
-    for name in ("probe", "knn"):
+    for name in ("probe", "knn", "features"):
         config.evals[name].every = 0
     config.sampling.update(steps=20, batch_size=36)
     return config

@@ -43,6 +43,7 @@ def small(config):
     config.evals.samples.update(every=1000, n=36)
     config.evals.probe.update(every=500)
     config.evals.knn.update(every=500)
+    config.evals.features.update(every=500)
     config.sampling.update(sampler="ddim", steps=50, batch_size=36)
     return config
 
@@ -55,7 +56,7 @@ def study(config):
     config.ema.decays = (0.999,)
     config.evals.heldout_loss.update(every=400, images=512, levels=5)
     config.evals.samples.update(every=1200, n=36)
-    for name in ("probe", "knn"):
+    for name in ("probe", "knn", "features"):
         config.evals[name].every = 0
     config.sampling.update(sampler="ddim", steps=50, batch_size=36)
     return config

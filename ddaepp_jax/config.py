@@ -24,7 +24,7 @@ from ddaepp_jax.diffusion.flow import Flow
 from ddaepp_jax.diffusion.guidance import Guidance
 from ddaepp_jax.diffusion.vp import VP
 from ddaepp_jax.errors import InputError
-from ddaepp_jax.evaluation.image_sets import FEWEST
+from ddaepp_jax.evaluation import diagnostics, image_sets
 from ddaepp_jax.models.dit import DiT
 from ddaepp_jax.models.unet import UNet
 from ddaepp_jax.models.uvit import UViT
@@ -187,6 +187,8 @@ def get_config(variant: str = "") -> ConfigDict:
     # A layer's linear and nearest-neighbour accuracy, heads and choice on images of the training split.
     config.evals.probe = ConfigDict(dict(every=2500, images=5000, layer="bottleneck", level=placeholder(float)))
     config.evals.knn = ConfigDict(dict(every=2500, images=5000, layer="bottleneck", level=placeholder(float), k=20))
+    # Without labels: how far two views of an image agree in a layer, and how much of their space the images fill.
+    config.evals.features = ConfigDict(dict(every=2500, images=1024, layer="bottleneck", level=placeholder(float)))
 
     # linear_probe's: a protocol by name, its epochs (None: its own), the part of the training split that chooses,
     # neighbours (0: none).
@@ -238,6 +240,7 @@ def tiny(config: ConfigDict) -> ConfigDict:
     config.evals.fid.n = 16
     config.evals.probe.update(every=4, images=200)
     config.evals.knn.update(every=4, images=200)
+    config.evals.features.update(every=4, images=64)
     config.sampling.update(steps=4, batch_size=16, guidance_channels=0)
     return config
 
@@ -426,8 +429,11 @@ def validate(config: ConfigDict) -> None:
         for field in ("images", "levels", "n", "k"):
             value = evaluation.get(field, 1)
             _require(value > 0, f"evals.{name}.{field}: {value} is not positive; evals.{name}.every=0 turns it off")
-    n = config.evals.fid.n
-    _require(n >= FEWEST, f"evals.fid.n: {n} images are too few to be scored; give {FEWEST} or more")
+    for name, n, least in (
+        ("fid.n", config.evals.fid.n, image_sets.FEWEST),
+        ("features.images", config.evals.features.images, diagnostics.FEWEST),
+    ):
+        _require(n >= least, f"evals.{name}: {n} images are too few; give {least} or more")
     _require(0 <= config.probe.held_out < 1, f"probe.held_out: {config.probe.held_out} is not in [0, 1)")
     epochs = config.probe.epochs
     _require(epochs is None or epochs > 0, f"probe.epochs: {epochs} is not positive; None is the protocol's own")

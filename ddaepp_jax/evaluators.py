@@ -10,12 +10,15 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from PIL import Image
+from tqdm import tqdm
 
 from ddaepp_jax import build
+from ddaepp_jax.data.augment import crop_pad
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.errors import InputError
 from ddaepp_jax.evaluation import extractors, image_sets, probes, references, scores
-from ddaepp_jax.evaluation.features import extract, make_feature_batch, noisy
+from ddaepp_jax.evaluation.diagnostics import collapse, diagnose
+from ddaepp_jax.evaluation.features import extract, make_feature_batch, noisy, views
 from ddaepp_jax.evaluation.heldout_loss import make_heldout_loss
 from ddaepp_jax.evaluation.pictures import grid
 from ddaepp_jax.evaluation.probes import PROTOCOLS
@@ -34,7 +37,8 @@ def evaluators(
 ) -> dict[str, Evaluation]:
     """Evaluations by name; what is never due is not made. Nothing is read or compiled before it is due.
 
-    Held-out loss is measured on ``held_out``; probes on images of ``data`` that are held out from their heads.
+    Held-out loss is measured on ``held_out``; probes on images of ``data`` that are held out from their heads; what
+    features are like on images of ``data``.
 
     Raises:
       InputError: a field of ``evals`` or ``probe`` is wrong.
@@ -48,6 +52,8 @@ def evaluators(
         made["samples"] = _samples(config, learner, data, mesh), "samples"
     if evals.fid.every:
         made["fid"] = _scores(config, learner, data, mesh)
+    if evals.features.every:
+        made["features"] = _features(config, learner, data, mesh), ""
     for name, accuracy in (("probe", _linear_accuracy), ("knn", _knn_accuracy)):
         if evals[name].every and data.num_classes:
             made[name] = _probed(config, name, accuracy(config, data.num_classes), learner, data, mesh)
@@ -138,12 +144,39 @@ def _scores(config: ConfigDict, learner: Learner, data: Dataset, mesh: Mesh) -> 
 
     def measure(params: Any) -> dict[str, float]:
         samples = np.concatenate(list(draw(params, fields.n)))
-        how = dict(level=np.int32(0), seed=0, draws=1, batch_size=sampling.batch_size, mesh=mesh)
+        how = dict(level=np.int32(0), seed=0, batch_size=sampling.batch_size, mesh=mesh)
         pieces = list(extract(feature_batch(), opened().params, lambda rows: samples[rows], np.arange(fields.n), **how))
         found = {layer: np.concatenate([piece[layer] for piece in pieces]) for layer in pieces[0]}
         return named(scores.scores(found, reference()))
 
     return measure, next(iter(named({"fd": 0.0})))
+
+
+def _where(config: ConfigDict, name: str, learner: Learner, data: Dataset) -> tuple[np.number, str]:
+    """The noise level at which ``evals.NAME`` looks at its layer, and what a value's name says of both."""
+    fields, process = config.evals[name], learner.process
+    build.choose(f"evals.{name}.layer", fields.layer, build.layers(learner.network, data.image_shape))
+    level = build.noise_level(process, fields.level, f"evals.{name}.level")
+    return level, f"{fields.layer}/{process.unit}{level:g}"
+
+
+def _features(config: ConfigDict, learner: Learner, data: Dataset, mesh: Mesh) -> Measure:
+    """What a layer's features are like; that they have collapsed is printed."""
+    fields = config.evals.features
+    level, where = _where(config, "features", learner, data)
+    ids = probes.split_rows(len(data), 0, config.seed)[0][: fields.images]
+    read = cache(lambda: data.gather(ids)[0])
+    layer = noisy(learner.network, learner.process, (fields.layer,))
+    how = dict(pad=crop_pad(data.image_shape), flip=config.data.flip, level=level, seed=config.seed)
+    how |= dict(batch_size=config.sampling.batch_size, mesh=mesh)
+
+    def measure(params: Any) -> dict[str, float]:
+        values = diagnose(*views(layer, params, lambda rows: read()[rows], ids, **how)[fields.layer])
+        if jax.process_index() == 0 and (warning := collapse(values)):
+            tqdm.write(f"warning: {where}: {warning}")
+        return {f"{where}/{name}": value for name, value in values.items()}
+
+    return measure
 
 
 # (features and labels of images to learn from, and of images to be tested) -> accuracy in 0..1
@@ -154,15 +187,13 @@ def _probed(
     config: ConfigDict, name: str, accuracy: Accuracy, learner: Learner, data: Dataset, mesh: Mesh
 ) -> tuple[Measure, str]:
     """One layer at one noise level; the value's name says which."""
-    fields, process = config.evals[name], learner.process
-    build.choose(f"evals.{name}.layer", fields.layer, build.layers(learner.network, data.image_shape))
-    level = build.noise_level(process, fields.level, f"evals.{name}.level")
-    value = f"{fields.layer}/{process.unit}{level:g}"
+    fields = config.evals[name]
+    level, value = _where(config, name, learner, data)
     known, asked = (rows[: fields.images] for rows in probes.split_rows(len(data), HELD_OUT, config.seed))
     ids, end = np.concatenate([known, asked]), len(known)
     read = cache(lambda: data.gather(ids))
-    feature_batch = make_feature_batch(noisy(learner.network, process, (fields.layer,)), mesh)
-    how = dict(level=level, seed=config.seed, draws=1, batch_size=config.sampling.batch_size, mesh=mesh)
+    feature_batch = make_feature_batch(noisy(learner.network, learner.process, (fields.layer,)), mesh)
+    how = dict(level=level, seed=config.seed, batch_size=config.sampling.batch_size, mesh=mesh)
 
     def probed(params: Any) -> dict[str, float]:
         images, labels = read()

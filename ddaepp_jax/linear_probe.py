@@ -5,9 +5,10 @@
 
 A noise level costs one forward pass an image, whatever the number of layers. Protocols: `cached` takes each image's
 features once and trains the heads on those; `online` draws noise, crops and mirror images anew at every epoch (DDAE's);
-`imagenet` is the recipe of l-DAE. The best (layer, level, learning rate) is chosen on images held out from the
-training split and stored with the run; with --held_out=0 it is chosen on the test split, as papers do. The same command
-again resumes.
+`imagenet` is the recipe of l-DAE. Beside accuracy stands what features are like: how far two views of an image
+agree and, by uniformity, effective rank and spread, how much of their space the images fill. The best (layer, level,
+learning rate) is chosen on images held out from the training split and stored with the run; with --held_out=0 it is
+chosen on the test split, as papers do. The same command again resumes.
 """
 
 import argparse
@@ -24,9 +25,11 @@ from typing import Any
 import numpy as np
 
 from ddaepp_jax import build, cli
+from ddaepp_jax.data.augment import crop_pad
 from ddaepp_jax.errors import InputError
 from ddaepp_jax.evaluation import features as feature
 from ddaepp_jax.evaluation import online, probe_results, probes
+from ddaepp_jax.evaluation.diagnostics import diagnose
 from ddaepp_jax.evaluation.probe_results import PIXELS
 from ddaepp_jax.evaluation.probes import PROTOCOLS, Protocol, Scales
 from ddaepp_jax.evaluation.splits import Splits
@@ -34,6 +37,7 @@ from ddaepp_jax.evaluation.stored import partial_directory, replace, store, widt
 from ddaepp_jax.run import Run
 
 BATCH = 256  # images of a forward pass where features are only read
+DIAGNOSED = 2048  # images, at most, that features are diagnosed by
 SCALE_BY = 16384  # images that features are standardised by, where no more are read anyway
 
 
@@ -116,7 +120,7 @@ def settings(
         held_out=held_out,
         knn=knn,
         flip=made.fresh and run.config.data.flip,
-        pad=made.fresh * (max(run.image_shape[:2]) // 8),  # 4 of 32 pixels
+        pad=made.fresh * crop_pad(run.image_shape),
         seed=seed,
     )
 
@@ -138,8 +142,8 @@ def probe(run: Run, chosen: Settings, out: Path) -> dict[str, Any]:
     Levels that are there already stay beside those asked for.
 
     Returns:
-      What the JSON holds: "settings"; "levels"; "rows", one a layer and level, accuracies in percent; "best";
-      "seconds" by level.
+      What the JSON holds: "settings"; "levels"; "rows", one a layer and level, accuracies in percent and what
+      ``diagnostics.diagnose`` says of the features; "best"; "seconds" by level.
 
     Raises:
       InputError: the data have no labels, or ``out`` holds a probe with other settings.
@@ -163,7 +167,7 @@ def probe(run: Run, chosen: Settings, out: Path) -> dict[str, Any]:
         found = {
             "run": run.workdir.name,
             "protocol": chosen.tag,
-            "data": images.described,
+            "data": images.described | {"diagnosed on": f"two views each of {len(_diagnosed(images))} that choose"},
             "settings": identity,
             "levels": sorted({row["noise_level"] for row in rows} - {None}),
             "best": _best(rows, chosen, run.process.unit),
@@ -203,6 +207,8 @@ def _resumed(out: Path, identity: dict[str, Any]) -> tuple[list[dict], dict[str,
         raise InputError(
             f"{file}: a probe with other settings ({'; '.join(other[:3])}{more}); remove it or give another --out"
         )
+    if any("spread" not in row for row in rows):
+        raise InputError(f"{file}: an older version's probe, without spread and rank; remove it or give another --out")
     return rows, seconds
 
 
@@ -222,7 +228,7 @@ def _probe_level(
     )
     ends = np.cumsum([len(part) for part in stored_of.values()])
     parts = {name: slice(end - len(part), end) for (name, part), end in zip(stored_of.items(), ends, strict=True)}
-    by = "held_out" if len(images.parts["held_out"]) else "test"
+    by, diagnoses = images.chosen_by, _diagnoses(run, images, features, common)
 
     def fit(layers: Mapping[str, np.ndarray], scales: Scales) -> probes.Heads:
         if not protocol.fresh:
@@ -263,8 +269,24 @@ def _probe_level(
                 asked, bank = parts[name], stored[layer][known]
                 accuracy = probes.knn_accuracy(bank, labels[known], stored[layer][asked], labels[asked], chosen.knn)
                 row[f"knn_{name}"] = 100 * accuracy
-            rows.append(row)
+            rows.append(row | diagnoses[layer])
     return rows
+
+
+def _diagnosed(images: Splits) -> np.ndarray:
+    """Numbers of the images that features are diagnosed by, evenly out of those that choose."""
+    choose = images.parts[images.chosen_by]
+    return choose[:: -(-len(choose) // DIAGNOSED)]
+
+
+def _diagnoses(
+    run: Run, images: Splits, features: feature.Features, common: Mapping[str, Any]
+) -> dict[str, dict[str, float]]:
+    """What each layer's features are like, by two views that differ as the training steps of ``online`` do."""
+    ids, flip = _diagnosed(images), run.config.data.flip
+    read = lambda rows: images.read(ids[rows])[0]
+    how = dict(pad=crop_pad(run.image_shape), flip=flip, batch_size=BATCH, **common)
+    return {layer: diagnose(*pair) for layer, pair in feature.views(features, run.params, read, ids, **how).items()}
 
 
 def _groups(sizes: Mapping[str, int], n: int, device_bytes: int) -> list[list[str]]:

@@ -17,7 +17,8 @@ def long_run(**data: Any) -> ConfigDict:
     config = schema.get_config()
     config.data.update(flip=True, **data)
     config.train.update(checkpoint_every=10_000, keep_checkpoints=3)
-    for name in ("heldout_loss", "samples", "probe", "knn"):  # not fid: thousands of samples are worth a decision
+    # Not fid: thousands of samples are worth a decision.
+    for name in ("heldout_loss", "samples", "probe", "knn", "features"):
         config.evals[name].every = 10_000
     config.evals.heldout_loss.images = 2048
     config.probe.epochs = None

@@ -46,6 +46,10 @@ PANELS = (  # title, metrics, axis, whether it is logarithmic, in which page: of
         False,
         (True, True),
     ),
+    ("Effective rank of features", "features/.+/effective_rank", "dimensions", False, (True, True)),
+    ("Uniformity of features", "features/.+/uniformity", "log of a mean", False, (True, True)),
+    ("Spread of features", "features/.+/spread", "1: the sphere", False, (True, True)),
+    ("Alignment of two views", "features/.+/alignment", "squared distance", False, (True, True)),
     ("Throughput", RATE, "images/s/device", False, (True, True)),
     ("Gradient norm", "grad_norm", "norm", True, (True, False)),
 )
@@ -132,13 +136,12 @@ def _samples(run: Record) -> str:
 def _probe(name: str, probe: Mapping[str, Any]) -> str:
     """A probe's figures, and the table of its best noise level."""
     best, figures = probe["best"], probe_results.figures(probe)
-    columns = {"linear_held_out": "linear, held out", "linear_test": "linear, test", "knn_test": "kNN, test"}
-    columns = {column: title for column, title in columns.items() if column in best}
-    cells = []
-    for row in probe["rows"]:
-        if row["noise_level"] in (None, best["noise_level"]):
-            layer = "b" if row["layer"] == best["layer"] else "span"
-            cells.append([html.tag(layer, row["layer"]), *(f"{row[column]:.1f}" for column in columns)])
+    columns, cells = probe_results.columns(probe), []
+    for row in probe_results.at_best(probe):
+        layer = "b" if row["layer"] == best["layer"] else "span"
+        cells.append(
+            [html.tag(layer, row["layer"]), *(f"{row[column]:{form}}" for column, (_, form) in columns.items())]
+        )
     data = ". ".join(f"{what.capitalize()} {images}" for what, images in probe["data"].items() if what != "name")
     wide = len(probe["levels"]) > MANY
     for figure in () if wide else figures.values():
@@ -146,9 +149,10 @@ def _probe(name: str, probe: Mapping[str, Any]) -> str:
     shown = [
         html.plot("By layer and noise level", figures["grid"]),
         html.plot("By layer", figures["layers"]),
-        html.table([f"level {best['noise_level']:g}, %", *columns.values()], cells, "numbers"),
+        html.table([f"level {best['noise_level']:g}", *(title for title, _ in columns.values())], cells, "numbers"),
     ]
     about = f"<p>Best: {html.tag('code', best['metric'])}. {html.escape(data)}.</p>"
+    about += "".join(f"<p>{html.escape(line)}</p>" for line in probe_results.collapsed(probe))
     return f"<h3>{html.escape(name)}</h3>{about}{html.grid(shown, 'two' if wide else '')}"
 
 

@@ -149,9 +149,9 @@ class Run:
                 np.arange(len(images)),
                 level=self.noise_level(noise_level),
                 seed=seed,
-                draws=draws,
                 batch_size=batch_size,
                 mesh=self.mesh,
+                draws=range(draws),
             )
         )
         return {layer: np.concatenate([piece[layer] for piece in pieces]) for layer in layers}

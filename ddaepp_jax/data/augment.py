@@ -61,3 +61,16 @@ def random_crop(
     offsets = jax.vmap(lambda i: jax.random.randint(jax.random.fold_in(key, i), (2,), 0, 2 * pad + 1))(index)
     padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     return jax.vmap(lambda x, o: jax.lax.dynamic_slice(x, (o[0], o[1], 0), images.shape[1:]))(padded, offsets)
+
+
+def crop_pad(image_shape: tuple[int, int, int]) -> int:
+    """Pixels around an image (H, W, C) that probes draw crops from: 4 where it has 32."""
+    return max(image_shape[:2]) // 8
+
+
+def crop_and_flip(
+    images: jax.Array, seed: int | jax.Array, step: int | jax.Array, index: jax.Array, *, pad: int, flip: bool
+) -> jax.Array:
+    """``random_crop`` where ``pad`` is not 0, then ``horizontal_flip`` where ``flip``."""
+    images = random_crop(images, seed, step, index, pad) if pad else images
+    return horizontal_flip(images, seed, step, index) if flip else images

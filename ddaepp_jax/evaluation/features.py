@@ -1,7 +1,7 @@
 """Pooled inner features of noisy images: the representation that a denoiser learns. And raw pixels, to beat."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -12,7 +12,7 @@ from flax import linen as nn
 from jax import Array
 from jax.sharding import Mesh
 
-from ddaepp_jax.data.augment import to_float
+from ddaepp_jax.data.augment import crop_and_flip, to_float
 from ddaepp_jax.diffusion.noise import image_keys, step_noise
 from ddaepp_jax.diffusion.process import Process
 from ddaepp_jax.evaluation import placing
@@ -55,17 +55,19 @@ def pixels(params: Any, x0: Array, keys: Array, draw: Array, level: Array) -> di
 
 
 @lru_cache(maxsize=16)
-def make_feature_batch(features: Features, mesh: Mesh) -> FeatureBatch:
+def make_feature_batch(features: Features, mesh: Mesh, *, pad: int = 0, flip: bool = False) -> FeatureBatch:
     """Compile-once function ``(params, seed, images uint8 or latents, ids, level, draw) -> {layer: (B, C) float32}``.
 
     The same for the same ``features``, so that several noise levels are one compilation.
 
-    Image i's noise is a function of (seed, draw, i).
+    Images are cropped out of ``pad`` pixels around, and mirrored by a fair coin where ``flip``. Image i's noise, crop
+    and mirror are functions of (seed, draw, i).
     """
 
     def feature_batch(
         params: Any, seed: Array, images: Array, ids: Array, level: Array, draw: Array
     ) -> dict[str, Array]:
+        images = crop_and_flip(images, seed, draw, ids, pad=pad, flip=flip)
         x0 = to_float(images) if images.dtype == jnp.uint8 else images  # latents
         return features(params, x0, image_keys(seed, "features", ids), draw, level)
 
@@ -80,11 +82,11 @@ def extract(
     *,
     level: int | float,
     seed: int,
-    draws: int,
     batch_size: int,
     mesh: Mesh,
+    draws: Sequence[int] = (0,),
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Features averaged over ``draws`` of noise: pieces {layer: (b, C)} in order.
+    """Features averaged over the ``draws`` of noise, by their numbers: pieces {layer: (b, C)} in order.
 
     Args:
       read: (B,) positions -> (B, H, W, C) uint8 images.
@@ -101,9 +103,29 @@ def extract(
 
     for rows, count in placing.batches(len(ids), batch_size, mesh):
         images, numbers = placing.place(mesh, read(rows), ids[rows].astype(np.int32))
-        results = [feature_batch(params, seed, images, numbers, level, jnp.uint32(draw)) for draw in range(draws)]
+        results = [feature_batch(params, seed, images, numbers, level, jnp.uint32(draw)) for draw in draws]
         queued.append((results, count))
         if len(queued) > 1:  # one batch is under way while the one before is read
             yield landed()
     while queued:
         yield landed()
+
+
+def views(
+    features: Features,
+    params: Any,
+    read: Callable[[np.ndarray], np.ndarray],
+    ids: np.ndarray,
+    *,
+    pad: int,
+    flip: bool,
+    mesh: Mesh,
+    **how: Any,
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Features {layer: two of (N, C)} of two views of each image, which differ in noise, crop and mirror.
+
+    Arguments are those of ``make_feature_batch`` and of ``extract``.
+    """
+    compiled = make_feature_batch(features, mesh, pad=pad, flip=flip)
+    found = [list(extract(compiled, params, read, ids, draws=(i,), mesh=mesh, **how)) for i in range(2)]
+    return {layer: tuple(np.concatenate([piece[layer] for piece in view]) for view in found) for layer in found[0][0]}

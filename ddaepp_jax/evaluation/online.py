@@ -15,7 +15,7 @@ from jax import Array
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from ddaepp_jax.data.augment import horizontal_flip, random_crop, to_float
+from ddaepp_jax.data.augment import crop_and_flip, to_float
 from ddaepp_jax.data.order import batch_indices
 from ddaepp_jax.diffusion.noise import image_keys
 from ddaepp_jax.evaluation import placing, probes
@@ -47,8 +47,7 @@ def make_online_step(features: Features, *, flip: bool, pad: int, l2: float, mes
         number: Array,
     ) -> tuple[Heads, Array]:
         seed = constants["seed"]
-        images = random_crop(images, seed, number, ids, pad) if pad else images
-        images = horizontal_flip(images, seed, number, ids) if flip else images
+        images = crop_and_flip(images, seed, number, ids, pad=pad, flip=flip)
         found = features(params, to_float(images), image_keys(seed, "probe", ids), number, constants["level"])
         done = number / constants["steps"]
         return probes.step(heads, probes.scaled(found, scales), labels, constants["rates"], done, l2), number

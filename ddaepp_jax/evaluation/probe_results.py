@@ -1,5 +1,6 @@
 """A finished probe, as its JSON tells it: a grid, figures, a table. Needs no accelerator, and none of its libraries."""
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from ddaepp_jax.evaluation import plots
+from ddaepp_jax.evaluation.diagnostics import collapse
 
 PIXELS = "pixels"  # the name under which raw pixels stand among layers
 
@@ -39,11 +41,42 @@ def figures(found: Mapping[str, Any]) -> dict[str, Figure]:
     }
 
 
+def columns(found: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """{name: (title, format)} of the columns that a table shows, as far as the probe has them."""
+    shown = {
+        "linear_held_out": ("linear, held out", ".1f"),
+        "linear_test": ("linear, test", ".1f"),
+        "knn_test": (f"{found['settings']['knn']}-NN, test", ".1f"),
+        "alignment": ("alignment", ".3f"),
+        "uniformity": ("uniformity", ".2f"),
+        "effective_rank": ("effective rank", ".1f"),
+        "spread": ("spread", ".3f"),
+    }
+    return {name: how for name, how in shown.items() if name in found["best"]}
+
+
+def at_best(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows of the pixels and of the chosen noise level."""
+    return [row for row in found["rows"] if row["noise_level"] in (None, found["best"]["noise_level"])]
+
+
+def collapsed(found: Mapping[str, Any]) -> list[str]:
+    """A line for each layer and noise level whose features have collapsed."""
+    inner = [row for row in found["rows"] if row["layer"] != PIXELS and "spread" in row]
+    return [f"{row['layer']}, level {row['noise_level']:g}: {text}" for row in inner if (text := collapse(row))]
+
+
 def table(found: Mapping[str, Any]) -> str:
-    """Test accuracies of the layers at the chosen noise level, and of the pixels, for a terminal."""
-    best, k = found["best"], found["settings"]["knn"]
-    shown = [row for row in found["rows"] if row["noise_level"] in (None, best["noise_level"])]
-    columns = {"linear_held_out": "linear, held out", "linear_test": "linear, test", "knn_test": f"{k}-NN, test"}
-    columns = {name: title for name, title in columns.items() if name in best}
-    lines = [[row["layer"] + " *" * (row["layer"] == best["layer"]), *(row[name] for name in columns)] for row in shown]
-    return tabulate(lines, [f"level {best['noise_level']:g}", *columns.values()], floatfmt=".1f")
+    """Accuracies and diagnostics of the layers at the chosen noise level, and of the pixels, for a terminal.
+
+    A star marks the chosen layer; beneath, a line each names the features that have collapsed, at any level.
+    """
+    best, shown = found["best"], columns(found)
+    lines = [
+        [row["layer"] + " *" * (row["layer"] == best["layer"]), *(row[name] for name in shown)]
+        for row in at_best(found)
+    ]
+    titles = [textwrap.fill(title, 10) for title, _ in shown.values()]
+    formats = ["", *(form for _, form in shown.values())]
+    text = tabulate(lines, [f"level {best['noise_level']:g}", *titles], floatfmt=formats)
+    return "\n".join([text, *(f"warning: {line}" for line in collapsed(found))])

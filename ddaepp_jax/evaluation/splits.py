@@ -14,6 +14,7 @@ class Splits:
       num_classes: of the data.
       parts: {"fit", "held_out", "test"}: numbers of the images that heads are trained on, chosen by and tested on;
         where none is held out, the test split chooses.
+      chosen_by: the part that chooses.
       described: the same in words.
     """
 
@@ -30,6 +31,7 @@ class Splits:
         self.num_classes = train.num_classes
         self.parts = {"fit": fit, "held_out": choose, "test": np.arange(len(train), len(train) + len(test))}
         chosen_on = f"{len(choose)} images of {train.split}, held out from the heads"
+        self.chosen_by = "held_out" if held_out else "test"
         self.described = {
             "name": train.name,
             "heads trained on": f"{len(fit)} images of {train.split}",

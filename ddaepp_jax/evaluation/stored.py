@@ -76,7 +76,7 @@ def store(
         return pixels
 
     compiled, written, done = make_feature_batch(features, mesh), time.monotonic(), first
-    pieces = extract(compiled, params, images, rest, level=level, seed=seed, draws=1, batch_size=batch_size, mesh=mesh)
+    pieces = extract(compiled, params, images, rest, level=level, seed=seed, batch_size=batch_size, mesh=mesh)
     with tqdm(total=len(ids), initial=first, unit="image", desc=title, delay=1, dynamic_ncols=True) as bar:
         for piece in pieces:
             end = done + len(next(iter(piece.values())))

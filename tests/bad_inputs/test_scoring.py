@@ -158,7 +158,7 @@ def test_inceptions_weights(tmp_path, monkeypatch, trained):
     ("field", "part"),
     [
         ("every=-1", "evals.fid.every: -1 is negative"),
-        ("n=9", "evals.fid.n: 9 images are too few to be scored; give 10 or more"),
+        ("n=9", "evals.fid.n: 9 images are too few; give 10 or more"),
         ("extractor=vgg", "extractor: no 'vgg'; there is inception, classifier, or the directory of one"),
     ],
 )
