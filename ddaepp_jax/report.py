@@ -151,7 +151,7 @@ def _probe(name: str, probe: Mapping[str, Any]) -> str:
         html.plot("By layer", figures["layers"]),
         html.table([f"level {best['noise_level']:g}", *(title for title, _ in columns.values())], cells, "numbers"),
     ]
-    about = f"<p>Best: {html.tag('code', best['metric'])}. {html.escape(data)}.</p>"
+    about = f"<p>Best: {html.tag('code', best['metric'])}. {html.escape(data)}. Accuracies in percent.</p>"
     about += "".join(f"<p>{html.escape(line)}</p>" for line in probe_results.collapsed(probe))
     return f"<h3>{html.escape(name)}</h3>{about}{html.grid(shown, 'two' if wide else '')}"
 

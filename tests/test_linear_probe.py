@@ -11,12 +11,15 @@ from tiny import config
 
 import ddaepp_jax
 from ddaepp_jax import linear_probe, main
+from ddaepp_jax.data.augment import random_crop
 from ddaepp_jax.data.datasets import digits
+from ddaepp_jax.errors import InputError
 from ddaepp_jax.evaluation import online, probe_results, probes, stored
+from ddaepp_jax.evaluation.diagnostics import diagnose
 from ddaepp_jax.evaluation.features import pool
 from ddaepp_jax.evaluation.splits import Splits
 
-QUIET = dict(evals__samples__every=0, evals__heldout_loss__every=0, evals__probe__every=0, evals__knn__every=0)
+QUIET = {f"evals__{name}__every": 0 for name in ("samples", "heldout_loss", "probe", "knn", "features")}
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +61,7 @@ def test_what_it_writes(workdir):
         "heads trained on": "1350 images of train",
         "chosen on": "150 images of train, held out from the heads",
         "tested on": "297 images of test",
+        "diagnosed on": "two views each of 150 that choose",
     }
     run = ddaepp_jax.load(workdir)
     assert (run.probed["layer"], run.probed["noise_level"]) == (best["layer"], best["noise_level"])
@@ -102,6 +106,51 @@ def test_stored_features_are_the_runs_own(run, tmp_path, monkeypatch):
     np.testing.assert_allclose(kept["mid"][1500:1502], pool(features["mid"]), atol=2e-5)
 
 
+DIAGNOSES = ("alignment", "uniformity", "effective_rank", "spread")
+
+
+def test_diagnoses_are_those_of_two_views_of_the_images_that_choose(run, whole, tmp_path):
+    _, ids = probes.split_rows(1500, 0.1, 0)
+    images, level, found = jax.numpy.asarray(digits("train").arrays()[0][ids]), np.full(150, 11), {}
+    for view in range(2):
+        x0 = random_crop(images, 0, view, ids, pad=1).astype(np.float32) / 127.5 - 1
+        keys = jax.vmap(lambda i, view=view: jax.random.fold_in(jax.random.fold_in(linear_probe_key(0), i), view))(ids)
+        x_t = run.process.perturb(x0, jax.vmap(lambda key: jax.random.normal(key, (8, 8, 1)))(keys), level)
+        _, features = run.module.apply({"params": run.params}, *run.process.inputs(x_t, jax.numpy.asarray(level)))
+        found[view] = {"pixels": np.asarray(x0).reshape(150, -1), "mid": np.asarray(pool(features["mid"]))}
+    for row in whole["rows"]:
+        assert [name for name in row if name in DIAGNOSES] == list(DIAGNOSES)
+        if (row["layer"], row["noise_level"]) in (("pixels", None), ("mid", 11)):
+            expected = diagnose(found[0][row["layer"]], found[1][row["layer"]])
+            assert {name: row[name] for name in DIAGNOSES} == pytest.approx(expected, rel=1e-3)
+
+
+def test_many_images_are_diagnosed_by_an_even_part(run, monkeypatch):
+    images = linear_probe._images(run, linear_probe.settings(run, held_out=0))
+    monkeypatch.setattr(linear_probe, "DIAGNOSED", 100)
+    np.testing.assert_array_equal(linear_probe._diagnosed(images), np.arange(1500, 1797, 3))
+
+
+def test_an_older_probe_is_refused_and_still_shown(run, whole, tmp_path):
+    chosen, out = linear_probe.settings(run, levels=(1, 11), epochs=20), tmp_path / "probe"
+    strip = lambda row: {name: value for name, value in row.items() if name not in DIAGNOSES}
+    old = whole | {"rows": [strip(row) for row in whole["rows"]], "best": strip(whole["best"])}
+    out.with_suffix(".json").write_text(json.dumps(old))
+    with pytest.raises(
+        InputError, match=r"probe\.json: an older version's probe, without spread and rank; remove it or"
+    ):
+        linear_probe.probe(run, chosen, out)
+    assert "spread" not in probe_results.table(old) and "spread" in probe_results.table(whole)
+    assert not probe_results.collapsed(old) and not probe_results.collapsed(whole)
+
+
+def test_collapse_is_said_beneath_the_table(whole):
+    rows = [row | ({"effective_rank": 1.5} if row["noise_level"] == 1 else {}) for row in whole["rows"]]
+    lines = probe_results.table(whole | {"rows": rows}).splitlines()[-3:]
+    text = "the features have collapsed: images differ along a direction or two (effective rank 1.50)"
+    assert lines == [f"warning: {layer}, level 1: {text}" for layer in ("in_1", "mid", "out_1")]
+
+
 def linear_probe_key(seed):
     from ddaepp_jax.streams import named
 
@@ -141,7 +190,7 @@ def test_a_stopped_probe_resumes(run, whole, tmp_path, monkeypatch, call):
             linear_probe.probe(run, chosen, tmp_path / "probe")
     reads = stop_at(monkeypatch, Splits, "read", 10**9)
     same_rows(linear_probe.probe(run, chosen, tmp_path / "probe"), whole)
-    assert 0 < len(reads) <= 24 - 4 * call + 2  # 8 batches a level, and pixels
+    assert 0 < len(reads) <= 24 - 4 * call + 2 + 6  # 8 batches a level, and pixels; and two of views
     same_rows(linear_probe.probe(run, chosen, tmp_path / "probe"), whole)  # and once more: nothing is left to do
     assert not (tmp_path / "probe-partial").exists()
 
@@ -211,7 +260,7 @@ def test_chosen_on_the_test_split_is_said(run, tmp_path):
     assert found["data"]["heads trained on"] == "1500 images of train"
     assert found["data"]["chosen on"] == "the test split (test), as no image was held out"
     assert found["best"]["chosen_by"] == "linear_test" and "linear_held_out" not in found["best"]
-    assert "linear, held out" not in probe_results.table(found)
+    assert "held" not in probe_results.table(found)
 
 
 @pytest.mark.parametrize("protocol", ["cached", "online"])
@@ -228,6 +277,7 @@ def test_devices_do_not_matter(workdir, run, tmp_path, monkeypatch, protocol):
         rows[devices] = linear_probe.probe(opened, chosen, tmp_path / str(devices))["rows"]
     for one, eight in zip(rows[1], rows[8], strict=True):
         assert one["layer"] == eight["layer"]
+        assert {name: one[name] for name in DIAGNOSES} == pytest.approx({n: eight[n] for n in DIAGNOSES}, rel=1e-3)
         for name in ("linear_test", "knn_test"):
             assert abs(one[name] - eight[name]) <= 200 / 297 + 1e-9
 

@@ -120,13 +120,13 @@ def test_one_compilation_a_program(tmp_path):
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     fields = dict(train__steps=14, train__steps_per_dispatch=5, train__log_every=3, train__checkpoint_every=7)
-    evals = {f"evals__{name}__every": 7 for name in ("samples", "heldout_loss", "probe", "knn")}
+    evals = {f"evals__{name}__every": 7 for name in ("samples", "heldout_loss", "probe", "knn", "features")}
     try:
         main.train_and_evaluate(config(**fields, **evals), tmp_path / "run")
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
-    wanted = ("train", "sample_batch", "losses", "feature_batch", "fit", "guesses")
-    assert {name: names.count(name) for name in wanted} == dict.fromkeys(wanted, 1), names
+    wanted = dict.fromkeys(("train", "sample_batch", "losses", "fit", "guesses"), 1) | {"feature_batch": 2}  # and views
+    assert {name: names.count(name) for name in wanted} == wanted, names
 
 
 def test_best_checkpoints_stay_and_open_by_name(tmp_path):
@@ -151,7 +151,7 @@ def test_a_run_of_an_older_version_opens_and_resumes(whole, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(whole, run)
     old = json.loads((run / "config.json").read_text())
-    del old["probe"], old["evals"]["probe"], old["evals"]["knn"], old["sampling"]["guidance"]
+    del old["probe"], old["evals"]["probe"], old["evals"]["knn"], old["evals"]["features"], old["sampling"]["guidance"]
     del old["ema"]["sigma_rel"], old["ema"]["snapshot_every"]
     del old["sampling"]["guidance_interval"], old["sampling"]["euler"], old["sampling"]["heun"]["s_noise"]
     (run / "config.json").write_text(json.dumps(old))

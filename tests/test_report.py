@@ -48,6 +48,8 @@ def rows(steps, shift):
             yield {"step": step, **by_level, "heldout_loss/ema0.999/mean": 2 * loss}
             yield {"step": step, "probe/ema0.999/bottleneck/t11": 50.125 + step}
             yield {"step": step, "knn/ema0.999/bottleneck/t11": 40.125 + step}
+            diagnoses = {"alignment": 0.1, "uniformity": -1.5, "effective_rank": 9.5 + step, "spread": 0.25}
+            yield {"step": step, **{f"features/ema0.999/bottleneck/t11/{name}": v for name, v in diagnoses.items()}}
 
 
 def write_picture(file, shade):
@@ -128,7 +130,7 @@ def test_a_run(tmp_path):
         "kNN, % 30.25 20-NN on the same features",
         "raw pixels, % 45.50 linear; 20-NN: 30.25",
         "images/s/device 1,035 median",
-        "level 11, % linear, held out linear, test kNN, test pixels 46.5 45.5 30.2 in_1 71.0 70.0 30.2",
+        "level 11 linear, held out linear, test 20-NN, test pixels 46.5 45.5 30.2 in_1 71.0 70.0 30.2",
         "model.width 96 64",
         "step40-ema0.999-cached-100ep 6.0 s: pixels 1.5 s, level 1 2.5 s, level 11 2.0 s",
     ):
@@ -192,6 +194,10 @@ def test_every_grid_and_every_curve_is_in_the_page(tmp_path):
         "Held-out loss, mean over noise levels",
         "Held-out loss by noise level",
         "Linear probe and kNN while training",
+        "Effective rank of features",
+        "Uniformity of features",
+        "Spread of features",
+        "Alignment of two views",
         "Throughput",
         "Gradient norm",
         "By layer and noise level",

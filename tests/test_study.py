@@ -46,7 +46,7 @@ def test_study_trains_probes_and_resumes(study, tmp_path, monkeypatch):
     arguments += ["--layers=mid,out_1"]
     arguments += ["--variant=plain:model.self_condition=False", "--variant=deep:model.depth=4"]
     arguments += [f"--workdir={tmp_path / 'runs'}", f"--out={tmp_path / 'results'}", "--config.probe.epochs=2"]
-    arguments += [f"--config.evals.{name}.every=0" for name in ("samples", "probe", "knn")]
+    arguments += [f"--config.evals.{name}.every=0" for name in ("samples", "probe", "knn", "features")]
     monkeypatch.chdir(BENCHMARKS.parent)
     study.program(arguments)
     rows = [json.loads(line) for line in (tmp_path / "results" / "tiny" / "runs.jsonl").read_text().splitlines()]

@@ -82,6 +82,10 @@ FIELDS = [  # --config.<what is given> -> parts of the line
     ("evals.probe.layer=out_9", "evals.probe.layer: no 'out_9'; there is in_1, in_2, mid, out_1, out_2, bottleneck"),
     ("evals.probe.images=0", "evals.probe.images: 0 is not positive"),
     ("evals.knn.level=1001", "evals.knn.level: 1001.0 is not a whole number in 0..1000"),
+    ("evals.features.images=9", "evals.features.images: 9 images are too few; give 10 or more"),
+    ("evals.features.layer=out_9", "evals.features.layer: no 'out_9'; there is in_1"),
+    ("evals.features.level=0.5", "evals.features.level: 0.5 is not a whole number in 0..1000"),
+    ("evals.features.k=3", "--config.evals.features.k: no such field"),
     ("evals.knn.k=0", "evals.knn.k: 0 is not positive"),
     ("probe.protocol=ofline", "probe.protocol: no 'ofline'; there is online, cached, imagenet"),
     ("probe.epochs=0", "probe.epochs: 0 is not positive; None is the protocol's own"),
@@ -119,6 +123,7 @@ EDM_UNET = [  # the same, of a run of a UNet with EDM
     ("sampling.sampler=ddim", "sampling.sampler: no 'ddim'; there is heun"),
     ("sampling.steps=0", "sampling.steps: 0 is not positive"),
     ("sampling.heun.s_churn=-1", "sampling.heun.s_churn: -1.0 is negative"),
+    ("evals.features.level=0", "evals.features.level: 0.0 is not a positive sigma"),
     ("evals.probe.level=0", "evals.probe.level: 0.0 is not a positive sigma"),
 ]
 
