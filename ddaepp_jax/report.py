@@ -48,7 +48,7 @@ PANELS = (  # title, metrics, axis, whether it is logarithmic, in which page: of
     ),
     ("Effective rank of features", "features/.+/effective_rank", "dimensions", False, (True, True)),
     ("Uniformity of features", "features/.+/uniformity", "log of a mean", False, (True, True)),
-    ("Spread of features", "features/.+/spread", "1: the sphere", False, (True, True)),
+    ("Spread of features", "features/.+/spread", "deviation × √D", False, (True, True)),
     ("Alignment of two views", "features/.+/alignment", "squared distance", False, (True, True)),
     ("Throughput", RATE, "images/s/device", False, (True, True)),
     ("Gradient norm", "grad_norm", "norm", True, (True, False)),
