@@ -373,6 +373,15 @@ def noise_level(process: Process, level: float | None, field: str) -> np.number:
         raise InputError(f"{field}: {error}") from None
 
 
+def check_trainable(config: ConfigDict) -> None:
+    """Refuse a network that can be sampled from but not trained."""
+    if config.model.get("learn_sigma"):
+        raise InputError(
+            "model.learn_sigma: a variance is learned by the variational term, which is not here; set it to False "
+            "(converted with --options=learn_sigma=False, such weights leave the variance out)"
+        )
+
+
 def total_steps(config: ConfigDict, num_examples: int) -> int:
     """How long the run is, in steps."""
     train = config.train

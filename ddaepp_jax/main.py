@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
@@ -20,6 +19,7 @@ from ddaepp_jax import __version__, build, cli, evaluators
 from ddaepp_jax import config as schema
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.errors import InputError
+from ddaepp_jax.run import weights_to_start_from
 from ddaepp_jax.training import graft, loop, snapshots
 from ddaepp_jax.training.checkpoint import Checkpoints
 from ddaepp_jax.training.program import Program, abstract_state, compile_program
@@ -38,11 +38,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike, *, dry_ru
       InputError: names the field or file that is wrong. NonFiniteError: names the step and leaf.
     """
     schema.validate(config)
-    if config.model.get("learn_sigma"):
-        raise InputError(
-            "model.learn_sigma: a variance is learned by the variational term, which is not here; set it to False "
-            "(converted with --options=learn_sigma=False, such weights leave the variance out)"
-        )
+    build.check_trainable(config)
     mesh = build.mesh(config)
     data = build.dataset(config, config.data.split)
     total = build.total_steps(config, len(data))
@@ -145,17 +141,10 @@ def _held_out(config: ConfigDict) -> Dataset | None:
 
 
 def _weights_to_start_from(config: ConfigDict, workdir: Path, network: Any) -> Any | None:
-    """The weights of ``init_from`` on the host, checked against the network's shapes; None where none are needed."""
-    if not config.init_from or any(entry.name.isdigit() for entry in workdir.glob("checkpoints/*")):
+    """The weights of ``init_from``; None where none are needed."""
+    if any(entry.name.isdigit() for entry in workdir.glob("checkpoints/*")):
         return None
-    from ddaepp_jax.run import load
-
-    try:
-        weights = jax.tree.map(np.asarray, load(config.init_from).params)
-    except InputError as error:
-        raise InputError(f"init_from: {error}") from error
-    graft.check(network, weights)
-    return weights
+    return weights_to_start_from(config, network)
 
 
 def _initial_state(program: Program, checkpoints: Checkpoints, weights: Any | None) -> TrainState:

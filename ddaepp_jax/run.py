@@ -8,7 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from ddaepp_jax import build
@@ -18,7 +20,7 @@ from ddaepp_jax.evaluation import placing
 from ddaepp_jax.evaluation.features import extract, make_feature_batch, noisy
 from ddaepp_jax.evaluation.sampling import make_sample_batch, sample_images
 from ddaepp_jax.evaluators import RANKS
-from ddaepp_jax.training import checkpoint, ema, posthoc, sharding
+from ddaepp_jax.training import checkpoint, ema, graft, posthoc, sharding
 from ddaepp_jax.training.program import abstract_state
 
 
@@ -41,6 +43,18 @@ def load(
         checkpoint.
     """
     return Run(Path(workdir), step, decay, sigma_rel)
+
+
+def weights_to_start_from(config: ConfigDict, network: Any) -> Any | None:
+    """The weights of ``init_from`` on the host, checked against a network's shapes; None where it is empty."""
+    if not config.init_from:
+        return None
+    try:
+        weights = jax.tree.map(np.asarray, load(config.init_from).params)
+    except InputError as error:
+        raise InputError(f"init_from: {error}") from error
+    graft.check(network, weights)
+    return weights
 
 
 class Run:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # not pyplot: no window system, no global state
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter, LogFormatter, MaxNLocator
@@ -90,10 +91,15 @@ def panel(series: Mapping[str, Series], xlabel: str, ylabel: str, log: bool = Fa
     if axes.get_xlim()[1] >= 1e4:
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     if axes.get_yscale() == "log":
-        axes.grid(which="minor", axis="y", lw=0.3)
-        axes.yaxis.set_major_formatter(_Plain())
-        axes.yaxis.set_minor_formatter(_Plain(minor_thresholds=(2, 0.5)))
+        plain_log(axes)
     return figure
+
+
+def plain_log(axes: Axes) -> None:
+    """Grid and labels of a logarithmic y that may span less than a decade."""
+    axes.grid(which="minor", axis="y", lw=0.3)
+    axes.yaxis.set_major_formatter(_Plain())
+    axes.yaxis.set_minor_formatter(_Plain(minor_thresholds=(2, 0.5)))
 
 
 @rc_context(STYLE)

@@ -67,9 +67,20 @@ def abstract_state(learner: Learner, mesh: Mesh, image_shape: tuple[int, int, in
 
 
 def compile_program(
-    learner: Learner, mesh: Mesh, rules: Sequence[tuple[str, Sequence[str]]], source: Source, prepare: Prepare
+    learner: Learner,
+    mesh: Mesh,
+    rules: Sequence[tuple[str, Sequence[str]]],
+    source: Source,
+    prepare: Prepare,
+    of_data: Callable[[Learner, Any], Learner] = lambda learner, data: learner,
 ) -> Program:
-    """Compile the train program; ``rules`` shard the state, see ``ddaepp_jax.training.sharding.infer``."""
+    """Compile the train program.
+
+    Args:
+      rules: shard the state, see ``ddaepp_jax.training.sharding.infer``.
+      of_data: what of the learner is data: the learner of a step, by what the source hands over. Its state is the
+        learner's own.
+    """
     image_shape = source.shapes["image"].shape[1:]
     state = abstract_state(learner, mesh, image_shape, rules)
     everywhere = sharding.replicated(mesh)
@@ -78,7 +89,7 @@ def compile_program(
         batch = dict(source.fetch(data, state.step))
         batch |= prepare(batch["image"], state.step, batch["index"])
         batch = jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, sharding.BATCH))
-        return train_step(learner, state, batch)
+        return train_step(of_data(learner, data), state, batch)
 
     metric_names = [name for name in jax.eval_shape(one, state, source.shapes)[1] if name != "finite"]
     leaf_names = sharding.path_names(state.params)

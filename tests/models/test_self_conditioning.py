@@ -1,6 +1,7 @@
 """What all backbones do alike: stop after a block, and take the bottleneck's number as data."""
 
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -112,22 +113,25 @@ def test_one_of_several_is_the_named_one(case):
     def outcome(params, bottleneck):
         def value(params):
             out, features = network.clone(bottleneck=bottleneck).apply({"params": params}, *inputs())
-            return jnp.sum(out * probe) + jnp.square(features["bottleneck"]).sum(), (out, features["bottleneck"])
+            return jnp.sum(out * probe), (out, features["bottleneck"])
 
         return jax.grad(value, has_aux=True)(params)
+
+    def check(ours, theirs, least=0.0):
+        assert np.abs(theirs).max() > least
+        np.testing.assert_allclose(ours, theirs, atol=1e-4 * max(np.abs(theirs).max(), 1e-3 * size))
 
     searched = jax.jit(lambda params, number: outcome(params, OneOf(names, number)))
     outs = []
     for number, name in enumerate(names):
-        found, expected = searched(params, number), jax.jit(lambda p, name=name: outcome(p, name))(params)
-        outs.append(found[1][0])
-        size = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected[0]))
-
-        def close(ours, theirs, size=size):
-            np.testing.assert_allclose(ours, theirs, atol=1e-4 * max(np.abs(theirs).max(), 1e-3 * size))
-
-        jax.tree.map(close, found, expected)
-        assert np.abs(jax.tree.leaves(expected[0]["self_conditioning"])[0]).max() > 1e-5 * size
+        gradient, results = searched(params, number)
+        expected, expected_results = jax.jit(lambda p, name=name: outcome(p, name))(params)
+        outs.append(results[0])
+        size = 0.0  # rounding is that of a leaf's largest number, but where a gradient is truly zero
+        jax.tree.map(check, results, expected_results)
+        jax.tree.map(check, gradient["self_conditioning"], expected["self_conditioning"])
+        size = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected))
+        jax.tree.map(partial(check, least=-1.0), gradient, expected)
     for one, other in itertools.combinations(outs, 2):
         assert np.abs(one - other).max() > 1e-3
 
