@@ -44,16 +44,23 @@ NUMBER = "bottleneck"  # under which a candidate's number is handed to the progr
 
 
 def search(
-    config: ConfigDict, workdir: Path, *, names: Sequence[str] = (), steps: int = 1000, seeds: Sequence[int] = (0, 1, 2)
+    config: ConfigDict,
+    workdir: Path,
+    *,
+    candidates: Sequence[str] = (),
+    steps: int = 1000,
+    seeds: Sequence[int] = (0, 1, 2),
+    name: str = "",
 ) -> dict[str, Any]:
     """Train the candidates by a config into ``workdir``; goes on with what is there.
 
     Args:
-      names: the candidates; all blocks that something follows where it is empty.
+      candidates: names of blocks; all that something follows where it is empty.
       steps: of a run, unless the config's own run is shorter.
+      name: of the config, for the record.
 
     Returns:
-      What ``bottleneck_results.decide`` does, with "steps", "seeds", and "line", which sets the config to the best.
+      What ``bottleneck_results.decide`` does, with "config", "steps", "seeds", and "line", which sets the config to the best.
 
     Raises:
       InputError: names the field, option or file that is wrong.
@@ -63,25 +70,27 @@ def search(
     config = config.copy_and_resolve_references()
     config.train.update(steps=min(steps, build.total_steps(config, len(data))), epochs=None, images=None)
     network = build.network(config, data.image_shape, data.num_classes)
-    widths = _widths(network, data.image_shape, names, last=config.model.name == "dit")
+    widths = _widths(network, data.image_shape, candidates, last=config.model.name == "dit")
     if data.nbytes <= config.data.device_bytes:
         data = data.resident()  # read once, not once a run
     _claim(config, workdir)
     done = _done(workdir / "curves.jsonl")
-    left = [(seed, name) for seed in seeds for name in widths if (seed, name) not in done]
+    left = [(seed, block) for seed in seeds for block in widths if (seed, block) not in done]
     # A log file gets a line now and then, a terminal a bar.
     interval = 0.5 if sys.stderr.isatty() else 30
     total = len(left) * config.train.steps
-    with tqdm(total=total, unit="step", mininterval=interval, dynamic_ncols=True, disable=not left) as bar:
+    how = dict(unit="step", smoothing=0, mininterval=interval, dynamic_ncols=True)  # a pause to compile is no new rate
+    with tqdm(total=total, disable=not left, **how) as bar:
         for seed in seeds:
             for width in dict.fromkeys(widths.values()):
-                group = tuple(name for name in widths if widths[name] == width)
-                missing = [name for name in group if (seed, name) in left]
+                group = tuple(block for block in widths if widths[block] == width)
+                missing = [block for block in group if (seed, block) in left]
                 for row in _train(config, seed, group, missing, data, mesh, bar):
                     done[seed, row["bottleneck"]] = row
                     with (workdir / "curves.jsonl").open("a") as file:
                         file.write(json.dumps(row) + "\n")
-    return _conclude(workdir, {name: {seed: done[seed, name] for seed in seeds} for name in widths}, config.train.steps)
+    curves = {block: {seed: done[seed, block] for seed in seeds} for block in widths}
+    return _conclude(workdir, curves, {"config": name, "steps": config.train.steps, "seeds": list(seeds)})
 
 
 def _check(config: ConfigDict, steps: int, seeds: Sequence[int]) -> None:
@@ -139,11 +148,12 @@ def _train(
     weights = weights_to_start_from(config, program.state.params["network"])
     for name in missing:
         bar.set_description(f"seed {seed}, {name}")
-        start, state = time.perf_counter(), program.init()
+        before, start, state = bar.n, time.perf_counter(), program.init()
         if weights is not None:
             state, _ = graft.graft(state, weights)
         row = {"bottleneck": name, "seed": seed}
         row |= _curve(program, state, numbered[group.index(name)], config.train, mesh, bar.update)
+        bar.update(before + config.train.steps - bar.n)  # what a run that ended early left
         yield row | {"seconds": round(time.perf_counter() - start, 2)}
 
 
@@ -192,13 +202,11 @@ def _curve(
         pending = stop, totals
     else:
         settle(*pending)
-    advance(train.steps - sum(np.diff(row["stops"], prepend=0)) - each if row["bad_step"] is not None else 0)
     return row
 
 
 def _claim(config: ConfigDict, workdir: Path) -> None:
-    """Make the directory, or check that it holds a search by this config: of the short runs, whose seed and bottleneck
-    are searched over."""
+    """Make the directory, or check that it holds a search by this config, whatever its seed and bottleneck."""
     file = workdir / "short_run.json"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -231,15 +239,13 @@ def _done(file: Path) -> dict[tuple[int, str], dict[str, Any]]:
         raise InputError(f"{file}: not the curves of a search; remove it or use another --workdir") from None
 
 
-def _conclude(workdir: Path, curves: bottleneck_results.Curves, steps: int) -> dict[str, Any]:
-    """Decide, write bottleneck.json and curves.png."""
-    scores = {
-        name: {seed: bottleneck_results.score(row, steps) for seed, row in rows.items()}
-        for name, rows in curves.items()
-    }
-    found = bottleneck_results.decide(scores)
-    found |= {"steps": steps, "seeds": list(next(iter(curves.values())))}
-    found["line"] = f'config.model.bottleneck = "{found["best"]}"'
+def _conclude(workdir: Path, curves: bottleneck_results.Curves, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Decide, write bottleneck.json and curves.png; ``known`` is recorded beside the decision."""
+    score = lambda row: bottleneck_results.score(row, known["steps"])
+    found = bottleneck_results.decide(
+        {b: {seed: score(row) for seed, row in rows.items()} for b, rows in curves.items()}
+    )
+    found = {**known, **found, "line": f'config.model.bottleneck = "{found["best"]}"'}
     bottleneck_results.figure(curves, found).savefig(workdir / "curves.png", dpi=160)
     replace(workdir / "bottleneck.json", (json.dumps(found, indent=1) + "\n").encode())
     return found
@@ -251,7 +257,7 @@ def main(argv: Sequence[str]) -> None:
     cli.start_backend()
     name = args.config or "digits"
     workdir = Path(args.workdir or f"runs/{Path(name.split(':')[0]).stem}_bottleneck")
-    found = search(config, workdir, names=args.candidates, steps=args.steps, seeds=args.seeds)
+    found = search(config, workdir, candidates=args.candidates, steps=args.steps, seeds=args.seeds, name=name)
     print(f"\n{bottleneck_results.table(found)}\n\n{bottleneck_results.advice(found)}")
     print(f"\nlook at {workdir}/curves.png; all numbers are in {workdir}/bottleneck.json and curves.jsonl")
 

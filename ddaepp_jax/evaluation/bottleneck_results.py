@@ -8,6 +8,7 @@ from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from tabulate import tabulate
 
 from ddaepp_jax.evaluation import plots
@@ -124,8 +125,10 @@ def figure(curves: Curves, found: Mapping[str, Any]) -> Figure:
             _band(middle, x, values - common, colours[name], name)
     left.set_yscale("log")
     plots.plain_log(left)
-    left.set(xlabel="step", ylabel="training loss")
-    middle.set(xlabel="step", ylabel="difference to the mean of all blocks")
+    for axes, title in ((left, "training loss"), (middle, "its difference to the mean of all blocks")):
+        axes.set(xlabel="step")
+        axes.set_title(title, fontsize=9)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
     _final(right, found, colours)
     made.legend(*left.get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=8)
     return made
@@ -169,4 +172,4 @@ def _final(axes: Axes, found: Mapping[str, Any], colours: Mapping[str, str]) -> 
     axes.margins(y=0.2)
     axes.set_xticks(range(len(names)), names, rotation=60 if len(names) > 4 else 0)
     axes.set_xlim(-0.6, len(names) - 0.4)
-    axes.set_ylabel("loss over the last fifth")
+    axes.set_title("loss over the last fifth, ± spread of the gap to the lowest", fontsize=9)
