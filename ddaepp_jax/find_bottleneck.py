@@ -60,7 +60,8 @@ def search(
       name: of the config, for the record.
 
     Returns:
-      What ``bottleneck_results.decide`` does, with "config", "steps", "seeds", and "line", which sets the config to the best.
+      What ``bottleneck_results.decide`` does, with "config", "steps", "seeds", and "line", which sets the config to
+      the best block.
 
     Raises:
       InputError: names the field, option or file that is wrong.

@@ -81,7 +81,7 @@ def test_a_stopped_search_goes_on(tmp_path, compilations, monkeypatch, capsys):
     ]
     assert compilations == [(0, "in_1"), (0, "in_1"), (1, "in_1")]
     out = capsys.readouterr().out
-    assert "gap to best" in out and ("paste into the config" in out or "tie: " in out)
+    assert "gap to the lowest" in out and ("paste into the config" in out or "tie: " in out)
 
 
 def test_a_loss_that_is_not_finite_ends_its_run_alone(tmp_path):

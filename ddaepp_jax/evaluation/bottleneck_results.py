@@ -97,14 +97,17 @@ def table(found: Mapping[str, Any]) -> str:
     """The candidates in the order of the network, for a terminal."""
     lines = []
     for name, row in found["candidates"].items():
-        remark = "best" if name == found["best"] else "ties with it" if name in found["tied"] else ""
-        values = [value for value in row["loss"].values() if value is not None]
-        deviation = np.std(values, ddof=1) if len(values) > 1 else None
+        remark = "lowest" if name == found["best"] else "ties with it" if name in found["tied"] else ""
         if row["mean"] is None:
-            lines.append([name, "not finite", None, None, None, ""])
-        else:
-            lines.append([name, row["mean"], deviation, row["gap"], row["spread"], remark])
-    return tabulate(lines, ["block", "loss", "± seeds", "gap to best", "± seeds", ""], floatfmt=".5f")
+            lines.append([name, "not finite"])
+            continue
+        values = list(row["loss"].values())
+        deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        gap = [None, None] if name == found["best"] else [row["gap"], row["spread"]]
+        numbers = ["" if value is None else f"{value:.5f}" for value in (row["mean"], deviation, *gap)]
+        lines.append([name, *numbers, remark])
+    headers = ["block", "loss", "± seeds", "gap to the lowest", "± seeds", ""]
+    return tabulate(lines, headers, disable_numparse=True, colalign=("left", *["right"] * 4, "left"))
 
 
 @rc_context(STYLE)
