@@ -71,7 +71,11 @@ def search(
     config = config.copy_and_resolve_references()
     config.train.update(steps=min(steps, build.total_steps(config, len(data))), epochs=None, images=None)
     network = build.network(config, data.image_shape, data.num_classes)
-    widths = _widths(network, data.image_shape, candidates, last=config.model.name == "dit")
+    widths = _widths(_shapes(network, data.image_shape)[0], candidates, last=config.model.name == "dit")
+    weights = None
+    for block in {width: block for block, width in widths.items()}.values():  # the weights have to fit every width
+        params = _shapes(network.clone(bottleneck=block), data.image_shape)[1]
+        weights = weights_to_start_from(config, params)
     if data.nbytes <= config.data.device_bytes:
         data = data.resident()  # read once, not once a run
     _claim(config, workdir)
@@ -86,7 +90,7 @@ def search(
             for width in dict.fromkeys(widths.values()):
                 group = tuple(block for block in widths if widths[block] == width)
                 missing = [block for block in group if (seed, block) in left]
-                for row in _train(config, seed, group, missing, data, mesh, bar):
+                for row in _train(config, seed, group, missing, weights, data, mesh, bar):
                     done[seed, row["bottleneck"]] = row
                     with (workdir / "curves.jsonl").open("a") as file:
                         file.write(json.dumps(row) + "\n")
@@ -110,15 +114,21 @@ def _check(config: ConfigDict, steps: int, seeds: Sequence[int]) -> None:
         )
 
 
-def _widths(network: nn.Module, image_shape: tuple[int, int, int], names: Sequence[str], last: bool) -> dict[str, int]:
-    """{candidate: channels} in the order of the network; nothing is computed.
+def _shapes(network: nn.Module, image_shape: tuple[int, int, int]) -> tuple[Mapping[str, Any], Any]:
+    """Of a network's features and of its parameters; nothing is computed."""
+    x, t = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.float32)
+    (_, features), variables = jax.eval_shape(network.init_with_output, jax.random.key(0), x, t)
+    return features, variables["params"]
+
+
+def _widths(features: Mapping[str, Any], names: Sequence[str], last: bool) -> dict[str, int]:
+    """{candidate: channels} in the order of the network.
 
     Args:
+      features: shapes.
       names: the candidates; all where it is empty.
       last: whether the last block can be one: something is conditioned after it.
     """
-    x, t = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.float32)
-    features = jax.eval_shape(network.init_with_output, jax.random.key(0), x, t)[0][1]
     blocks = [name for name in features if name != "bottleneck"]
     blocks = blocks if last else blocks[:-1]
     for name in names:
@@ -130,7 +140,14 @@ def _widths(network: nn.Module, image_shape: tuple[int, int, int], names: Sequen
 
 
 def _train(
-    config: ConfigDict, seed: int, group: tuple[str, ...], missing: Sequence[str], data: Dataset, mesh: Mesh, bar: tqdm
+    config: ConfigDict,
+    seed: int,
+    group: tuple[str, ...],
+    missing: Sequence[str],
+    weights: Any | None,
+    data: Dataset,
+    mesh: Mesh,
+    bar: tqdm,
 ) -> Iterator[dict[str, Any]]:
     """The rows of those ``missing`` from a group of one width, by one compiled program."""
     if not missing:
@@ -146,7 +163,6 @@ def _train(
     numbered = [_numbered(source, number, mesh) for number in range(len(group))]
     bar.set_description(f"seed {seed}, compiling")
     program = compile_program(learner, mesh, config.mesh.rules, numbered[0], build.prepare(config), of_data)
-    weights = weights_to_start_from(config, program.state.params["network"])
     for name in missing:
         bar.set_description(f"seed {seed}, {name}")
         before, start, state = bar.n, time.perf_counter(), program.init()

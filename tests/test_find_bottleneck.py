@@ -2,17 +2,25 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 import tiny
 
+from ddaepp_jax import build, find_bottleneck
 from ddaepp_jax import config as schema
-from ddaepp_jax import find_bottleneck
 from ddaepp_jax.evaluation.bottleneck_results import advice, decide, figure, score, table
+from ddaepp_jax.training import sharding
 
 
 def rows(workdir):
     return [json.loads(line) for line in (workdir / "curves.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    """Eight simulated ones take much longer; the streamed run has them."""
+    monkeypatch.setattr(build, "mesh", lambda config: sharding.make_mesh((1, 1, 1), jax.devices()[:1]))
 
 
 @pytest.fixture
@@ -29,12 +37,12 @@ def compilations(monkeypatch):
 
 
 def check_curves(made, workdir, seed):
-    """Each candidate's curve is that of a run of its own with model.bottleneck set, on the search's mesh."""
+    """Each candidate's curve is that of a run of its own with model.bottleneck set."""
     for row in (row for row in rows(workdir) if row["seed"] == seed):
         alone = made.copy_and_resolve_references()
         alone.seed, alone.model.bottleneck = seed, row["bottleneck"]
         assert row["stops"] == [*range(1, made.train.steps + 1)] and row["bad_step"] is None
-        np.testing.assert_allclose(row["loss"], tiny.run(alone, (8, 1, 1))[2], rtol=1e-3)
+        np.testing.assert_allclose(row["loss"], tiny.run(alone)[2], rtol=1e-3)
     finals = [row["loss"][-1] for row in rows(workdir) if row["seed"] == seed]
     assert len(set(finals)) == len(finals)
 
@@ -94,11 +102,12 @@ def test_a_loss_that_is_not_finite_ends_its_run_alone(tmp_path):
     assert "not finite" in table(found)
 
 
-def test_streamed_data(tmp_path):
+def test_streamed_data_on_eight_devices(tmp_path, monkeypatch):
     made = tiny.config(train__steps=4)
-    streamed = tiny.config(train__steps=4, data__device_bytes=0)
-    for name, config in (("resident", made), ("streamed", streamed)):
-        find_bottleneck.search(config, tmp_path / name, seeds=(0,))
+    find_bottleneck.search(made, tmp_path / "resident", seeds=(0,))
+    monkeypatch.setattr(build, "mesh", lambda config: sharding.make_mesh((2, 4, 1)))
+    made.data.device_bytes = 0
+    find_bottleneck.search(made, tmp_path / "streamed", seeds=(0,))
     for one, other in zip(rows(tmp_path / "resident"), rows(tmp_path / "streamed"), strict=True):
         np.testing.assert_allclose(one["loss"], other["loss"], rtol=1e-5)
 

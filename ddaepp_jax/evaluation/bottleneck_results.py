@@ -133,7 +133,7 @@ def figure(curves: Curves, found: Mapping[str, Any]) -> Figure:
         axes.set_title(title, fontsize=9)
         axes.xaxis.set_major_locator(MaxNLocator(5))
     _final(right, found, colours)
-    made.legend(*left.get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=8)
+    made.legend(*left.get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=6)
     return made
 
 
@@ -158,7 +158,7 @@ def _band(axes: Axes, x: np.ndarray, values: np.ndarray, colour: str, name: str)
 
 
 def _final(axes: Axes, found: Mapping[str, Any], colours: Mapping[str, str]) -> None:
-    """Final losses in block order; a bar is the spread of the difference to the best, seed by seed."""
+    """Losses of the last fifth in block order; a bar is the spread over seeds of the gap to the lowest."""
     names = list(found["candidates"])
     for i, (name, row) in enumerate(found["candidates"].items()):
         if row["mean"] is None:
@@ -175,4 +175,4 @@ def _final(axes: Axes, found: Mapping[str, Any], colours: Mapping[str, str]) -> 
     axes.margins(y=0.2)
     axes.set_xticks(range(len(names)), names, rotation=60 if len(names) > 4 else 0)
     axes.set_xlim(-0.6, len(names) - 0.4)
-    axes.set_title("loss over the last fifth, ± spread of the gap to the lowest", fontsize=9)
+    axes.set_title("final loss, ± the spread of its gap", fontsize=9)
