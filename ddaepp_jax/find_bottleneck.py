@@ -72,10 +72,7 @@ def search(
     config.train.update(steps=min(steps, build.total_steps(config, len(data))), epochs=None, images=None)
     network = build.network(config, data.image_shape, data.num_classes)
     widths = _widths(_shapes(network, data.image_shape)[0], candidates, last=config.model.name == "dit")
-    weights = None
-    for block in {width: block for block, width in widths.items()}.values():  # the weights have to fit every width
-        params = _shapes(network.clone(bottleneck=block), data.image_shape)[1]
-        weights = weights_to_start_from(config, params)
+    weights = _weights(config, network, data.image_shape, widths)
     if data.nbytes <= config.data.device_bytes:
         data = data.resident()  # read once, not once a run
     _claim(config, workdir)
@@ -137,6 +134,16 @@ def _widths(features: Mapping[str, Any], names: Sequence[str], last: bool) -> di
     if len(chosen) < 2:
         raise InputError(f"--candidates: {', '.join(chosen)} alone has nothing to be compared with; give more")
     return {name: features[name].shape[-1] for name in chosen}
+
+
+def _weights(
+    config: ConfigDict, network: nn.Module, image_shape: tuple[int, int, int], widths: Mapping[str, int]
+) -> Any | None:
+    """The weights of ``init_from``, which have to fit candidates of every width; None where it is empty."""
+    weights = None
+    for block in {width: block for block, width in widths.items()}.values():
+        weights = weights_to_start_from(config, _shapes(network.clone(bottleneck=block), image_shape)[1])
+    return weights
 
 
 def _train(

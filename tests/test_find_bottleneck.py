@@ -1,6 +1,10 @@
 """The search for the bottleneck: curves of separate runs, one compilation a group, the decision, going on."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -129,6 +133,17 @@ def test_a_dits_blocks(tmp_path, compilations):
     find_bottleneck.search(made, tmp_path, seeds=(0,))
     assert compilations == [(0, "block_1")]
     check_curves(made, tmp_path, 0)
+
+
+@pytest.mark.slow
+def test_a_search_costs_less_than_separate_runs(tmp_path):
+    """Compilation included; in seconds of the processor, as the machine may be shared."""
+    root, out = Path(__file__).parents[1], tmp_path / "rows.jsonl"
+    command = [sys.executable, "benchmarks/find_bottleneck.py", "--config=configs/uvit_digits.py:tiny", f"--out={out}"]
+    command += ["--config.model.depth=4", "--candidates=in_1,mid,out_1", "--steps=50"]
+    environment = {**os.environ, "PYTHONPATH": str(root), "JAX_COMPILATION_CACHE_DIR": ""}
+    subprocess.run(command, cwd=root, env=environment, check=True, capture_output=True)
+    assert json.loads(out.read_text())["ratio"]["processor"] < 0.9
 
 
 def losses(**by_block):
