@@ -25,6 +25,7 @@ def get_config(variant: str = ""):
     config.evals.heldout_loss.update(every=200, images=512, levels=5)
     config.evals.samples.update(every=600, n=36)
     config.evals.fid.update(every=600, n=1000)
+    config.evals.features.update(every=200, images=512)
     for name in ("probe", "knn"):
         config.evals[name].every = 0
     config.sampling.update(steps=25, batch_size=100)
