@@ -4,13 +4,15 @@
     python benchmarks/train_step.py --config=configs/uvit_cifar.py --pair=model.self_condition --batch_size=4
 
 ``--config.FIELD=VALUE`` changes a field of every config. Images are random bytes in the shape of the data, so none are
-needed. With ``--pair=FIELD`` a boolean field is measured on against off, by XLA's cost analysis and by interleaved
-timing pairs with a 95 % interval: single steps scatter by several percent on a shared machine. XLA counts the bytes of
+needed. With ``--pair=FIELD`` a boolean field is measured on against off, with ``--pair=FIELD=A,B`` its value B against
+A: by XLA's cost analysis (the whole step's, the loss's alone) and by interleaved timing pairs with a 95 % interval:
+single steps scatter by several percent on a shared machine. XLA counts the bytes of
 a scan's body once: take them with --config.model.scan=False. Rows go to ``--out``, by default
 benchmarks/results/train_step.jsonl.
 """
 
 import argparse
+import ast
 import json
 import os
 import platform
@@ -30,6 +32,7 @@ from ddaepp_jax.training import sharding
 from ddaepp_jax.training.clock import peak_flops
 from ddaepp_jax.training.program import Program, compile_program
 from ddaepp_jax.training.source import Source
+from ddaepp_jax.training.step import TrainState, init_state, total_loss
 
 SHAPES = {"digits": (8, 8, 1), "cifar10": (32, 32, 3), "latents": (16, 16, 32)}
 EXAMPLES = 4096
@@ -121,32 +124,53 @@ def measure(config: ConfigDict, seconds: float) -> dict[str, Any]:
     }
 
 
-def measure_pair(config: ConfigDict, field: str, pairs: int) -> dict[str, Any]:
-    """A boolean field on against off: ratios of cost analysis and of interleaved step times."""
-    data, steps = random_images(config), {}
-    for value in (True, False):
-        varied = config.copy_and_resolve_references()
-        varied.update_from_flattened_dict({field: value})
-        steps[value] = Step(varied, data)
+def forward_flops(config: ConfigDict, data: Dataset) -> float:
+    """Of the loss without its gradient, on one device."""
+    learner = build.learner(config, data.image_shape, data.num_classes, total=1000)
+    rows = config.train.batch_size
+    image = jax.ShapeDtypeStruct((rows, *data.image_shape), np.uint8)
+    number = jax.ShapeDtypeStruct((rows,), np.int32)
+
+    def loss(state: TrainState, image: jax.Array, label: jax.Array, index: jax.Array) -> jax.Array:
+        batch = {"label": label, **build.prepare(config)(image, state.step, index)}
+        return total_loss(learner, state.params, state, batch)[0]
+
+    state = jax.eval_shape(lambda: init_state(learner, data.image_shape))
+    return jax.jit(loss).lower(state, image, number, number).compile().cost_analysis()["flops"]
+
+
+def measure_pair(config: ConfigDict, text: str, pairs: int) -> dict[str, Any]:
+    """A field at its second value against its first: ratios of cost analysis and of interleaved step times."""
+    field, _, values = text.partition("=")
+    configs, data = [], random_images(config)
+    for value in (values or "False,True").split(","):
+        configs.append(config.copy_and_resolve_references())
+        configs[-1].update_from_flattened_dict({field: ast.literal_eval(value)})
+    steps = [Step(varied, data) for varied in configs]
+    for step in steps:
         for _ in range(3):
-            steps[value](1)
+            step(1)
     ratios = np.empty(pairs)
     for i in range(pairs):  # which goes first alternates, so that a drift cancels
-        order = (True, False) if i % 2 else (False, True)
-        seconds = {value: steps[value](1) for value in order}
-        ratios[i] = seconds[True] / seconds[False]
+        seconds = {number: steps[number](1) for number in ((0, 1), (1, 0))[i % 2]}
+        ratios[i] = seconds[1] / seconds[0]
     logs = np.log(ratios)
     half = 1.96 * logs.std(ddof=1) / pairs**0.5
-    parameters = {v: sum(leaf.size for leaf in jax.tree.leaves(s.program.state.params)) for v, s in steps.items()}
+    base, other = (step.program for step in steps)
+    base_forward, other_forward = (forward_flops(varied, data) for varied in configs)
+    base_size, other_size = (sum(leaf.size for leaf in jax.tree.leaves(p.state.params)) for p in (base, other))
     return {
-        "pair": field,
+        "pair": text,
         "pairs": pairs,
         "time_ratio": float(np.exp(logs.mean())),
         "time_ratio_95": [float(np.exp(logs.mean() - half)), float(np.exp(logs.mean() + half))],
         "time_ratio_median": float(np.median(ratios)),
-        "flops_ratio": steps[True].program.flops / steps[False].program.flops,
-        "bytes_ratio": steps[True].program.bytes_accessed / steps[False].program.bytes_accessed,
-        "parameter_ratio": parameters[True] / parameters[False],
+        "flops_ratio": other.flops / base.flops,
+        "forward_flops_ratio": other_forward / base_forward,
+        "backward_flops_ratio": (other.flops - other_forward) / (base.flops - base_forward),
+        "bytes_ratio": other.bytes_accessed / base.bytes_accessed,
+        "memory_ratio": other.memory / base.memory,
+        "parameter_ratio": other_size / base_size,
     }
 
 
@@ -155,7 +179,7 @@ def main() -> None:
     parser.add_argument("--config", action="append", required=True, help="config file[:variant]; may be repeated")
     parser.add_argument("--batch_size", type=int, help="instead of the config's")
     parser.add_argument("--stream", action="store_true", help="stream the images instead of holding them on the device")
-    parser.add_argument("--pair", help="a boolean field to compare on against off")
+    parser.add_argument("--pair", metavar="FIELD[=A,B]", help="a field to compare: on against off, or B against A")
     parser.add_argument("--pairs", type=int, default=40)
     parser.add_argument("--seconds", type=float, default=20, help="of timing a config")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "train_step.jsonl")

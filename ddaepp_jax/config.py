@@ -108,7 +108,8 @@ def distillation(**changes: Any) -> ConfigDict:
 def photometric(config: ConfigDict) -> Photometric | None:
     """The photometric augmentation of a config's views; None where it has none."""
     fields = config.objectives.distillation.photometric.to_dict()
-    return Photometric(**fields) if fields.pop("use") else None
+    used, made = fields.pop("use"), Photometric(**fields)
+    return made if used else None
 
 
 MODELS = {"uvit": uvit, "unet": unet, "dit": dit}
@@ -468,15 +469,16 @@ def _validate_objectives(config: ConfigDict) -> None:
     _require(0 <= dropout <= 1, f"objectives.denoising.label_dropout: {dropout} is not in 0..1")
     fields, known = config.objectives.distillation, distillation()
     check_names("objectives.distillation.photometric.", fields.photometric, known.photometric)
-    if not fields.weight:
-        return
     group, augment_dim = "objectives.distillation", config.model.get("augment_dim")
-    _require(config.train.batch_size > 1, f"{group}.weight: a batch of one image has nothing to tell it from")
+    _require(
+        config.train.batch_size > 1 or not fields.weight,
+        f"{group}.weight: in batches of one image it has no other to be told from; set train.batch_size higher",
+    )
     _require(0 <= fields.geometric <= 1, f"{group}.geometric: {fields.geometric} is not a probability")
     _require(
-        not fields.geometric or augment_dim in (0, AUGMENT_DIM),
-        f"{group}.geometric: the network takes {augment_dim} numbers of a view's transformation; set model.augment_dim "
-        f"to {AUGMENT_DIM} (or to 0, and it is not told)",
+        not (fields.weight and fields.geometric) or augment_dim in (0, AUGMENT_DIM),
+        f"{group}.geometric: {AUGMENT_DIM} numbers say how a view is transformed, the network takes {augment_dim}; "
+        f"set model.augment_dim to {AUGMENT_DIM}, or to 0, and it is not told",
     )
     _require(0 <= fields.teacher_decay <= 1, f"{group}.teacher_decay: {fields.teacher_decay} is not in 0..1")
     _require(fields.temperature > 0, f"{group}.temperature: {fields.temperature} is not positive")

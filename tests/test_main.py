@@ -153,6 +153,7 @@ def test_a_run_of_an_older_version_opens_and_resumes(whole, tmp_path):
     old = json.loads((run / "config.json").read_text())
     del old["probe"], old["evals"]["probe"], old["evals"]["knn"], old["evals"]["features"], old["sampling"]["guidance"]
     del old["ema"]["sigma_rel"], old["ema"]["snapshot_every"]
+    del old["objectives"]["distillation"], old["objectives"]["denoising"]["schedule"]
     del old["sampling"]["guidance_interval"], old["sampling"]["euler"], old["sampling"]["heun"]["s_noise"]
     (run / "config.json").write_text(json.dumps(old))
     opened = load(run).config
@@ -163,6 +164,33 @@ def test_a_run_of_an_older_version_opens_and_resumes(whole, tmp_path):
     (run / "config.json").write_text(json.dumps(old))
     with pytest.raises(InputError, match=r"optimizer\.clip_norm: missing"):
         load(run)
+
+
+@pytest.mark.slow
+def test_a_distilled_run_resumes_with_its_teacher(whole, tmp_path):
+    """Bit for bit. It may start from a plain run, of which the teacher is then a copy."""
+    fields = {"objectives__distillation__weight": 0.1, "objectives__distillation__geometric": 0.0}
+    fields |= COUNT_STEPS | {
+        "optimizer__schedule": "constant",
+        "objectives__distillation__teacher_schedule": "constant",
+    }
+    one, two, grafted = (tmp_path / name for name in ("one", "two", "grafted"))
+    main.train_and_evaluate(config(**fields), one)
+    main.train_and_evaluate(config(**fields | dict(train__steps=3)), two)
+    main.train_and_evaluate(config(**fields), two)
+    check_states_equal(one, two)
+    state = load(one).state()
+    student, teacher = (tree["objectives"]["distillation"] for tree in (state.params, state.ema["distillation"]))
+    assert not np.array_equal(*(np.asarray(tree["projector"]["linear_1"]["kernel"]) for tree in (student, teacher)))
+    fixed = {"objectives__distillation__teacher_decay": 1.0, "train__steps": 1, "init_from": str(whole)}
+    state = main.train_and_evaluate(config(**fields | fixed), grafted)
+    kept = jax.device_get((state.ema["distillation"]["network"], load(whole).params))
+    jax.tree.map(np.testing.assert_array_equal, *kept)
+    cosine = config(**fields | {"objectives__distillation__teacher_schedule": "cosine"})
+    main.train_and_evaluate(cosine, tmp_path / "cosine")
+    cosine.train.steps = 8
+    with pytest.raises(InputError, match=r"this run has another config \(train\.steps: 6 -> 8\)"):
+        main.train_and_evaluate(cosine, tmp_path / "cosine")
 
 
 def test_init_from_another_run(whole, tmp_path, capsys):

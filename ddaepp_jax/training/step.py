@@ -95,6 +95,33 @@ def _run(learner: Learner, params: Any, given: Pass, dropout_rng: Array) -> Resu
     return Result(given, out, features)
 
 
+def total_loss(
+    learner: Learner, params: Any, state: TrainState, batch: Mapping[str, Array]
+) -> tuple[Array, dict[str, Array]]:
+    """The weighted sum of the objectives' losses at ``params``, each pass run once; and metrics.
+
+    Args:
+      state: its step draws the random numbers, its teachers run theirs.
+      batch: as ``train_step``'s.
+    """
+    rng = jax.random.fold_in(learner.stream("train"), state.step)
+    passes: dict[str, Pass] = {}
+    for objective, _ in learner.objectives.values():
+        for name, given in objective.passes(rng, batch).items():
+            passes[name] = united(passes[name], given) if name in passes else given
+    results = {}
+    for name, given in passes.items():
+        weights = state.ema[given.teacher] if given.teacher else params
+        results[name] = _run(learner, weights["network"], given, named(rng, f"dropout/{name}"))
+    total, metrics = jnp.zeros(()), {}
+    for name, (objective, weight) in learner.objectives.items():
+        teacher = state.ema[name]["objectives"][name] if name in learner.teachers else {}
+        loss, more = objective.loss(params["objectives"][name], teacher, results, named(rng, f"loss/{name}"))
+        total += weight(state.step) * loss
+        metrics |= {f"{name}/{key}": value for key, value in {"loss": loss, **more}.items()}
+    return total, metrics
+
+
 def train_step(learner: Learner, state: TrainState, batch: Mapping[str, Array]) -> tuple[TrainState, dict[str, Array]]:
     """One update.
 
@@ -106,26 +133,7 @@ def train_step(learner: Learner, state: TrainState, batch: Mapping[str, Array]) 
       The new state, and metrics: scalars by name, and "finite", (number of leaves,) bool: whether each leaf's gradient
       is finite.
     """
-    rng = jax.random.fold_in(learner.stream("train"), state.step)
-    passes: dict[str, Pass] = {}
-    for objective, _ in learner.objectives.values():
-        for name, given in objective.passes(rng, batch).items():
-            passes[name] = united(passes[name], given) if name in passes else given
-
-    def loss_fn(params: Any) -> tuple[Array, dict[str, Array]]:
-        results = {}
-        for name, given in passes.items():
-            weights = state.ema[given.teacher] if given.teacher else params
-            results[name] = _run(learner, weights["network"], given, named(rng, f"dropout/{name}"))
-        total, metrics = jnp.zeros(()), {}
-        for name, (objective, weight) in learner.objectives.items():
-            loss_rng = named(rng, f"loss/{name}")
-            teacher = state.ema[name]["objectives"][name] if name in learner.teachers else {}
-            loss, more = objective.loss(params["objectives"][name], teacher, results, loss_rng)
-            total += weight(state.step) * loss
-            metrics |= {f"{name}/{key}": value for key, value in {"loss": loss, **more}.items()}
-        return total, metrics
-
+    loss_fn = lambda params: total_loss(learner, params, state, batch)
     (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     squares = jnp.stack([jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)])
     updates, opt_state = learner.optimizer.update(grads, state.opt_state, state.params)

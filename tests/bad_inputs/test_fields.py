@@ -66,6 +66,23 @@ FIELDS = [  # --config.<what is given> -> parts of the line
     ("optimizer.warmup_steps=-1", "optimizer.warmup_steps: -1 is negative"),
     ("objectives.denoising.weight=0", "objectives.<name>.weight: all are 0; there is nothing to train on"),
     ("objectives.denoising.label_dropout=2", "objectives.denoising.label_dropout: 2.0 is not in 0..1"),
+    ("objectives.distillation.weight=-1", "objectives.distillation.weight: -1.0 is negative; 0 turns it off"),
+    ("objectives.distillation.wieght=1", "no such field; did you mean objectives.distillation.weight?"),
+    ("objectives.distillation.schedule=(0, 1)", "objectives.distillation.schedule: (0, 1): give ((step, factor), ..)"),
+    ("objectives.denoising.schedule=((5, 1), (5, 0))", "objectives.denoising.schedule", "with rising steps"),
+    ("objectives.distillation.geometric=1.5", "objectives.distillation.geometric: 1.5 is not a probability"),
+    ("objectives.distillation.teacher_decay=2", "objectives.distillation.teacher_decay: 2.0 is not in 0..1"),
+    ("objectives.distillation.temperature=0", "objectives.distillation.temperature: 0.0 is not positive"),
+    ("objectives.distillation.projector_depth=-1", "objectives.distillation.projector_depth: -1 is negative"),
+    ("objectives.distillation.hidden=0", "objectives.distillation.hidden: 0 is not positive"),
+    (
+        "objectives.distillation.photometric.crop_min=0",
+        "objectives.distillation.photometric.crop_min: 0.0 is not a share",
+    ),
+    ("objectives.distillation.photometric.hue=0.7", "objectives.distillation.photometric.hue: 0.7 is not in 0..0.5"),
+    ("objectives.distillation.photometric.jitter=2", "objectives.distillation.photometric.jitter: 2.0 is not a prob"),
+    ("objectives.distillation.photometric.blur=(2., 0.)", "photometric.blur: (2.0, 0.0) is not a probability"),
+    ("objectives.distillation.photometric.blur_sigma=(2., 1.)", "photometric.blur_sigma: (2.0, 1.0) is not a range"),
     ("sampling.sampler=euler", "sampling.sampler: no 'euler'; there is ddim, ddpm, dpmpp_2m"),
     ("sampling.steps=1001", "sampling.steps: 1001 is not in 1..1000 (diffusion.num_steps)"),
     ("sampling.guidance=2", "sampling.guidance: 2.0 without labels", "model.class_conditional"),
@@ -163,6 +180,34 @@ def test_bad_field(config, given, parts, tmp_path, monkeypatch):
     workdir = tmp_path / "run"
     refused(main.main, [f"--config={config}", f"--workdir={workdir}", f"--config.{given}"], *parts)
     assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "part"),
+    [
+        (dict(norm="layer"), "objectives.distillation.norm: no 'layer'; there is batch, none"),
+        (
+            dict(teacher_schedule="linear"),
+            "objectives.distillation.teacher_schedule: no 'linear'; there is constant, cos",
+        ),
+        (dict(student_level=2000.0), "objectives.distillation.student_level: 2000.0 is not a whole number in 0..1000"),
+        (dict(teacher_level=0.5), "objectives.distillation.teacher_level: 0.5 is not a whole number in 0..1000"),
+    ],
+)
+def test_distillation_that_is_on(fields, part):
+    config = schema.get_config()
+    config.objectives.distillation.update(weight=1.0, **fields)
+    refused(lambda _: build.learner(config, (8, 8, 1), 10, 100), [], part)
+
+
+def test_distillation_without_others_or_words_for_a_view():
+    config = schema.get_config()
+    config.objectives.distillation.weight, config.train.batch_size = 1.0, 1
+    refused(lambda _: schema.validate(config), [], "objectives.distillation.weight: in batches of one image")
+    config.train.batch_size, config.model.augment_dim = 8, 3
+    refused(
+        lambda _: schema.validate(config), [], "objectives.distillation.geometric: 9 numbers", "the network takes 3"
+    )
 
 
 @pytest.mark.parametrize(
