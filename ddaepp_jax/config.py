@@ -235,10 +235,11 @@ def tiny(config: ConfigDict) -> ConfigDict:
     config.train.update(
         steps=4, epochs=None, images=None, batch_size=16, steps_per_dispatch=2, log_every=2, checkpoint_every=2
     )
+    config.objectives.distillation.update(hidden=32, embedding=16)
     config.optimizer.warmup_steps = 2
     config.evals.heldout_loss.update(every=4, images=32, levels=3)
     config.evals.samples.update(every=4, n=4)
-    config.evals.fid.n = 16
+    config.evals.fid.update(every=0, n=16)  # a classifier of the data would be trained first
     config.evals.probe.update(every=4, images=200)
     config.evals.knn.update(every=4, images=200)
     config.evals.features.update(every=4, images=64)

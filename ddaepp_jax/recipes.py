@@ -138,9 +138,12 @@ def ablated(config: ConfigDict, variant: str) -> ConfigDict:
 
         return changed
 
+    # After the last block there is nothing to condition.
+    later = dict(later=change(dict(bottleneck="out_1"))) if half > 1 else {}
     return schema.varied(
         config,
         variant,
+        **later,
         plain=change(dict(self_condition=False, augment_dim=0), weight=0.0),
         conditioned=change(dict(augment_dim=0), weight=0.0),
         distilled=change(dict(self_condition=False)),
@@ -151,7 +154,6 @@ def ablated(config: ConfigDict, variant: str) -> ConfigDict:
         no_scale=change(dict(time_scale=False)),
         mlp_projection=change(dict(projection="mlp")),
         earlier=change(dict(bottleneck=f"in_{half}")),
-        later=change(dict(bottleneck="out_1")),
         heads_1=change(projector_depth=1, predictor_depth=1),
         heads_2=change(projector_depth=2, predictor_depth=2),
         no_batch_norm=change(norm="none"),
