@@ -76,7 +76,7 @@ def run_one(
     distances = [(k, v) for row in rows for k, v in row.items() if re.match("fid/.*-fd", k)]
     columns = ("layer", "noise_level", "learning_rate", "linear_held_out", "linear_test", "knn_test")
     return {
-        "train_loss": [row["loss"] for row in rows if "loss" in row][-1],
+        "train_loss": [row["denoising/loss"] for row in rows if "loss" in row][-1],  # the part that all variants have
         "heldout_loss": [v for row in rows for k, v in row.items() if k.startswith("heldout_loss") and "mean" in k][-1],
         **{name: found["best"][name] for name in columns},
         **({"frechet": distances[-1][1], "frechet_of": distances[-1][0]} if distances else {}),
