@@ -99,7 +99,7 @@ def table(found: Mapping[str, Any]) -> str:
     for name, row in found["candidates"].items():
         remark = "lowest" if name == found["best"] else "ties with it" if name in found["tied"] else ""
         if row["mean"] is None:
-            lines.append([name, "not finite"])
+            lines.append([name, "not finite", "", "", "", ""])
             continue
         values = list(row["loss"].values())
         deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
