@@ -1,4 +1,4 @@
-"""Which block to condition on: one short run a candidate and seed; the lowest training loss wins, not the best probe.
+"""Which block to condition on: one short run a candidate and seed; the lowest denoising loss wins, not the best probe.
 
     python -m ddaepp_jax.find_bottleneck --config=configs/uvit_cifar.py --steps=1000 --seeds=0,1,2
 
@@ -40,6 +40,7 @@ from ddaepp_jax.training.source import Source
 from ddaepp_jax.training.step import Learner, TrainState
 
 POINTS = 100  # of a curve, where the run has so many steps
+LOSS = "denoising/loss"  # what candidates are compared by; other objectives take their features at the bottleneck
 NUMBER = "bottleneck"  # under which a candidate's number is handed to the program, beside the images
 
 
@@ -102,6 +103,8 @@ def _check(config: ConfigDict, steps: int, seeds: Sequence[int]) -> None:
         raise InputError(f"--steps: {steps} is not positive")
     if not seeds or len(set(seeds)) < len(seeds) or not all(0 <= seed < 2**32 for seed in seeds):
         raise InputError(f"--seeds: {','.join(map(str, seeds))} are not different numbers in 0..2**32-1")
+    if not config.objectives.denoising.weight:
+        raise InputError("objectives.denoising.weight: 0, and candidates are compared by its loss; set it to 1")
     if not config.model.self_condition:
         raise InputError("model.self_condition: False, and so no block conditions; set it to True")
     if config.model.get("inject", "add") == "token":
@@ -212,7 +215,7 @@ def _curve(
             row["bad_step"] = int(totals["bad_step"])
             return False
         row["stops"].append(stop)
-        row["loss"].append(float(np.float64(totals["sums"]["loss"]) / totals["count"]))
+        row["loss"].append(float(np.float64(totals["sums"][LOSS]) / totals["count"]))
         return True
 
     for stop in [*range(each, train.steps, each), train.steps]:

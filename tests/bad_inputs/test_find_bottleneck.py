@@ -26,6 +26,10 @@ def no_training(monkeypatch):
         ),
         (["--candidates=mid"], ["--candidates: mid alone has nothing to be compared with; give more"]),
         (["--config.model.self_condition=False"], ["model.self_condition: False", "set it to True"]),
+        (
+            ["--config.objectives.denoising.weight=0", "--config.objectives.distillation.weight=1"],
+            ["objectives.denoising.weight: 0, and candidates are compared by its loss; set it to 1"],
+        ),
         (["--config.model.inject=token"], ["model.inject: ", "search with model.inject=add"]),
         (["--config.model.bottlenecks=mid"], ["--config.model.bottlenecks: no such field; did you mean"]),
         (["--config.init_from=nowhere"], ["init_from: ", "nowhere"]),
