@@ -36,8 +36,9 @@ lint: venv  ## ruff: rules and layout
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check --quiet .
 
+# Most of their time is the compiler's, on tiny networks: its costly passes are left to the slow tests.
 quick: venv
-	$(VENV)/bin/python -m pytest -q -n 2 --dist worksteal -m "not slow"
+	JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(VENV)/bin/python -m pytest -q -n 2 --dist worksteal -m "not slow"
 
 test: lint quick  ## lint and the quick tests
 
