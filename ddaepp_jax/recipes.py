@@ -117,9 +117,13 @@ def dit(config: ConfigDict) -> ConfigDict:
 
 
 def distilled(config: ConfigDict, **fields: Any) -> ConfigDict:
-    """Contrastive self-distillation on; the network is told how a view was transformed."""
+    """Contrastive self-distillation on; the network is told how a view was transformed.
+
+    The paper's weight is not known. Of 0.1 and 0.01 the latter's features were the better ones in 300 steps of
+    ``ablation_study.py`` (linear and nearest-neighbour accuracy on images held out from the training split).
+    """
     config.model.augment_dim = AUGMENT_DIM
-    config.objectives.distillation.update(weight=0.1, **fields)
+    config.objectives.distillation.update(weight=0.01, **fields)
     return config
 
 
