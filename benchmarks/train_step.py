@@ -6,8 +6,9 @@
 ``--config.FIELD=VALUE`` changes a field of every config. Images are random bytes in the shape of the data, so none are
 needed. With ``--pair=FIELD`` a boolean field is measured on against off, with ``--pair=FIELD=A,B`` its value B against
 A: by XLA's cost analysis (the whole step's, the loss's alone) and by interleaved timing pairs with a 95 % interval:
-single steps scatter by several percent on a shared machine. XLA counts the bytes of
-a scan's body once: take them with --config.model.scan=False. Rows go to ``--out``, by default
+single steps scatter by several percent on a shared machine. XLA counts the bytes of a scan's body once: take them with
+--config.model.scan=False. ``--topology=v5e:2x2`` compiles the pair for four TPU chips that need not be here (libtpu
+has to be): their memory, where a CPU's says nothing. Rows go to ``--out``, by default
 benchmarks/results/train_step.jsonl.
 """
 
@@ -18,12 +19,14 @@ import os
 import platform
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ddaepp_jax import build, cli
@@ -47,16 +50,19 @@ def random_images(config: ConfigDict) -> Dataset:
     return Dataset("random", "train", shape, 10, names, EXAMPLES, lambda rows: (images[rows], labels[rows]))
 
 
+def compiled(config: ConfigDict, data: Dataset, mesh: Mesh) -> tuple[Program, Source]:
+    """The train program and its source."""
+    learner = build.learner(config, data.image_shape, data.num_classes, total=2**30 // config.train.batch_size)
+    source = build.source(config, data, mesh)
+    return compile_program(learner, mesh, config.mesh.rules, source, build.prepare(config)), source
+
+
 class Step:
     """One compiled train program with its state; a call takes ``steps`` steps and waits for them."""
 
     def __init__(self, config: ConfigDict, data: Dataset) -> None:
         self.mesh = build.mesh(config)
-        learner = build.learner(config, data.image_shape, data.num_classes, total=2**30 // config.train.batch_size)
-        self.source: Source = build.source(config, data, self.mesh)
-        self.program: Program = compile_program(
-            learner, self.mesh, config.mesh.rules, self.source, build.prepare(config)
-        )
+        self.program, self.source = compiled(config, data, self.mesh)
         self._state, self._step = self.program.init(), 0
         self._batches: Iterator[Any] = self.source.open(0, 2**30 // config.train.batch_size)
 
@@ -139,14 +145,37 @@ def forward_flops(config: ConfigDict, data: Dataset) -> float:
     return jax.jit(loss).lower(state, image, number, number).compile().cost_analysis()["flops"]
 
 
-def measure_pair(config: ConfigDict, text: str, pairs: int) -> dict[str, Any]:
-    """A field at its second value against its first: ratios of cost analysis and of interleaved step times."""
+def of_pair(config: ConfigDict, text: str) -> list[ConfigDict]:
+    """The configs of FIELD, off and on, or of FIELD=A,B."""
     field, _, values = text.partition("=")
-    configs, data = [], random_images(config)
+    made = []
     for value in (values or "False,True").split(","):
-        configs.append(config.copy_and_resolve_references())
-        configs[-1].update_from_flattened_dict({field: ast.literal_eval(value)})
-    steps = [Step(varied, data) for varied in configs]
+        made.append(config.copy_and_resolve_references())
+        made[-1].update_from_flattened_dict({field: ast.literal_eval(value)})
+    return made
+
+
+def analysed(configs: Sequence[ConfigDict], data: Dataset, programs: Sequence[Program]) -> dict[str, float]:
+    """Ratios that the compiler knows, of the second config to the first."""
+    base, other = programs
+    devices = base.state.step.sharding.mesh.size
+    forward = [forward_flops(config, data) for config in configs]
+    backward = [program.flops * devices - flops for program, flops in zip(programs, forward, strict=True)]
+    base_size, other_size = (sum(leaf.size for leaf in jax.tree.leaves(p.state.params)) for p in programs)
+    return {
+        "flops_ratio": other.flops / base.flops,
+        "forward_flops_ratio": forward[1] / forward[0],
+        "backward_flops_ratio": backward[1] / backward[0],
+        "bytes_ratio": other.bytes_accessed / base.bytes_accessed,
+        "memory_ratio": other.memory / base.memory,
+        "parameter_ratio": other_size / base_size,
+    }
+
+
+def measure_pair(configs: Sequence[ConfigDict], pairs: int) -> dict[str, Any]:
+    """The second config against the first: ratios of cost analysis and of interleaved step times."""
+    data = random_images(configs[0])
+    steps = [Step(config, data) for config in configs]
     for step in steps:
         for _ in range(3):
             step(1)
@@ -156,22 +185,22 @@ def measure_pair(config: ConfigDict, text: str, pairs: int) -> dict[str, Any]:
         ratios[i] = seconds[1] / seconds[0]
     logs = np.log(ratios)
     half = 1.96 * logs.std(ddof=1) / pairs**0.5
-    base, other = (step.program for step in steps)
-    base_forward, other_forward = (forward_flops(varied, data) for varied in configs)
-    base_size, other_size = (sum(leaf.size for leaf in jax.tree.leaves(p.state.params)) for p in (base, other))
     return {
-        "pair": text,
         "pairs": pairs,
         "time_ratio": float(np.exp(logs.mean())),
         "time_ratio_95": [float(np.exp(logs.mean() - half)), float(np.exp(logs.mean() + half))],
         "time_ratio_median": float(np.median(ratios)),
-        "flops_ratio": other.flops / base.flops,
-        "forward_flops_ratio": other_forward / base_forward,
-        "backward_flops_ratio": (other.flops - other_forward) / (base.flops - base_forward),
-        "bytes_ratio": other.bytes_accessed / base.bytes_accessed,
-        "memory_ratio": other.memory / base.memory,
-        "parameter_ratio": other_size / base_size,
+        **analysed(configs, data, [step.program for step in steps]),
     }
+
+
+def compile_pair(configs: Sequence[ConfigDict], topology: str) -> dict[str, Any]:
+    """The same without times, compiled for TPUs that need not be here."""
+    data, devices = random_images(configs[0]), topologies.get_topology_desc(topology, "tpu").devices
+    mesh = sharding.make_mesh((-1, 1, 1), list(devices))
+    programs = [compiled(config, data, mesh)[0] for config in configs]
+    on = {"device": devices[0].device_kind, "devices": len(devices)}
+    return on | {"memory_bytes": [program.memory for program in programs], **analysed(configs, data, programs)}
 
 
 def main() -> None:
@@ -181,6 +210,7 @@ def main() -> None:
     parser.add_argument("--stream", action="store_true", help="stream the images instead of holding them on the device")
     parser.add_argument("--pair", metavar="FIELD[=A,B]", help="a field to compare: on against off, or B against A")
     parser.add_argument("--pairs", type=int, default=40)
+    parser.add_argument("--topology", help="compile the pair for TPUs, e.g. v5e:2x2; needs libtpu and no TPU")
     parser.add_argument("--seconds", type=float, default=20, help="of timing a config")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "train_step.jsonl")
     args, changes = parser.parse_known_args()  # --config.FIELD=VALUE
@@ -200,7 +230,11 @@ def main() -> None:
             "jax": jax.__version__,
             "date": time.strftime("%Y-%m-%d"),
         }
-        row |= measure_pair(config, args.pair, args.pairs) if args.pair else measure(config, args.seconds)
+        if args.pair:
+            row["pair"], configs = args.pair, of_pair(config, args.pair)
+            row |= compile_pair(configs, args.topology) if args.topology else measure_pair(configs, args.pairs)
+        else:
+            row |= measure(config, args.seconds)
         print(json.dumps(row, indent=2))
         with args.out.open("a") as file:
             file.write(json.dumps(row) + "\n")

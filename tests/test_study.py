@@ -40,6 +40,13 @@ def test_table_has_means_spreads_and_paired_differences(study):
     assert len(study.plot(rows).axes) == 4
 
 
+def test_the_frechet_distance_is_a_column_where_it_was_measured(study):
+    rows = [row("plain", 0, 40.0) | {"frechet": 7.0}, row("more", 0, 41.0) | {"frechet": 6.5}]
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in study.table(rows).splitlines()]
+    assert lines[0][-1] == "Frechet distance" and float(lines[2][-1]) == 7 and float(lines[4][-1]) == -0.5
+    assert len(study.plot(rows).axes) == 5
+
+
 @pytest.mark.slow
 def test_study_trains_probes_and_resumes(study, tmp_path, monkeypatch):
     arguments = ["--name=tiny", "--config=configs/uvit_digits.py:tiny", "--seeds=0", "--levels=11"]
