@@ -315,6 +315,8 @@ def changes(old: ConfigDict, new: ConfigDict) -> list[str]:
     teacher = distillation.weight and distillation.teacher_schedule
     if "cosine" in (new.optimizer.schedule, teacher):  # the learning rate or the teacher's decay depends on the length
         allowed = tuple(name for name in MAY_CHANGE if name not in ("train.steps", "train.epochs", "train.images"))
+    both_off = [name for name in new.objectives if not (old.objectives[name].weight or new.objectives[name].weight)]
+    allowed += tuple(f"objectives.{name}." for name in both_off)
     return [
         f"{name}: {before.get(name, 'absent')} -> {after.get(name, 'absent')}"
         for name in sorted(before.keys() | after.keys())

@@ -157,6 +157,7 @@ def test_a_run_of_an_older_version_opens_and_resumes(whole, tmp_path):
     del old["sampling"]["guidance_interval"], old["sampling"]["euler"], old["sampling"]["heun"]["s_noise"]
     (run / "config.json").write_text(json.dumps(old))
     opened = load(run).config
+    assert opened.objectives.distillation.weight == 0
     assert opened.probe.protocol == "cached" and opened.sampling.guidance_interval == ()
     assert opened.sampling.euler.shift == 1 and opened.sampling.heun.s_noise == 1.007
     main.train_and_evaluate(config(**COUNT_STEPS), run)
