@@ -21,6 +21,18 @@ def test_changes_that_a_resumed_run_may_make():
     assert schema.changes(old, new) == []
 
 
+def test_fields_of_an_objective_that_is_off_may_change():
+    old, new = schema.get_config(), schema.get_config()
+    new.objectives.distillation.update(hidden=7, symmetric=True)
+    assert schema.changes(old, new) == []
+    for config in (old, new):
+        config.objectives.distillation.weight = 0.1
+    assert [line.split(":")[0] for line in schema.changes(old, new)] == [
+        "objectives.distillation.hidden",
+        "objectives.distillation.symmetric",
+    ]
+
+
 def test_changes_that_it_may_not_make_are_named():
     old, new = schema.get_config(), schema.get_config()
     new.seed, new.model.width = 5, 32

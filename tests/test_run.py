@@ -38,7 +38,7 @@ def one_device_run(workdir, monkeypatch):
 
 
 def check_pixels_equal(one, other):
-    """Within a level, and 99.9 % equal: a forward pass is rounded differently in different batches."""
+    """Within a level, and 99.5 % equal: a forward pass is rounded differently in different batches."""
     assert one.dtype == other.dtype == np.uint8
     assert np.abs(one.astype(int) - other).max() <= 1 and (one == other).mean() >= 0.995
 
