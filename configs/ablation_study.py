@@ -1,4 +1,4 @@
-"""``ablation_cifar.py`` with 2.6M parameters and 8 minutes of CPU time a run: what benchmarks/study.py compares.
+"""``ablation_cifar.py`` with 2.6M parameters, minutes of CPU time a run: what benchmarks/study.py compares.
 
     python -m ddaepp_jax.main --config=configs/ablation_study.py:both --workdir=runs/both --config.data.data_dir=DIR
 

@@ -82,7 +82,7 @@ def flow(**changes: Any) -> ConfigDict:
     return _fields("flow", Flow, (), changes)
 
 
-def distillation(**changes: Any) -> ConfigDict:
+def distillation() -> ConfigDict:
     """Fields of contrastive self-distillation; see ``ddaepp_jax.objectives.distillation``."""
     fields = dict(
         weight=0.0,
@@ -102,7 +102,7 @@ def distillation(**changes: Any) -> ConfigDict:
         norm="batch",  # or "none"
     )
     moco = {field.name: field.default for field in dataclasses.fields(Photometric)}  # crops, colours, blur
-    return ConfigDict(fields | {"photometric": {"use": False, **moco}} | changes)
+    return ConfigDict(fields | {"photometric": {"use": False, **moco}})
 
 
 def photometric(config: ConfigDict) -> Photometric | None:
@@ -359,19 +359,8 @@ def validate(config: ConfigDict) -> None:
     """
     known = get_config()
     check_names("", config, known)
-    for group in (
-        "data",
-        "objectives",
-        "train",
-        "optimizer",
-        "ema",
-        "mesh",
-        "evals",
-        "probe",
-        "sampling",
-        "logging",
-        "profile",
-    ):
+    chosen_by_name = ("model", "diffusion")  # whose fields are checked where the name becomes an object
+    for group in (g for g in known if isinstance(known[g], ConfigDict) and g not in chosen_by_name):
         check_names(f"{group}.", config[group], known[group])
     for group in ("evals", "objectives"):
         for name, fields in config[group].items():

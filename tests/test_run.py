@@ -14,6 +14,15 @@ from ddaepp_jax.diffusion.noise import image_keys, image_noise
 from ddaepp_jax.diffusion.samplers import ddim
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_as_users_do():
+    """Pixels are compared: the quick tests' cheaper compilation rounds otherwise."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     """A conditional run, trained enough for its layers not to be trivial."""
@@ -38,9 +47,9 @@ def one_device_run(workdir, monkeypatch):
 
 
 def check_pixels_equal(one, other):
-    """Within a level, and 99.5 % equal: a forward pass is rounded differently in different batches."""
+    """Within a level, and 99.9 % equal: a forward pass is rounded differently in different batches."""
     assert one.dtype == other.dtype == np.uint8
-    assert np.abs(one.astype(int) - other).max() <= 1 and (one == other).mean() >= 0.995
+    assert np.abs(one.astype(int) - other).max() <= 1 and (one == other).mean() >= 0.999
 
 
 def test_samples_do_not_depend_on_batches_or_offsets(run):

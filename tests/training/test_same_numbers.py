@@ -1,7 +1,8 @@
 """Devices, sharding, remat, dispatches and the way of the data change speed, not numbers.
 
-"The same" is the project's: SGD at learning rate 0.1 without warm-up, 5 steps, per leaf |p8 - p1| / |p1 - p0| <= 1e-4;
-with the real optimizer, losses to 1e-5.
+"The same" is the project's: SGD at learning rate 0.1 without warm-up, 5 steps, per leaf |p8 - p1| / |p1 - p0| <= 1e-4,
+and one rounding beside (a norm's scale that went from 1 to 1.0001 is stored in units of 1.2e-7); with the real
+optimizer, losses to 1e-5.
 """
 
 import jax
@@ -27,19 +28,19 @@ def one_device():
     return run(config(**SGD))
 
 
-def check_same(one, other, scales=1e-4):
-    """``scales``: the bound of the norms' scales, whose gradients are small sums of large terms."""
+def check_same(one, other):
     start, end, losses = one
     other_start, other_end, other_losses = other
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-7, atol=2e-7), start.params, other_start.params)
     np.testing.assert_allclose(losses, other_losses, rtol=1e-5)
 
     def leaf(p0, p1, p8):
-        return np.linalg.norm(p8 - p1) / max(np.linalg.norm(p1 - p0), 1e-12)
+        rounding = np.spacing(np.abs(p1).max())
+        return max(np.linalg.norm(p8 - p1) - rounding, 0) / max(np.linalg.norm(p1 - p0), 1e-12)
 
     errors = jax.tree_util.tree_leaves_with_path(jax.tree.map(leaf, start.params, end.params, other_end.params))
     for path, error in errors:
-        assert error <= (scales if path[-1].key.endswith("scale") else 1e-4), (path, error)
+        assert error <= 1e-4, (path, error)
 
 
 @pytest.mark.parametrize("mesh", [(8, 1, 1), (2, 4, 1), (1, 8, 1)], ids=str)
@@ -102,7 +103,7 @@ def distilled_on_one():
 def test_self_distillation_on_more_devices(distilled_on_one, mesh):
     """Batch norms and negatives are of the whole batch; the teacher is the same too."""
     other = run(distilled(), mesh)
-    check_same(distilled_on_one, other, scales=2e-3)  # JAX 0.12: 7e-4 in one of them; 0.10: 3e-5
+    check_same(distilled_on_one, other)
     (start, end, _), (_, other_end, _) = distilled_on_one, other
     flat = lambda tree: np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
     teacher, others = (flat(state.ema["distillation"]) for state in (end, other_end))
