@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ddaepp_jax import config as schema
+from ddaepp_jax import validation
 from ddaepp_jax.data import augment, datasets, geometric, order
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.data.views import two_views
@@ -68,7 +69,7 @@ def network(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: 
     """The backbone; ``num_classes`` is the data's, used where the model is class-conditional."""
     model = config.model
     make = choose("model.name", model.name, {"uvit": _uvit, "unet": _unet, "dit": _dit})
-    schema.check_names("model.", model, schema.MODELS[model.name]())
+    validation.check_names("model.", model, schema.MODELS[model.name]())
     return make(model, image_shape, num_classes)
 
 
@@ -188,7 +189,7 @@ def process(config: ConfigDict) -> Process:
     """The diffusion process."""
     diffusion = config.diffusion
     made = choose("diffusion.name", diffusion.name, PROCESSES)
-    schema.check_names("diffusion.", diffusion, schema.PROCESSES[diffusion.name]())
+    validation.check_names("diffusion.", diffusion, schema.PROCESSES[diffusion.name]())
     choose("diffusion.time_input", diffusion.time_input, made.TIME_INPUTS)
     try:
         return made(**{k: v for k, v in diffusion.items() if k != "name"})

@@ -1,4 +1,4 @@
-"""The schema of a run's config, its defaults, its validation, and its JSON.
+"""The schema of a run's config, and its defaults.
 
 This file is itself a config file: the one that runs without ``--config``. It trains a self-conditioned U-ViT on
 scikit-learn's handwritten digits: no download, no accelerator, a few minutes on two CPU cores.
@@ -7,28 +7,21 @@ scikit-learn's handwritten digits: no download, no accelerator, a few minutes on
 """
 
 import dataclasses
-import itertools
-import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from ddaepp_jax.data.geometric import AUGMENT_DIM
 from ddaepp_jax.data.photometric import Photometric
 from ddaepp_jax.diffusion.ddpm import DDPM
 from ddaepp_jax.diffusion.edm import EDM
 from ddaepp_jax.diffusion.flow import Flow
-from ddaepp_jax.diffusion.guidance import Guidance
 from ddaepp_jax.diffusion.vp import VP
 from ddaepp_jax.errors import InputError
-from ddaepp_jax.evaluation import diagnostics, image_sets
 from ddaepp_jax.models.dit import DiT
 from ddaepp_jax.models.unet import UNet
 from ddaepp_jax.models.uvit import UViT
-from ddaepp_jax.training.ema import WIDTHS
 
 
 def _fields(name: str, described: type, left_out: Sequence[str], changes: Mapping[str, Any]) -> ConfigDict:
@@ -245,248 +238,3 @@ def tiny(config: ConfigDict) -> ConfigDict:
     config.evals.features.update(every=4, images=64)
     config.sampling.update(steps=4, batch_size=16, guidance_channels=0)
     return config
-
-
-def to_json(config: ConfigDict) -> str:
-    return json.dumps(config.to_dict(), indent=2) + "\n"
-
-
-def from_json(text: str, file: str) -> ConfigDict:
-    """The config of a run directory's ``config.json``; JSON's lists become tuples again."""
-
-    def tuples(value: Any) -> Any:
-        if isinstance(value, list):
-            return tuple(tuples(v) for v in value)
-        return {k: tuples(v) for k, v in value.items()} if isinstance(value, dict) else value
-
-    try:
-        config = _completed(ConfigDict(tuples(json.loads(text))))
-        validate(config)
-    except (ValueError, AttributeError, KeyError, TypeError) as error:  # JSON's, ConfigDict's, validate's
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{file}: not the config of a run of this program ({reason}); give a run directory") from None
-    return config
-
-
-def _completed(config: ConfigDict) -> ConfigDict:
-    """A config of an older version with the fields that came later, where they move no number of the training."""
-    known = get_config()
-    if config.model.name in MODELS:
-        known.model = MODELS[config.model.name]()
-    for group in ("model", "data", "objectives", "evals", "probe", "sampling", "logging", "profile"):
-        whole = known[group].copy_and_resolve_references()
-        whole.update(config.get(group, {}))
-        config[group] = whole
-    for name in ("sigma_rel", "snapshot_every"):  # of a group whose other fields move numbers
-        config.ema[name] = config.ema.get(name, known.ema[name])
-    return config
-
-
-# Fields that a resumed run may change: they move no number of the training (the mesh's rounding apart).
-MAY_CHANGE = (
-    "train.steps",
-    "train.epochs",
-    "train.images",
-    "train.steps_per_dispatch",
-    "train.log_every",
-    "train.checkpoint_every",
-    "train.keep_checkpoints",
-    "data.data_dir",
-    "data.device_bytes",
-    "data.stream_threads",
-    "model.remat",
-    "model.attention",
-    "model.scan",
-    "ema.snapshot_every",  # a snapshot says what it is of: any set of them can be combined, and how well is known
-    "mesh.",
-    "evals.",
-    "probe.",
-    "sampling.",
-    "logging.",
-    "profile.",
-)
-
-
-def changes(old: ConfigDict, new: ConfigDict) -> list[str]:
-    """Fields that differ and that a resumed run may not change, as "field: old -> new"."""
-    before, after = _flat(old), _flat(new)
-    allowed = MAY_CHANGE
-    distillation = new.objectives.distillation
-    teacher = distillation.weight and distillation.teacher_schedule
-    if "cosine" in (new.optimizer.schedule, teacher):  # the learning rate or the teacher's decay depends on the length
-        allowed = tuple(name for name in MAY_CHANGE if name not in ("train.steps", "train.epochs", "train.images"))
-    both_off = [name for name in new.objectives if not (old.objectives[name].weight or new.objectives[name].weight)]
-    allowed += tuple(f"objectives.{name}." for name in both_off)
-    return [
-        f"{name}: {before.get(name, 'absent')} -> {after.get(name, 'absent')}"
-        for name in sorted(before.keys() | after.keys())
-        if before.get(name, "absent") != after.get(name, "absent") and not name.startswith(allowed)
-    ]
-
-
-def _flat(config: ConfigDict) -> dict[str, Any]:
-    """Leaves by dotted name."""
-    leaves = {}
-    for name, value in config.items():
-        if isinstance(value, ConfigDict):
-            leaves |= {f"{name}.{inner}": leaf for inner, leaf in _flat(value).items()}
-        else:
-            leaves[name] = value
-    return leaves
-
-
-def _require(ok: bool, message: str) -> None:
-    if not ok:
-        raise InputError(message)
-
-
-def check_names(group: str, given: ConfigDict, known: ConfigDict) -> None:
-    """Refuse fields of a group that nothing reads, and a group that lacks some."""
-    for name in sorted(set(given) ^ set(known)):
-        wrong, whole = "no such field" if name in given else "missing", group.rstrip(".") or "a config"
-        raise InputError(f"{group}{name}: {wrong}; the fields of {whole} are {', '.join(known)}")
-
-
-def _numbers(values: Any, kind: type) -> bool:
-    return isinstance(values, tuple) and all(type(value) is kind for value in values)
-
-
-def validate(config: ConfigDict) -> None:
-    """Check what can be checked without the data and the devices.
-
-    Raises:
-      InputError: names the first field that is wrong, and the mend.
-    """
-    known = get_config()
-    check_names("", config, known)
-    chosen_by_name = ("model", "diffusion")  # whose fields are checked where the name becomes an object
-    for group in (g for g in known if isinstance(known[g], ConfigDict) and g not in chosen_by_name):
-        check_names(f"{group}.", config[group], known[group])
-    for group in ("evals", "objectives"):
-        for name, fields in config[group].items():
-            check_names(f"{group}.{name}.", fields, known[group][name])
-    train, model, data = config.train, config.model, config.data
-    optimizer, guidance = config.optimizer, config.sampling.guidance
-    given = [name for name in ("steps", "epochs", "images") if train[name] is not None]
-    _require(
-        len(given) == 1,
-        f"train.steps, train.epochs, train.images: {' and '.join(given) or 'none'} given; give exactly one "
-        "(--config.train.steps=None takes one back)",
-    )
-    _require(train[given[0]] > 0, f"train.{given[0]}: {train[given[0]]} is not positive")
-    for name in ("batch_size", "steps_per_dispatch", "log_every", "checkpoint_every", "keep_checkpoints"):
-        _require(train[name] > 0, f"train.{name}: {train[name]} is not positive")
-    _require(0 <= config.seed < 2**32, f"seed: {config.seed} is not in 0..2**32-1")
-    _require(
-        bool(config.ema.decays) and _numbers(config.ema.decays, float) and all(0 < d < 1 for d in config.ema.decays),
-        f"ema.decays: {config.ema.decays}: give at least one number between 0 and 1, e.g. (0.9999,)",
-    )
-    widths, every = config.ema.sigma_rel, config.ema.snapshot_every
-    _require(
-        _numbers(widths, float) and all(WIDTHS[0] <= w < WIDTHS[1] for w in widths) and len({*widths}) == len(widths),
-        f"ema.sigma_rel: {widths}: give different numbers, from {WIDTHS[0]} to below {WIDTHS[1]:.4f}, e.g. (0.05, 0.1)",
-    )
-    _require(every >= 0, f"ema.snapshot_every: {every} is negative; 0 turns it off")
-    _require(
-        every == 0 or len(widths) > 1,
-        f"ema.snapshot_every: {every}, but ema.sigma_rel={widths}: snapshots are combined from two or more averages; "
-        "set ema.sigma_rel=(0.05, 0.1), or this to 0",
-    )
-    _require(
-        model.dtype in ("float32", "bfloat16"), f"model.dtype: {model.dtype!r} is neither 'float32' nor 'bfloat16'"
-    )
-    _validate_objectives(config)
-    _require(optimizer.learning_rate > 0, f"optimizer.learning_rate: {optimizer.learning_rate} is not positive")
-    for name in ("weight_decay", "clip_norm", "warmup_steps"):
-        _require(optimizer[name] >= 0, f"optimizer.{name}: {optimizer[name]} is negative; 0 turns it off")
-    for name in ("b1", "b2"):
-        _require(0 <= optimizer[name] < 1, f"optimizer.{name}: {optimizer[name]} is not in [0, 1)")
-    _require(
-        _numbers(data.size, int) and len(data.size) == 2 and (min(data.size) > 0 or data.size == (0, 0)),
-        f"data.size: {data.size} is not (height, width), two positive whole numbers, or (0, 0)",
-    )
-    _require(0 <= data.augment <= 1, f"data.augment: {data.augment} is not a probability")
-    _require(
-        data.augment == 0 or model.get("augment_dim") == AUGMENT_DIM,
-        f"data.augment: the network has to know the transformation, or its samples are transformed too; set "
-        f"model.augment_dim to {AUGMENT_DIM}",
-    )
-    _require(data.stream_threads > 0, f"data.stream_threads: {data.stream_threads} is not positive")
-    for rule in config.mesh.rules:
-        _require(
-            isinstance(rule, tuple) and [type(part) for part in rule] == [str, tuple] and _compiles(rule[0]),
-            f"mesh.rules: {rule!r} is not (regex, axes), e.g. ('.*', ('fsdp',))",
-        )
-    for name, evaluation in config.evals.items():
-        _require(evaluation.every >= 0, f"evals.{name}.every: {evaluation.every} is negative; 0 turns it off")
-        for field in ("images", "levels", "n", "k"):
-            value = evaluation.get(field, 1)
-            _require(value > 0, f"evals.{name}.{field}: {value} is not positive; evals.{name}.every=0 turns it off")
-    for name, n, least in (
-        ("fid.n", config.evals.fid.n, image_sets.FEWEST),
-        ("features.images", config.evals.features.images, diagnostics.FEWEST),
-    ):
-        _require(n >= least, f"evals.{name}: {n} images are too few; give {least} or more")
-    _require(0 <= config.probe.held_out < 1, f"probe.held_out: {config.probe.held_out} is not in [0, 1)")
-    epochs = config.probe.epochs
-    _require(epochs is None or epochs > 0, f"probe.epochs: {epochs} is not positive; None is the protocol's own")
-    _require(config.probe.knn >= 0, f"probe.knn: {config.probe.knn} is negative; 0 asks no neighbours")
-    _require(config.sampling.batch_size > 0, f"sampling.batch_size: {config.sampling.batch_size} is not positive")
-    _require(
-        guidance == 1 or model.class_conditional,
-        f"sampling.guidance: {guidance} without labels; set it to 1, or model.class_conditional to True",
-    )
-    try:
-        Guidance(guidance, config.sampling.guidance_interval, config.sampling.guidance_channels)
-    except ValueError as error:
-        raise InputError(f"sampling.guidance_{error}") from None
-
-
-def _validate_objectives(config: ConfigDict) -> None:
-    for name, objective in config.objectives.items():
-        weight, points = objective.weight, objective.schedule
-        _require(weight >= 0, f"objectives.{name}.weight: {weight} is negative; 0 turns it off")
-        _require(
-            isinstance(points, tuple)
-            and all(isinstance(p, tuple) and len(p) == 2 and min(p) >= 0 for p in points)
-            and all(first[0] < second[0] for first, second in itertools.pairwise(points)),
-            f"objectives.{name}.schedule: {points}: give ((step, factor), ..) with rising steps, "
-            "e.g. ((0, 0.0), (5000, 1.0)), or () for 1 throughout",
-        )
-    _require(
-        any(objective.weight > 0 for objective in config.objectives.values()),
-        "objectives.<name>.weight: all are 0; there is nothing to train on",
-    )
-    dropout = config.objectives.denoising.label_dropout
-    _require(0 <= dropout <= 1, f"objectives.denoising.label_dropout: {dropout} is not in 0..1")
-    fields, known = config.objectives.distillation, distillation()
-    check_names("objectives.distillation.photometric.", fields.photometric, known.photometric)
-    group, augment_dim = "objectives.distillation", config.model.get("augment_dim")
-    _require(
-        config.train.batch_size > 1 or not fields.weight,
-        f"{group}.weight: in batches of one image it has no other to be told from; set train.batch_size higher",
-    )
-    _require(0 <= fields.geometric <= 1, f"{group}.geometric: {fields.geometric} is not a probability")
-    _require(
-        not (fields.weight and fields.geometric) or augment_dim in (0, AUGMENT_DIM),
-        f"{group}.geometric: {AUGMENT_DIM} numbers say how a view is transformed, the network takes {augment_dim}; "
-        f"set model.augment_dim to {AUGMENT_DIM}, or to 0, and it is not told",
-    )
-    _require(0 <= fields.teacher_decay <= 1, f"{group}.teacher_decay: {fields.teacher_decay} is not in 0..1")
-    _require(fields.temperature > 0, f"{group}.temperature: {fields.temperature} is not positive")
-    for name in ("projector_depth", "predictor_depth"):
-        _require(fields[name] >= 0, f"{group}.{name}: {fields[name]} is negative; 0 is none")
-    for name in ("hidden", "embedding"):
-        _require(fields[name] > 0, f"{group}.{name}: {fields[name]} is not positive")
-    try:
-        photometric(config)
-    except ValueError as error:
-        raise InputError(f"{group}.photometric.{error}") from None
-
-
-def _compiles(pattern: str) -> bool:
-    try:
-        re.compile(pattern)
-    except re.error:
-        return False
-    return True

@@ -30,7 +30,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from ddaepp_jax import __version__, build, cli, evaluators, recipes
+from ddaepp_jax import __version__, build, cli, evaluators, recipes, run_config, validation
 from ddaepp_jax import config as schema
 from ddaepp_jax.errors import InputError, first_line
 from ddaepp_jax.evaluation import extractors
@@ -141,7 +141,7 @@ def convert(
         raise InputError(f"--checkpoint: {error}") from None
     config = config.copy_and_resolve_references()
     config.model = _fields(module)
-    schema.validate(config)
+    validation.validate(config)
     if config.data.name == build.LATENTS:
         shape, class_names = family.image_shape(**arguments), tuple(map(str, range(module.num_classes)))
     else:
@@ -186,7 +186,7 @@ def _write(
     assert not lines, lines
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / "config.json").write_text(schema.to_json(config))
+        (workdir / "config.json").write_text(run_config.to_json(config))
         (workdir / "version.txt").write_text(f"ddaepp_jax {__version__}, jax {jax.__version__}\n")
     except OSError as error:
         raise InputError(f"--workdir: cannot write {workdir} ({error.strerror}); use another") from None

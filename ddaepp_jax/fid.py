@@ -24,7 +24,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tabulate import tabulate
 
-from ddaepp_jax import build, cli
+from ddaepp_jax import build, cli, validation
 from ddaepp_jax import config as schema
 from ddaepp_jax.data import datasets
 from ddaepp_jax.errors import InputError
@@ -243,7 +243,7 @@ def _config(args: argparse.Namespace, run: Run | None) -> ConfigDict:
         config.data.data_dir = args.data_dir
     if args.size is not None:
         config.data.size = args.size
-        schema.validate(config)
+        validation.validate(config)
     return config
 
 

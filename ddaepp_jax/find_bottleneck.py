@@ -26,8 +26,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from ddaepp_jax import build, cli
-from ddaepp_jax import config as schema
+from ddaepp_jax import build, cli, run_config, validation
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.errors import InputError
 from ddaepp_jax.evaluation import bottleneck_results
@@ -97,7 +96,7 @@ def search(
 
 
 def _check(config: ConfigDict, steps: int, seeds: Sequence[int]) -> None:
-    schema.validate(config)
+    validation.validate(config)
     build.check_trainable(config)
     if steps < 1:
         raise InputError(f"--steps: {steps} is not positive")
@@ -238,17 +237,17 @@ def _claim(config: ConfigDict, workdir: Path) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if file.exists():
-            old = schema.from_json(file.read_text(errors="replace"), str(file))
+            old = run_config.from_json(file.read_text(errors="replace"), str(file))
             old.seed, old.model.bottleneck = config.seed, config.model.bottleneck
             lengths = old.train.steps, config.train.steps
             changed = [f"train.steps: {lengths[0]} -> {lengths[1]}"] if lengths[0] != lengths[1] else []
-            changed += [line for line in schema.changes(old, config) if line not in changed]
+            changed += [line for line in run_config.changes(old, config) if line not in changed]
             if changed:
                 raise InputError(f"{file}: a search by another config ({'; '.join(changed)}); use another --workdir")
         elif any(workdir.iterdir()):
             raise InputError(f"--workdir: {workdir} is not empty and holds no search; use another")
         else:
-            file.write_text(schema.to_json(config))
+            file.write_text(run_config.to_json(config))
     except OSError as error:
         raise InputError(f"--workdir: cannot write {workdir} ({error.strerror}); use another") from None
 

@@ -7,7 +7,7 @@ python -m ddaepp_jax.main --config=configs/uvit_cifar.py:tiny --config.model.dep
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,7 @@ import jax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from ddaepp_jax import __version__, build, cli, evaluators
-from ddaepp_jax import config as schema
+from ddaepp_jax import __version__, build, cli, evaluators, run_config, validation
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.errors import InputError
 from ddaepp_jax.run import weights_to_start_from
@@ -37,7 +36,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike, *, dry_ru
     Raises:
       InputError: names the field or file that is wrong. NonFiniteError: names the step and leaf.
     """
-    schema.validate(config)
+    validation.validate(config)
     build.check_trainable(config)
     mesh = build.mesh(config)
     data = build.dataset(config, config.data.split)
@@ -69,25 +68,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike, *, dry_ru
     start = int(state.step)
     if start >= total:
         _say(f"{workdir} has all of its {total} steps; train.steps makes it longer")
-    logging = config.logging
     writer = Writer(
-        workdir,
-        active=jax.process_index() == 0,
-        start=start,
-        tensorboard=logging.tensorboard,
-        wandb=logging.wandb,
-        config=config.to_dict(),
-    )
-    schedule = loop.Schedule(
-        total=total,
-        dispatch=config.train.steps_per_dispatch,
-        log_every=config.train.log_every,
-        checkpoint_every=config.train.checkpoint_every,
-        batch_size=config.train.batch_size,
-        evaluations=evaluations,
-        snapshot_every=config.ema.snapshot_every,
-        profile_start=config.profile.start,
-        profile_steps=config.profile.steps,
+        workdir, active=jax.process_index() == 0, start=start, config=config.to_dict(), **config.logging.to_dict()
     )
     meta = {"image_shape": data.image_shape, "num_classes": data.num_classes, "class_names": data.class_names}
     kept = Snapshots(workdir / "snapshots", start) if config.ema.snapshot_every else None
@@ -98,7 +80,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike, *, dry_ru
             program,
             state,
             source,
-            schedule,
+            _schedule(config, total, evaluations),
             mesh=mesh,
             writer=writer,
             checkpoints=checkpoints,
@@ -111,18 +93,33 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike, *, dry_ru
     return state
 
 
+def _schedule(config: ConfigDict, total: int, evaluations: Mapping[str, loop.Evaluation]) -> loop.Schedule:
+    train, profile = config.train, config.profile
+    return loop.Schedule(
+        total=total,
+        dispatch=train.steps_per_dispatch,
+        log_every=train.log_every,
+        checkpoint_every=train.checkpoint_every,
+        batch_size=train.batch_size,
+        evaluations=evaluations,
+        snapshot_every=config.ema.snapshot_every,
+        profile_start=profile.start,
+        profile_steps=profile.steps,
+    )
+
+
 def _claim(config: ConfigDict, workdir: Path) -> None:
     """Make the run directory, or check that it holds a run of this config; the config is written either way."""
     file = workdir / "config.json"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if file.exists():
-            changed = schema.changes(schema.from_json(file.read_text(errors="replace"), str(file)), config)
+            changed = run_config.changes(run_config.from_json(file.read_text(errors="replace"), str(file)), config)
             if changed:
                 raise InputError(f"{file}: this run has another config ({'; '.join(changed)}); use another --workdir")
         elif any(workdir.iterdir()):
             raise InputError(f"--workdir: {workdir} is not empty and not a run directory; use another")
-        text = schema.to_json(config)
+        text = run_config.to_json(config)
         if not file.exists() or file.read_text() != text:
             file.write_text(text)
         (workdir / "version.txt").write_text(f"ddaepp_jax {__version__}, jax {jax.__version__}\n")
@@ -169,7 +166,7 @@ def _describe(config: ConfigDict, program: Program, data: Dataset, total: int) -
     """What a dry run prints."""
     from clu import parameter_overview
 
-    print(schema.to_json(config), end="")
+    print(run_config.to_json(config), end="")
     specs = {
         name: leaf.sharding.spec
         for name, leaf in zip(program.leaf_names, jax.tree.leaves(program.state.params), strict=True)

@@ -13,8 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from ddaepp_jax import build
-from ddaepp_jax import config as schema
+from ddaepp_jax import build, run_config
 from ddaepp_jax.errors import InputError
 from ddaepp_jax.evaluation import placing
 from ddaepp_jax.evaluation.features import extract, make_feature_batch, noisy
@@ -78,7 +77,7 @@ class Run:
         if not file.is_file():
             raise InputError(f"{workdir}: not a run directory (no config.json); give the --workdir of a training run")
         self.workdir = workdir
-        self.config = schema.from_json(file.read_text(errors="replace"), str(file))
+        self.config = run_config.from_json(file.read_text(errors="replace"), str(file))
         self._checkpoints = workdir / "checkpoints"
         newest = checkpoint.latest_step(self._checkpoints)
         if isinstance(step, str) and not step.isdigit():

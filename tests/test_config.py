@@ -3,31 +3,32 @@
 import pytest
 
 from ddaepp_jax import config as schema
+from ddaepp_jax import run_config, validation
 
 
 @pytest.mark.parametrize("variant", ["", "tiny"])
 def test_defaults_are_valid_and_survive_json(variant):
     config = schema.get_config(variant)
-    schema.validate(config)
-    again = schema.from_json(schema.to_json(config), "config.json")
+    validation.validate(config)
+    again = run_config.from_json(run_config.to_json(config), "config.json")
     assert again.to_dict() == config.to_dict()
     assert isinstance(again.ema.decays, tuple) and isinstance(again.mesh.rules[0][1], tuple)
-    assert schema.changes(config, again) == []
+    assert run_config.changes(config, again) == []
 
 
 def test_changes_that_a_resumed_run_may_make():
     old, new = schema.get_config(), schema.get_config()
     new.train.log_every, new.evals.samples.n, new.mesh.fsdp, new.data.data_dir = 1, 3, 2, "elsewhere"
-    assert schema.changes(old, new) == []
+    assert run_config.changes(old, new) == []
 
 
 def test_fields_of_an_objective_that_is_off_may_change():
     old, new = schema.get_config(), schema.get_config()
     new.objectives.distillation.update(hidden=7, symmetric=True)
-    assert schema.changes(old, new) == []
+    assert run_config.changes(old, new) == []
     for config in (old, new):
         config.objectives.distillation.weight = 0.1
-    assert [line.split(":")[0] for line in schema.changes(old, new)] == [
+    assert [line.split(":")[0] for line in run_config.changes(old, new)] == [
         "objectives.distillation.hidden",
         "objectives.distillation.symmetric",
     ]
@@ -37,7 +38,7 @@ def test_changes_that_it_may_not_make_are_named():
     old, new = schema.get_config(), schema.get_config()
     new.seed, new.model.width = 5, 32
     new.model.extra = 1
-    assert schema.changes(old, new) == ["model.extra: absent -> 1", "model.width: 64 -> 32", "seed: 0 -> 5"]
+    assert run_config.changes(old, new) == ["model.extra: absent -> 1", "model.width: 64 -> 32", "seed: 0 -> 5"]
 
 
 @pytest.mark.parametrize(("schedule", "changed"), [("constant", []), ("cosine", ["train.steps: 7500 -> 5000"])])
@@ -45,4 +46,4 @@ def test_the_length_of_a_run_may_change_where_no_learning_rate_depends_on_it(sch
     old, new = schema.get_config(), schema.get_config()
     old.optimizer.schedule = new.optimizer.schedule = schedule
     new.train.steps = 5000
-    assert schema.changes(old, new) == changed
+    assert run_config.changes(old, new) == changed

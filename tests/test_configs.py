@@ -8,8 +8,7 @@ import pytest
 from extractor import untrained_classifier
 from ml_collections import ConfigDict
 
-from ddaepp_jax import build, cli, linear_probe, load, main
-from ddaepp_jax import config as schema
+from ddaepp_jax import build, cli, linear_probe, load, main, validation
 from ddaepp_jax.errors import InputError
 
 FILES = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
@@ -47,7 +46,7 @@ def opened(file: Path, variant: str = "") -> ConfigDict:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_whole_config_is_valid_and_has_its_size(file):
     config = opened(file)
-    schema.validate(config)
+    validation.validate(config)
     shape, classes = DATA[config.data.name]
     x, t = jax.ShapeDtypeStruct((1, *shape), "float32"), jax.ShapeDtypeStruct((1,), "float32")
     network = build.learner(config, shape, classes, total=1000).network
@@ -71,7 +70,7 @@ def test_other_variants_are_valid():
         assert named == set(str(caught.value).partition("it has ")[2].split(", "))
         for variant in named - {"tiny"}:
             config = opened(file, f":{variant}")
-            schema.validate(config)
+            validation.validate(config)
             build.learner(config, *DATA[config.data.name], total=1000)
             build.sampler(config, config.sampling.sampler, config.sampling.steps)
 

@@ -14,7 +14,7 @@ from PIL import Image
 from refusals import refused
 
 from ddaepp_jax import config as schema
-from ddaepp_jax import report
+from ddaepp_jax import report, run_config
 from ddaepp_jax.errors import InputError
 
 HOSTILE = """<script>alert("x")</script>&'$_^\\frac{"""
@@ -27,7 +27,7 @@ def write_run(path, *, steps=40, shift=0.0, samples=True, probe=True, metrics=Tr
     path.mkdir(parents=True)
     config = schema.get_config("tiny")
     config.update_from_flattened_dict({"train.steps": steps} | overrides)
-    (path / "config.json").write_text(schema.to_json(config))
+    (path / "config.json").write_text(run_config.to_json(config))
     (path / "version.txt").write_text("ddaepp_jax 0.1.0, jax 0.10.0\n")
     if metrics:
         (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(steps, shift)))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from ddaepp_jax import config as schema
+from ddaepp_jax import run_config
 from ddaepp_jax.errors import InputError
 from ddaepp_jax.evaluation import plots, probe_results
 from ddaepp_jax.evaluation.probe_results import PIXELS
@@ -90,7 +90,7 @@ def read(workdir: Path, name: str = "") -> Record:
     return Record(
         path=workdir,
         name=name or workdir.resolve().name,
-        config=schema.from_json(_text(workdir / "config.json"), str(workdir / "config.json")),
+        config=run_config.from_json(_text(workdir / "config.json"), str(workdir / "config.json")),
         version=_text(workdir / "version.txt").strip(),
         rows=_rows(workdir / "metrics.jsonl"),
         saved={step: _beside(directory) for step, directory in checkpoints},

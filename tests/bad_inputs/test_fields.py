@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from refusals import CONFIG, refused
 
-from ddaepp_jax import build, main
+from ddaepp_jax import build, main, validation
 from ddaepp_jax import config as schema
 from ddaepp_jax.data.datasets import Dataset
 
@@ -203,10 +203,10 @@ def test_distillation_that_is_on(fields, part):
 def test_distillation_without_others_or_words_for_a_view():
     config = schema.get_config()
     config.objectives.distillation.weight, config.train.batch_size = 1.0, 1
-    refused(lambda _: schema.validate(config), [], "objectives.distillation.weight: in batches of one image")
+    refused(lambda _: validation.validate(config), [], "objectives.distillation.weight: in batches of one image")
     config.train.batch_size, config.model.augment_dim = 8, 3
     refused(
-        lambda _: schema.validate(config), [], "objectives.distillation.geometric: 9 numbers", "the network takes 3"
+        lambda _: validation.validate(config), [], "objectives.distillation.geometric: 9 numbers", "the network takes 3"
     )
 
 

@@ -6,7 +6,7 @@ from refusals import refused
 
 import ddaepp_jax
 from ddaepp_jax import config as schema
-from ddaepp_jax import sample
+from ddaepp_jax import run_config, sample
 from ddaepp_jax.diffusion.ddpm import DDPM
 from ddaepp_jax.diffusion.flow import Flow
 
@@ -28,7 +28,7 @@ def test_sample_without_a_run(arguments, parts, tmp_path, monkeypatch):
 
 
 def test_no_checkpoint_yet(tmp_path):
-    (tmp_path / "config.json").write_text(schema.to_json(schema.get_config("tiny")))
+    (tmp_path / "config.json").write_text(run_config.to_json(schema.get_config("tiny")))
     refused(sample.main, [f"--workdir={tmp_path}"], f"{tmp_path / 'checkpoints'}: no checkpoint")
 
 
