@@ -6,7 +6,7 @@
         --variant=plain --variant=conditioned --variant=distilled --variant=both
 
 The first variant is the base: the others are trained for as many steps, and where a step's FLOPs (XLA's cost analysis)
-differ by more than half a percent, once more for as many FLOPs; {} in --config is the variant's name. Where the config
+differ by more than a percent, once more for as many FLOPs; {} in --config is the variant's name. Where the config
 scores samples (evals.fid), the last distance is a column. The same command again goes on where it stopped. In
 benchmarks/results/NAME: runs.jsonl (a row a run), logs/ (each run's metrics), table.md, plot.png.
 """
@@ -30,7 +30,7 @@ from ddaepp_jax import cli, linear_probe, load, main
 from ddaepp_jax.evaluation import plots
 from ddaepp_jax.evaluation.probe_results import PIXELS
 
-CLOSE = 0.005  # FLOPs a step so close count as equal: one run serves both budgets
+CLOSE = 0.01  # FLOPs a step so close count as equal: one run serves both budgets
 MEASURES = {  # column of a row -> its name in table and plot
     "train_loss": "training loss",
     "heldout_loss": "held-out loss",
