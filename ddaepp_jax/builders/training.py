@@ -43,14 +43,14 @@ def _weight(weight: float, points: Sequence[tuple[float, float]]) -> optax.Sched
 
 
 def _distillation(config: ConfigDict, denoising: Denoising, total: int) -> Distillation:
-    fields, process, group = config.objectives.distillation, denoising.process, "objectives.distillation"
+    fields, group = config.objectives.distillation, "objectives.distillation"
     choose(f"{group}.norm", fields.norm, heads.NORMS)
     schedule = choose(f"{group}.teacher_schedule", fields.teacher_schedule, TEACHER_SCHEDULES)
     return Distillation(
         denoising=denoising,
         shared=fields.share_denoising,
-        student_level=noise_level(process, fields.student_level, f"{group}.student_level"),
-        teacher_level=noise_level(process, fields.teacher_level, f"{group}.teacher_level"),
+        student_level=noise_level(denoising.process, fields.student_level, f"{group}.student_level"),
+        teacher_level=noise_level(denoising.process, fields.teacher_level, f"{group}.teacher_level"),
         symmetric=fields.symmetric,
         projector=heads.Head(fields.projector_depth, fields.hidden, fields.embedding, fields.norm),
         predictor=heads.Head(fields.predictor_depth, fields.hidden, fields.embedding, fields.norm),
