@@ -7,8 +7,9 @@
 
 The first variant is the base: the others are trained for as many steps, and where a step's FLOPs (XLA's cost analysis)
 differ by more than a percent, once more for as many FLOPs; {} in --config is the variant's name. Where the config
-scores samples (evals.fid), the last distance is a column. The same command again goes on where it stopped. In
-benchmarks/results/NAME: runs.jsonl (a row a run), logs/ (each run's metrics), table.md, plot.png.
+scores samples (evals.fid), the last distance is a column. The same command again goes on where it stopped, and a run
+that another study has made is taken from there. In benchmarks/results/NAME: runs.jsonl (a row a run), logs/ (each run's
+metrics), table.md, plot.png.
 """
 
 import argparse
@@ -30,6 +31,8 @@ from ddaepp_jax import cli, linear_probe, load, main
 from ddaepp_jax.evaluation import plots
 from ddaepp_jax.evaluation.probe_results import PIXELS
 
+MADE_BY = ("config", "overrides", "seed", "steps", "probed")  # of a row: what its numbers are a function of
+BUDGETS = ("steps", "compute")
 CLOSE = 0.01  # FLOPs a step so close count as equal: one run serves both budgets
 MEASURES = {  # column of a row -> its name in table and plot
     "train_loss": "training loss",
@@ -46,15 +49,18 @@ def of_variant(config: str, variant: str) -> str:
     return config.replace("{}", variant)
 
 
-def steps_by_budget(overrides: Mapping[str, Sequence[str]], config: str) -> dict[str, dict[str, int]]:
-    """{variant: {"steps": as many as the base's, "compute": as many FLOPs}}."""
+def steps_by_budget(
+    overrides: Mapping[str, Sequence[str]], config: str, budgets: Sequence[str]
+) -> dict[str, dict[str, int]]:
+    """{variant: {"steps": as many as the base's, "compute": as many FLOPs}}, of those ``budgets`` alone."""
     flops, steps = {}, 0
     for variant, fields in overrides.items():
         made = cli.parse_config([f"--config={of_variant(config, variant)}", *fields])
         flops[variant], steps = Step(made, random_images(made)).program.flops, made.train.steps
     base = next(iter(flops.values()))
     ratios = {variant: base / cost if abs(base / cost - 1) > CLOSE else 1 for variant, cost in flops.items()}
-    return {variant: {"steps": steps, "compute": round(steps * ratio)} for variant, ratio in ratios.items()}
+    made = {variant: {"steps": steps, "compute": round(steps * ratio)} for variant, ratio in ratios.items()}
+    return {variant: {name: counts[name] for name in budgets} for variant, counts in made.items()}
 
 
 def run_one(
@@ -88,6 +94,23 @@ def run_one(
     }
 
 
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """The rows of a study's runs.jsonl."""
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def same_run(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two rows are of one run, whatever it is called and compared with."""
+    return all(one.get(field) == other.get(field) for field in MADE_BY)
+
+
+def keep_logs(workdir: Path, logs: Path) -> None:
+    """A run's metrics and probe, beside the study's rows."""
+    logs.mkdir(exist_ok=True)
+    shutil.copy(workdir / "metrics.jsonl", logs / f"{workdir.name}.jsonl")
+    shutil.copy(workdir / "probe" / "study.csv", logs / f"{workdir.name}-probe.csv")
+
+
 def spread(values: Sequence[float], digits: int) -> str:
     """Mean ± standard deviation."""
     deviation = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
@@ -97,7 +120,7 @@ def spread(values: Sequence[float], digits: int) -> str:
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: means with standard deviations over seeds, differences to the base by seed, and raw pixels."""
     lines, base, measures = [], rows[0]["variant"], {k: v for k, v in MEASURES.items() if k in rows[0]}
-    for budget in ("steps", "compute"):
+    for budget in BUDGETS:
         of_budget = [row for row in rows if budget in row["budgets"]]
         for variant in dict.fromkeys(row["variant"] for row in of_budget):
             mine = {row["seed"]: row for row in of_budget if row["variant"] == variant}
@@ -144,27 +167,31 @@ def study(args: argparse.Namespace, common: Sequence[str]) -> None:
         overrides[variant] = [*common, *(f"--config.{field}" for field in fields.split(",") if field)]
     results.mkdir(parents=True, exist_ok=True)
     file = results / "runs.jsonl"
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    rows = read_rows(file) if file.exists() else []
     done = {(row["variant"], row["seed"], row["steps"]) for row in rows}
-    budgets = steps_by_budget(overrides, args.config)
+    elsewhere = [row for other in sorted(args.out.glob("*/runs.jsonl")) if other != file for row in read_rows(other)]
+    probed = {"images": args.images, "layers": args.layers, "levels": args.levels}
+    budgets = steps_by_budget(overrides, args.config, args.budgets)
     for seed in args.seeds:
         for variant, fields in overrides.items():
             for steps in dict.fromkeys(budgets[variant].values()):
                 if (variant, seed, steps) in done:
                     continue
-                workdir = args.workdir / args.name / f"{variant}-{seed}-{steps}"
-                own = [*fields, f"--config.seed={seed}", f"--config.train.steps={steps}"]
                 config = of_variant(args.config, variant)
                 row = {"variant": variant, "seed": seed, "steps": steps, "config": config}
                 row["overrides"] = [field for field in fields if "data_dir" not in field]
+                row["probed"] = {name: list(values) for name, values in probed.items()}
                 row["budgets"] = [name for name, wanted in budgets[variant].items() if wanted == steps]
-                row |= run_one(config, own, workdir, images=args.images, layers=args.layers, levels=args.levels)
+                if twin := next((other for other in elsewhere if same_run(other, row)), None):
+                    row = twin | row
+                else:
+                    workdir = args.workdir / args.name / f"{variant}-{seed}-{steps}"
+                    own = [*fields, f"--config.seed={seed}", f"--config.train.steps={steps}"]
+                    row |= run_one(config, own, workdir, **probed)
+                    keep_logs(workdir, results / "logs")
                 rows.append(row)
                 with file.open("a") as opened:
                     opened.write(json.dumps(row) + "\n")
-                (results / "logs").mkdir(exist_ok=True)
-                shutil.copy(workdir / "metrics.jsonl", results / "logs" / f"{workdir.name}.jsonl")
-                shutil.copy(workdir / "probe" / "study.csv", results / "logs" / f"{workdir.name}-probe.csv")
                 (results / "table.md").write_text(table(rows) + "\n")
                 plot(rows).savefig(results / "plot.png", dpi=160)
     print(f"\n{table(rows)}\n\nlook at {results}/plot.png; rows are in {file}")
@@ -177,6 +204,7 @@ def program(argv: Sequence[str]) -> None:
     add("--config", required=True, metavar="FILE[:VARIANT]", help="--config.FIELD=VALUE changes it for all variants")
     add("--variant", action="append", required=True, metavar="NAME:FIELD=VALUE,..", help="may be repeated; base first")
     add("--seeds", type=cli.several(int), default=(0, 1, 2), help="with commas (0,1,2)")
+    add("--budgets", nargs="+", choices=BUDGETS, default=BUDGETS, help="what is equal (default: each in turn)")
     add("--layers", type=cli.several(str), default=(), help="layers probed (default: all)")
     add("--levels", type=cli.several(float), default=(), help="noise levels probed (default: the process's)")
     add("--images", type=cli.several(int), default=(), help="TRAIN,TEST: how many are probed (default: all)")

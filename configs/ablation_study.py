@@ -2,7 +2,7 @@
 
     python -m ddaepp_jax.main --config=configs/ablation_study.py:both --workdir=runs/both --config.data.data_dir=DIR
 
-600 steps of 32 images; the network and its learning rate are those of ``uvit_cifar.py:study``. At the end 1,000 samples
+400 steps of 32 images; the network and its learning rate are those of ``uvit_cifar.py:study``. At the end 500 samples
 are scored by the classifier of the data, which is trained once where there is none.
 """
 
@@ -18,14 +18,14 @@ def get_config(variant: str = ""):
     config = recipes.distilled(recipes.uvit_ddpm(recipes.long_run(name="cifar10")))
     config.diffusion = ddpm(time_input="999t/T")
     config.model.update(patch_size=4, width=256, depth=2, num_heads=4)
-    config.train.update(steps=600, epochs=None, batch_size=32, steps_per_dispatch=10)
+    config.train.update(steps=400, epochs=None, batch_size=32, steps_per_dispatch=10)
     config.train.update(log_every=50, checkpoint_every=200)
     config.optimizer.update(learning_rate=2e-3, schedule="cosine", warmup_steps=100)
     config.ema.decays = (0.999,)
-    config.evals.heldout_loss.update(every=200, images=512, levels=5)
-    config.evals.samples.update(every=600, n=36)
-    config.evals.fid.update(every=600, n=1000)
-    config.evals.features.update(every=200, images=512)
+    config.evals.heldout_loss.update(every=400, images=512, levels=5)
+    config.evals.samples.update(every=400, n=36)
+    config.evals.fid.update(every=400, n=500)
+    config.evals.features.update(every=100, images=512)
     for name in ("probe", "knn"):
         config.evals[name].every = 0
     config.sampling.update(steps=25, batch_size=100)

@@ -66,3 +66,13 @@ def test_study_trains_probes_and_resumes(study, tmp_path, monkeypatch):
     monkeypatch.setattr(study, "run_one", lambda *_, **__: pytest.fail("ran again"))
     study.program(arguments)
     assert (tmp_path / "results" / "tiny" / "plot.png").stat().st_size > 5000
+    # Another study takes its runs from there, whatever it calls them; where the probed differ, it doesn't.
+    other = [text for text in arguments if not text.startswith(("--name", "--variant"))]
+    other += ["--name=other", "--variant=flat:model.self_condition=False", "--variant=deeper:model.depth=4"]
+    study.program([*other, "--budgets", "steps"])
+    taken = study.read_rows(tmp_path / "results" / "other" / "runs.jsonl")
+    assert taken == [
+        made | {"variant": name, "budgets": ["steps"]} for made, name in zip(rows[:2], ("flat", "deeper"), strict=True)
+    ]
+    with pytest.raises(pytest.fail.Exception, match="ran again"):
+        study.program([*other, "--name=third", "--levels=21"])
