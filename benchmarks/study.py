@@ -13,6 +13,7 @@ metrics), table.md, plot.png.
 """
 
 import argparse
+import itertools
 import json
 import re
 import shutil
@@ -23,6 +24,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tabulate import tabulate
 from train_step import Step, random_images
@@ -111,6 +113,12 @@ def keep_logs(workdir: Path, logs: Path) -> None:
     shutil.copy(workdir / "probe" / "study.csv", logs / f"{workdir.name}-probe.csv")
 
 
+def publish(rows: Sequence[Mapping[str, Any]], results: Path) -> None:
+    """What is made of the rows."""
+    (results / "table.md").write_text(table(rows) + "\n")
+    plot(rows).savefig(results / "plot.png", dpi=160)
+
+
 def spread(values: Sequence[float], digits: int) -> str:
     """Mean ± standard deviation."""
     deviation = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
@@ -140,24 +148,38 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 @rc_context(plots.STYLE)
 def plot(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """A panel a measure: each seed a point, the means as bars across, raw pixels as a line; at equal steps."""
-    rows = [row for row in rows if "steps" in row["budgets"]]
+    """A panel a measure, a line of them a budget: seeds as points, joined; means as bars; raw pixels as a line."""
     variants = list(dict.fromkeys(row["variant"] for row in rows))
     measures = {name: title for name, title in MEASURES.items() if name in rows[0]}
-    figure = Figure(figsize=(max(2.4, 0.55 * len(variants)) * len(measures), 3.2))
-    for axes, (name, title) in zip(figure.subplots(1, len(measures)), measures.items(), strict=True):
-        for i, (variant, colour) in enumerate(zip(variants, plots.COLOURS, strict=False)):
-            values = [row[name] for row in rows if row["variant"] == variant]
-            axes.plot(i + np.linspace(-0.1, 0.1, len(values)), values, "o", color=colour, ms=5)
-            axes.hlines(np.mean(values), i - 0.25, i + 0.25, color=colour, lw=1.5)
-        if f"pixels_{name}" in rows[0]:
-            axes.axhline(rows[0][f"pixels_{name}"], color="#666666", ls=":", lw=1)
-            axes.annotate("raw pixels", (0.02, rows[0][f"pixels_{name}"]), **BESIDE)
-        axes.set_xticks(range(len(variants)), [variant.replace("-", "-\n") for variant in variants])
-        axes.set_xlim(-0.6, len(variants) - 0.4)
-        axes.grid(axis="x", visible=False)
-        axes.set_title(title, fontsize=9)
+    budgets = {budget: [row for row in rows if budget in row["budgets"]] for budget in BUDGETS}
+    if budgets["compute"] in ([], budgets["steps"]):
+        del budgets["compute"]
+    figure = Figure(figsize=(max(2.4, 0.5 * len(variants)) * len(measures), 2.9 * len(budgets)))
+    panels = figure.subplots(len(budgets), len(measures), squeeze=False)
+    for line, (budget, of_budget) in zip(panels, budgets.items(), strict=True):
+        for axes, (name, title) in zip(line, measures.items(), strict=True):
+            draw_seeds(axes, of_budget, variants, name)
+            if f"pixels_{name}" in rows[0]:
+                axes.axhline(rows[0][f"pixels_{name}"], color="#666666", ls=":", lw=1)
+                axes.annotate("raw pixels", (0.02, rows[0][f"pixels_{name}"]), **BESIDE)
+            axes.set_title(title, fontsize=9)
+        line[0].set_ylabel(f"equal {budget}")
     return figure
+
+
+def draw_seeds(axes: Axes, rows: Sequence[Mapping[str, Any]], variants: Sequence[str], name: str) -> None:
+    """A measure by variant: differences are to be read along a seed's line, not between the means alone."""
+    places = {variant: i for i, variant in enumerate(variants)}
+    for seed in sorted({row["seed"] for row in rows}):
+        points = sorted((places[row["variant"]], row[name]) for row in rows if row["seed"] == seed)
+        axes.plot(*zip(*points, strict=True), color="#bbbbbb", lw=0.8, zorder=1)
+    for (variant, i), colour in zip(places.items(), itertools.cycle(plots.COLOURS)):
+        if values := [row[name] for row in rows if row["variant"] == variant]:
+            axes.plot([i] * len(values), values, "o", color=colour, ms=4)
+            axes.hlines(np.mean(values), i - 0.3, i + 0.3, color=colour, lw=1.5)
+    axes.set_xticks(range(len(variants)), variants, rotation=30, ha="right", rotation_mode="anchor")
+    axes.set_xlim(-0.6, len(variants) - 0.4)
+    axes.grid(axis="x", visible=False)
 
 
 def study(args: argparse.Namespace, common: Sequence[str]) -> None:
@@ -192,8 +214,8 @@ def study(args: argparse.Namespace, common: Sequence[str]) -> None:
                 rows.append(row)
                 with file.open("a") as opened:
                     opened.write(json.dumps(row) + "\n")
-                (results / "table.md").write_text(table(rows) + "\n")
-                plot(rows).savefig(results / "plot.png", dpi=160)
+                publish(rows, results)
+    publish(rows, results)  # where all was there, by the table and plot of today
     print(f"\n{table(rows)}\n\nlook at {results}/plot.png; rows are in {file}")
 
 

@@ -37,7 +37,9 @@ def test_table_has_means_spreads_and_paired_differences(study):
     assert lines[4][1] == "more - plain" and lines[4][6] == deviation(1, 2)  # seed by seed
     assert lines[6][:4] == ["equal compute", "more", "2", "50"] and lines[7][6] == deviation(-1, -5)
     assert lines[8][1] == "raw pixels" and lines[8][6:] == ["41.00", "35.00"]
-    assert len(study.plot(rows).axes) == 4
+    drawn = study.plot(rows).axes
+    assert [drawn[i].get_ylabel() for i in (0, 4)] == ["equal steps", "equal compute"] and len(drawn) == 8
+    assert [list(line.get_ydata()) for line in drawn[2].lines[:2]] == [[40, 41], [44, 46]]  # of each seed
 
 
 def test_the_frechet_distance_is_a_column_where_it_was_measured(study):
