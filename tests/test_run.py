@@ -8,7 +8,6 @@ from tiny import config
 
 import ddaepp_jax
 from ddaepp_jax import main
-from ddaepp_jax.data.augment import to_uint8
 from ddaepp_jax.data.datasets import digits
 from ddaepp_jax.diffusion.noise import image_keys, image_noise
 from ddaepp_jax.diffusion.samplers import ddim
@@ -47,24 +46,29 @@ def one_device_run(workdir, monkeypatch):
 
 
 def check_pixels_equal(one, other):
-    """Within a level, and 99.9 % equal: a forward pass is rounded differently in different batches."""
+    """Within a level, and 99.9 % equal: a forward pass is rounded differently in different batches.
+
+    A pixel's value is 1e-4 of a level off, so one in 30,000 falls on the other side of a half: images enough, that one
+    or two are not yet one in a thousand.
+    """
+    assert one.size >= 2000
     assert one.dtype == other.dtype == np.uint8
     assert np.abs(one.astype(int) - other).max() <= 1 and (one == other).mean() >= 0.999
 
 
 def test_samples_do_not_depend_on_batches_or_offsets(run):
-    whole = run.sample(n=20, seed=1, steps=5, batch_size=20)
-    assert whole.shape == (20, 8, 8, 1) and whole.std() > 10
-    check_pixels_equal(whole, run.sample(n=20, seed=1, steps=5, batch_size=8))
-    labels = np.arange(7, 20) % 10
-    check_pixels_equal(whole[7:], run.sample(n=13, seed=1, steps=5, first=7, labels=labels))
-    assert (whole != run.sample(n=20, seed=2, steps=5)).mean() > 0.5
+    whole = run.sample(n=60, seed=1, steps=5, batch_size=60)
+    assert whole.shape == (60, 8, 8, 1) and whole.std() > 10
+    check_pixels_equal(whole, run.sample(n=60, seed=1, steps=5, batch_size=8))
+    labels = np.arange(7, 60) % 10
+    check_pixels_equal(whole[7:], run.sample(n=53, seed=1, steps=5, first=7, labels=labels))
+    assert (whole != run.sample(n=60, seed=2, steps=5)).mean() > 0.5
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpmpp_2m"])
 def test_samples_do_not_depend_on_devices(run, one_device_run, sampler):
     assert run.mesh.size == 8 and one_device_run.mesh.size == 1
-    one, eight = (r.sample(n=12, steps=5, sampler=sampler, guidance=2.0) for r in (one_device_run, run))
+    one, eight = (r.sample(n=60, steps=5, sampler=sampler, guidance=2.0) for r in (one_device_run, run))
     check_pixels_equal(one, eight)
 
 
@@ -99,7 +103,8 @@ def test_guidance_by_a_worse_run(workdir, run, interval):
         n=12, seed=3, sampler="ddim", steps=5, guidance=2.0, guidance_interval=interval, **more
     )
     ours = draw(autoguidance=1.5, guide=guide)
-    check_pixels_equal(ours, np.asarray(to_uint8(images)))
+    levels = np.clip((np.asarray(images) + 1) * 127.5, 0, 255)  # before they are rounded to uint8
+    np.testing.assert_allclose(ours, levels, rtol=0, atol=0.5 + 1e-3)
     assert (ours != draw()).mean() > 0.05
     np.testing.assert_array_equal(ours, draw(autoguidance=1.5, guide=guide, guidance_channels=1))  # all there are
 
