@@ -18,7 +18,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +182,24 @@ def draw_seeds(axes: Axes, rows: Sequence[Mapping[str, Any]], variants: Sequence
     axes.grid(axis="x", visible=False)
 
 
+def planned(args: argparse.Namespace, overrides: Mapping[str, Sequence[str]]) -> Iterator[dict[str, Any]]:
+    """The study's rows without what is measured, seed by seed."""
+    budgets = steps_by_budget(overrides, args.config, args.budgets)
+    for seed, (variant, fields) in itertools.product(args.seeds, overrides.items()):
+        for steps in dict.fromkeys(budgets[variant].values()):
+            yield {
+                "variant": variant,
+                "seed": seed,
+                "steps": steps,
+                "config": of_variant(args.config, variant),
+                "overrides": [field for field in fields if "data_dir" not in field],
+                "probed": {name: list(getattr(args, name)) for name in ("images", "layers", "levels")},
+                "budgets": [name for name, wanted in budgets[variant].items() if wanted == steps],
+            }
+
+
 def study(args: argparse.Namespace, common: Sequence[str]) -> None:
+    """Make the rows that are not there yet, each published as it comes."""
     results, overrides = args.out / args.name, {}
     for text in args.variant:
         variant, _, fields = text.partition(":")
@@ -192,29 +209,21 @@ def study(args: argparse.Namespace, common: Sequence[str]) -> None:
     rows = read_rows(file) if file.exists() else []
     done = {(row["variant"], row["seed"], row["steps"]) for row in rows}
     elsewhere = [row for other in sorted(args.out.glob("*/runs.jsonl")) if other != file for row in read_rows(other)]
-    probed = {"images": args.images, "layers": args.layers, "levels": args.levels}
-    budgets = steps_by_budget(overrides, args.config, args.budgets)
-    for seed in args.seeds:
-        for variant, fields in overrides.items():
-            for steps in dict.fromkeys(budgets[variant].values()):
-                if (variant, seed, steps) in done:
-                    continue
-                config = of_variant(args.config, variant)
-                row = {"variant": variant, "seed": seed, "steps": steps, "config": config}
-                row["overrides"] = [field for field in fields if "data_dir" not in field]
-                row["probed"] = {name: list(values) for name, values in probed.items()}
-                row["budgets"] = [name for name, wanted in budgets[variant].items() if wanted == steps]
-                if twin := next((other for other in elsewhere if same_run(other, row)), None):
-                    row = twin | row
-                else:
-                    workdir = args.workdir / args.name / f"{variant}-{seed}-{steps}"
-                    own = [*fields, f"--config.seed={seed}", f"--config.train.steps={steps}"]
-                    row |= run_one(config, own, workdir, **probed)
-                    keep_logs(workdir, results / "logs")
-                rows.append(row)
-                with file.open("a") as opened:
-                    opened.write(json.dumps(row) + "\n")
-                publish(rows, results)
+    for row in planned(args, overrides):
+        variant, seed, steps = key = row["variant"], row["seed"], row["steps"]
+        if key in done:
+            continue
+        if twin := next((other for other in elsewhere if same_run(other, row)), None):
+            row = twin | row
+        else:
+            workdir = args.workdir / args.name / f"{variant}-{seed}-{steps}"
+            fields = [*overrides[variant], f"--config.seed={seed}", f"--config.train.steps={steps}"]
+            row |= run_one(row["config"], fields, workdir, **row["probed"])
+            keep_logs(workdir, results / "logs")
+        rows.append(row)
+        with file.open("a") as opened:
+            opened.write(json.dumps(row) + "\n")
+        publish(rows, results)
     publish(rows, results)  # where all was there, by the table and plot of today
     print(f"\n{table(rows)}\n\nlook at {results}/plot.png; rows are in {file}")
 

@@ -23,7 +23,7 @@ from ddaepp_jax.evaluation.heldout_loss import make_heldout_loss
 from ddaepp_jax.evaluation.pictures import grid
 from ddaepp_jax.evaluation.probes import PROTOCOLS
 from ddaepp_jax.evaluation.sampling import make_sample_batch, sample_images
-from ddaepp_jax.training.loop import Evaluation
+from ddaepp_jax.training.schedule import Evaluation
 from ddaepp_jax.training.step import Learner, TrainState
 
 # Evaluations whose best checkpoint is kept, and the better end of their main value.

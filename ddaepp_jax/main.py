@@ -22,6 +22,7 @@ from ddaepp_jax.run import weights_to_start_from
 from ddaepp_jax.training import graft, loop, snapshots
 from ddaepp_jax.training.checkpoint import Checkpoints
 from ddaepp_jax.training.program import Program, abstract_state, compile_program
+from ddaepp_jax.training.schedule import Evaluation, Schedule
 from ddaepp_jax.training.snapshots import Snapshots
 from ddaepp_jax.training.step import TrainState
 from ddaepp_jax.training.writers import Writer
@@ -93,9 +94,9 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike, *, dry_ru
     return state
 
 
-def _schedule(config: ConfigDict, total: int, evaluations: Mapping[str, loop.Evaluation]) -> loop.Schedule:
+def _schedule(config: ConfigDict, total: int, evaluations: Mapping[str, Evaluation]) -> Schedule:
     train, profile = config.train, config.profile
-    return loop.Schedule(
+    return Schedule(
         total=total,
         dispatch=train.steps_per_dispatch,
         log_every=train.log_every,

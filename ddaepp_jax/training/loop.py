@@ -1,9 +1,7 @@
 """The train loop: it dispatches, reads metrics a dispatch late, evaluates, saves; it never waits otherwise."""
 
-import dataclasses
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,63 +13,19 @@ from tqdm import tqdm
 from ddaepp_jax.errors import NonFiniteError
 from ddaepp_jax.training import sharding
 from ddaepp_jax.training.checkpoint import Checkpoints
-from ddaepp_jax.training.clock import Clock, next_stop, peak_flops
+from ddaepp_jax.training.clock import Clock, peak_flops
 from ddaepp_jax.training.program import Program
+from ddaepp_jax.training.schedule import Due, Evaluation, Schedule
 from ddaepp_jax.training.snapshots import Snapshots
 from ddaepp_jax.training.source import Source
 from ddaepp_jax.training.step import TrainState
 from ddaepp_jax.training.writers import Writer
 
-# step's state -> values by name: numbers go to the metrics, pictures to files.
-Evaluator = Callable[[TrainState], dict[str, float | Image.Image]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """Something measured every ``every`` steps.
-
-    Attributes:
-      rank: the value that ranks checkpoints; "": none does.
-    """
-
-    every: int
-    measure: Evaluator
-    rank: str = ""
-
-
 IN_FLIGHT = 2  # dispatches that the host may be ahead: the device never idles, and batches don't pile up in its memory
 
 
-@dataclasses.dataclass(frozen=True)
-class Schedule:
-    """When things happen, in steps."""
-
-    total: int
-    dispatch: int
-    log_every: int
-    checkpoint_every: int
-    batch_size: int
-    evaluations: Mapping[str, Evaluation]
-    snapshot_every: int = 0
-    profile_start: int = 0
-    profile_steps: int = 0
-
-    def due(self, step: int, period: int) -> bool:
-        """Whether something of this period happens after ``step`` steps; everything happens at the end."""
-        return period > 0 and (step % period == 0 or step == self.total)
-
-    def stop(self, step: int) -> int:
-        every = (self.log_every, self.checkpoint_every, self.snapshot_every)
-        periods = (*every, *(e.every for e in self.evaluations.values()))
-        stop = next_stop(step, self.total, self.dispatch, periods)
-        if self.profile_steps:
-            edges = (self.profile_start, self.profile_start + self.profile_steps)
-            stop = min([stop, *(edge for edge in edges if edge > step)])
-        return stop
-
-
 class _Report:
-    """Turns a chunk's totals into a row of metrics and a state of the progress bar."""
+    """Turns totals into rows of metrics and the state of the progress bar, a dispatch after they were handed over."""
 
     def __init__(
         self, program: Program, schedule: Schedule, mesh: Mesh, writer: Writer, clock: Clock, start: int
@@ -88,8 +42,24 @@ class _Report:
             dynamic_ncols=True,
             disable=jax.process_index() != 0,
         )
+        self._pending: tuple[int, dict[str, Any]] | None = None
+        clock.rate(start)
 
-    def __call__(self, step: int, totals: dict[str, Any]) -> None:
+    def later(self, step: int, totals: dict[str, Any]) -> None:
+        """Hand over the totals of the steps up to ``step``."""
+        self._pending = step, totals
+
+    def settle(self) -> None:
+        """Read and write what was handed over.
+
+        Raises:
+          NonFiniteError: names the first step that was not finite, and its leaf.
+        """
+        if self._pending:
+            self._write(*self._pending)
+            self._pending = None
+
+    def _write(self, step: int, totals: dict[str, Any]) -> None:
         totals = jax.device_get(totals)
         rate = self._clock.rate(step)
         if totals["bad_step"] >= 0:
@@ -114,6 +84,46 @@ class _Report:
             f"step {int(totals['bad_step'])}: {where} is not finite; nothing was saved since. The same command resumes "
             "from the newest checkpoint; lower optimizer.learning_rate, or set optimizer.clip_norm, or use float32"
         )
+
+
+class _InFlight:
+    """The dispatches that the device has not done yet: at most IN_FLIGHT."""
+
+    def __init__(self, bar: tqdm) -> None:
+        self._bar = bar
+        self._dispatches: deque[tuple[jax.Array, int]] = deque()
+
+    def add(self, done: jax.Array, steps: int) -> None:
+        self._dispatches.append((done, steps))
+        self.land(IN_FLIGHT)
+
+    def land(self, left: int = 0) -> None:
+        """Wait until no more than ``left`` are under way."""
+        while len(self._dispatches) > left:
+            done, steps = self._dispatches.popleft()
+            jax.block_until_ready(done)
+            self._bar.update(steps)
+
+
+class _Trace:
+    """The profiler's window of the schedule, into a folder."""
+
+    def __init__(self, schedule: Schedule, folder: str) -> None:
+        self._start, self._folder, self._on = schedule.profile_start, folder, False
+        self._stop = min(schedule.profile_start + schedule.profile_steps, schedule.total)
+
+    def before(self, step: int) -> None:
+        """Open it where it starts at ``step``."""
+        if step == self._start < self._stop:
+            jax.profiler.start_trace(self._folder)
+            self._on = True
+
+    def after(self, step: int, state: TrainState) -> None:
+        """Close it where it ends at ``step``, whose state is waited for."""
+        if self._on and step == self._stop:
+            jax.block_until_ready(state)
+            jax.profiler.stop_trace()
+            self._on = False
 
 
 def train(
@@ -141,66 +151,54 @@ def train(
     """
     everywhere = sharding.replicated(mesh)
     step = int(state.step)
-    batches, clock = source.open(step, schedule.total), Clock()
+    batches, clock, totals = source.open(step, schedule.total), Clock(), program.zeros()
     report = _Report(program, schedule, mesh, writer, clock, step)
-    totals, pending, tracing = program.zeros(), None, False
-    in_flight: deque[tuple[jax.Array, int]] = deque()
-    clock.rate(step)
-
-    def settle() -> None:
-        nonlocal pending
-        if pending:
-            report(*pending)
-            pending = None
-
-    def land() -> None:
-        done, steps = in_flight.popleft()
-        jax.block_until_ready(done)
-        report.bar.update(steps)
-
-    if snapshots and step and schedule.due(step, schedule.snapshot_every):
+    in_flight, trace = _InFlight(report.bar), _Trace(schedule, trace_dir)
+    if step and schedule.due(step).snapshot:
         snapshots.save(step, state)  # the checkpoint's own, where the run was stopped between the two
 
     with report.bar:
         while step < schedule.total:
-            if schedule.profile_steps and step == schedule.profile_start:
-                jax.profiler.start_trace(trace_dir)
-                tracing = True
+            trace.before(step)
             stop = schedule.stop(step) if source.looped else step + 1
             data = next(batches)
             limit = sharding.put(np.int32(stop), everywhere)
             with jax.transfer_guard("disallow"):
                 state, totals, done = program.run(state, totals, data, limit)
-            settle()  # of the dispatch before, while this one runs
-            in_flight.append((done, stop - step))
-            if len(in_flight) > IN_FLIGHT:
-                land()
+            report.settle()  # of the dispatch before, while this one runs
+            in_flight.add(done, stop - step)
             step = stop
-            if tracing and step == min(schedule.profile_start + schedule.profile_steps, schedule.total):
-                jax.block_until_ready(state)
-                jax.profiler.stop_trace()
-                tracing = False
-            saves = schedule.due(step, schedule.checkpoint_every)
-            keeps = snapshots and schedule.due(step, schedule.snapshot_every)
-            evaluations = {n: e for n, e in schedule.evaluations.items() if schedule.due(step, e.every)}
-            if schedule.due(step, schedule.log_every) or saves or keeps or evaluations:
-                pending = (step, totals)
+            trace.after(step, state)
+            due = schedule.due(step)
+            if due.log or due.pauses:
+                report.later(step, totals)
                 totals = program.zeros()
-            if saves or keeps or evaluations:
-                settle()
+            if due.pauses:
+                report.settle()
                 with clock.pause():
-                    values = {name: _evaluate(writer, step, name, e, state) for name, e in evaluations.items()}
-                    if saves:
-                        measured = {name: values[name][e.rank] for name, e in evaluations.items() if e.rank}
-                        if snapshots:
-                            snapshots.wait()  # a run that resumes here makes those before it no more
-                        checkpoints.save(state, {**meta, "step": step, "measured": measured})
-                    if keeps:
-                        snapshots.save(step, state)
-        settle()
-        while in_flight:
-            land()
+                    _evaluate_and_save(step, state, due, writer, checkpoints, snapshots, meta)
+        report.settle()
+        in_flight.land()
     return state
+
+
+def _evaluate_and_save(
+    step: int,
+    state: TrainState,
+    due: Due,
+    writer: Writer,
+    checkpoints: Checkpoints,
+    snapshots: Snapshots | None,
+    meta: dict[str, Any],
+) -> None:
+    values = {name: _evaluate(writer, step, name, e, state) for name, e in due.evaluations.items()}
+    if due.checkpoint:
+        measured = {name: values[name][e.rank] for name, e in due.evaluations.items() if e.rank}
+        if snapshots:
+            snapshots.wait()  # a run that resumes here makes those before it no more
+        checkpoints.save(state, {**meta, "step": step, "measured": measured})
+    if due.snapshot:
+        snapshots.save(step, state)
 
 
 def _evaluate(
