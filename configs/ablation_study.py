@@ -13,7 +13,7 @@ from ddaepp_jax.config import ddpm
 def get_config(variant: str = ""):
     """Variants: "" ("both"), "tiny", and "plain", "conditioned", "distilled", "both"; "cls_token", "own_token",
     "no_augment_token", "no_scale", "mlp_projection", "earlier"; "heads_1", "heads_2", "no_batch_norm",
-    "level_1", "level_101", "shared", "symmetric", "same_view", "photometric".
+    "level_1", "level_101", "shared", "symmetric", "flips_only", "photometric".
     """
     config = recipes.distilled(recipes.uvit_ddpm(recipes.long_run(name="cifar10")))
     config.diffusion = ddpm(time_input="999t/T")

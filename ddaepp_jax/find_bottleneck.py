@@ -3,9 +3,10 @@
     python -m ddaepp_jax.find_bottleneck --config=configs/uvit_cifar.py --steps=1000 --seeds=0,1,2
 
 Runs of one seed have the same data, noise and initial values, and are the config with that seed, `model.bottleneck` and
-`train.steps`. The candidate's number is data: blocks of one width share a compiled program, one after another. A winner
-is named only where its gap to the others exceeds the seeds' spread; otherwise it is a tie. The same command again goes
-on where it stopped, and takes more seeds or candidates. In the directory: curves.jsonl, bottleneck.json, curves.png.
+`train.steps`; its warm-up takes a fifth of them at most, so that the short run learns. The candidate's number is data:
+blocks of one width share a compiled program, one after another. A winner is named only where its gap to the others
+exceeds the seeds' spread; otherwise it is a tie. The same command again goes on where it stopped, and takes more seeds
+or candidates. In the directory: short_run.json (the config), curves.jsonl, bottleneck.json, curves.png.
 """
 
 import argparse
@@ -38,6 +39,7 @@ from ddaepp_jax.training.program import Program, compile_program
 from ddaepp_jax.training.source import Source
 from ddaepp_jax.training.step import Learner, TrainState
 
+WARMUP = 5  # a part of so many, at most, of a short run
 POINTS = 100  # of a curve, where the run has so many steps
 LOSS = "denoising/loss"  # what candidates are compared by; other objectives take their features at the bottleneck
 NUMBER = "bottleneck"  # under which a candidate's number is handed to the program, beside the images
@@ -60,8 +62,8 @@ def search(
       name: of the config, for the record.
 
     Returns:
-      What ``bottleneck_results.decide`` does, with "config", "steps", "seeds", and "line", which sets the config to
-      the best block.
+      What ``bottleneck_results.decide`` does, with "config", "steps", "warmup_steps", "seeds", and "line", which sets
+      the config to the best block.
 
     Raises:
       InputError: names the field, option or file that is wrong.
@@ -70,6 +72,7 @@ def search(
     mesh, data = build.mesh(config), build.dataset(config, config.data.split)
     config = config.copy_and_resolve_references()
     config.train.update(steps=min(steps, build.total_steps(config, len(data))), epochs=None, images=None)
+    config.optimizer.warmup_steps = min(config.optimizer.warmup_steps, config.train.steps // WARMUP)
     network = build.network(config, data.image_shape, data.num_classes)
     widths = _widths(_shapes(network, data.image_shape)[0], candidates, last=config.model.name == "dit")
     weights = _weights(config, network, data.image_shape, widths)
@@ -92,7 +95,8 @@ def search(
                     with (workdir / "curves.jsonl").open("a") as file:
                         file.write(json.dumps(row) + "\n")
     curves = {block: {seed: done[seed, block] for seed in seeds} for block in widths}
-    return _conclude(workdir, curves, {"config": name, "steps": config.train.steps, "seeds": list(seeds)})
+    known = {"config": name, "steps": config.train.steps, "warmup_steps": config.optimizer.warmup_steps}
+    return _conclude(workdir, curves, {**known, "seeds": list(seeds)})
 
 
 def _check(config: ConfigDict, steps: int, seeds: Sequence[int]) -> None:
@@ -284,7 +288,8 @@ def main(argv: Sequence[str]) -> None:
     name = args.config or "digits"
     workdir = Path(args.workdir or f"runs/{Path(name.split(':')[0]).stem}_bottleneck")
     found = search(config, workdir, candidates=args.candidates, steps=args.steps, seeds=args.seeds, name=name)
-    print(f"\n{bottleneck_results.table(found)}\n\n{bottleneck_results.advice(found)}")
+    print(f"\n{found['steps']} steps a run, {found['warmup_steps']} of them warm-up\n")
+    print(f"{bottleneck_results.table(found)}\n\n{bottleneck_results.advice(found)}")
     print(f"\nlook at {workdir}/curves.png; all numbers are in {workdir}/bottleneck.json and curves.jsonl")
 
 

@@ -165,6 +165,6 @@ def ablated(config: ConfigDict, variant: str) -> ConfigDict:
         level_101=change(student_level=101.0, teacher_level=101.0),
         shared=change(share_denoising=True),
         symmetric=change(symmetric=True),
-        same_view=change(geometric=0.0),
+        flips_only=change(geometric=0.0),
         photometric=change(geometric=0.0, photometric={"use": True}),
     )

@@ -110,7 +110,8 @@ def _check_objectives(config: ConfigDict) -> None:
         _require(weight >= 0, f"objectives.{name}.weight: {weight} is negative; 0 turns it off")
         _require(
             isinstance(points, tuple)
-            and all(isinstance(p, tuple) and len(p) == 2 and min(p) >= 0 for p in points)
+            and all(isinstance(p, tuple) and len(p) == 2 for p in points)
+            and all(isinstance(value, int | float) and value >= 0 for value in itertools.chain(*points))
             and all(first[0] < second[0] for first, second in itertools.pairwise(points)),
             f"objectives.{name}.schedule: {points}: give ((step, factor), ..) with rising steps, "
             "e.g. ((0, 0.0), (5000, 1.0)), or () for 1 throughout",
@@ -135,6 +136,11 @@ def _check_distillation(config: ConfigDict) -> None:
         not (fields.weight and fields.geometric) or augment_dim in (0, AUGMENT_DIM),
         f"{group}.geometric: {AUGMENT_DIM} numbers say how a view is transformed, the network takes {augment_dim}; "
         f"set model.augment_dim to {AUGMENT_DIM}, or to 0, and it is not told",
+    )
+    _require(
+        not fields.share_denoising or fields.student_level is None,
+        f"{group}.student_level: {fields.student_level}, but with share_denoising the student's levels are the "
+        "denoiser's; set it to None",
     )
     _require(0 <= fields.teacher_decay <= 1, f"{group}.teacher_decay: {fields.teacher_decay} is not in 0..1")
     _require(fields.temperature > 0, f"{group}.temperature: {fields.temperature} is not positive")

@@ -53,7 +53,7 @@ def _distillation(config: ConfigDict, denoising: Denoising, total: int) -> Disti
         teacher_level=noise_level(denoising.process, fields.teacher_level, f"{group}.teacher_level"),
         symmetric=fields.symmetric,
         projector=heads.Head(fields.projector_depth, fields.hidden, fields.embedding, fields.norm),
-        predictor=heads.Head(fields.predictor_depth, fields.hidden, fields.embedding, fields.norm),
+        predictor=heads.Head(fields.predictor_depth, fields.hidden, None, fields.norm),
         temperature=fields.temperature,
         teacher_decay=schedule(fields.teacher_decay, total),
     )

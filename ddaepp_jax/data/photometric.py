@@ -49,6 +49,9 @@ class Photometric:
     solarise: tuple[float, float] = (0.0, 0.2)
 
     def __post_init__(self) -> None:
+        for name in ("blur", "solarise", "blur_sigma"):
+            if [isinstance(value, int | float) for value in getattr(self, name)] != [True, True]:
+                raise ValueError(f"{name}: {getattr(self, name)} is not two numbers")
         if not 0 < self.crop_min <= 1:
             raise ValueError(f"crop_min: {self.crop_min} is not a share of an image, in (0, 1]")
         if not 0 <= self.hue <= 0.5:

@@ -44,8 +44,11 @@ def prepared(name: str, data_dir: str | None) -> Any | None:
 
     if data_dir is not None and (Path(data_dir).expanduser() / "dataset_info.json").exists():
         builder = tfds.builder_from_directory(data_dir)
-        if builder.name != _bare(name):
-            raise InputError(f"data.data_dir: {data_dir} holds {builder.name}, not {name}; mend it or data.name")
+        given = "/".join(filter(None, (builder.name, builder.info.config_name)))
+        if name not in (builder.name, given, f"{builder.name}:{builder.version}", f"{given}:{builder.version}"):
+            raise InputError(
+                f"data.data_dir: {data_dir} holds {given}:{builder.version}, not {name}; mend it or data.name"
+            )
         return builder
     try:
         return builder_from_files(name, **({} if data_dir is None else {"data_dir": data_dir}))

@@ -88,8 +88,8 @@ def advice(found: Mapping[str, Any]) -> str:
         return f"tie: one seed has no spread to compare with (the lowest is {found['best']}'s); give more --seeds"
     names = ", ".join([found["best"], *found["tied"]])
     return (
-        f"tie: {names} differ by no more than seeds do; give more --seeds (those that are there are kept), or more "
-        "--steps in another --workdir, or keep the config's own"
+        f"tie: {names} differ by no more than seeds do; keep the config's own, or give more --steps in another "
+        "--workdir (more --seeds make what is found surer, a winner no likelier)"
     )
 
 

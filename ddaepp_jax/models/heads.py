@@ -24,23 +24,24 @@ class Head(nn.Module):
     Attributes:
       depth: number of Linears; 0: the head is the identity.
       hidden: channels between them.
-      out: channels of the last.
+      out: channels of the last; None: as many as the input's.
       norm: "batch", whose Linears have no bias, or "none".
     """
 
     depth: int
     hidden: int
-    out: int
+    out: int | None
     norm: str = "batch"
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """``x`` (B, D) -> (B, out) float32."""
         x = x.astype(jnp.float32)
+        out = x.shape[-1] if self.out is None else self.out
         for i in range(self.depth):
             last, name, fan_in = i == self.depth - 1, f"linear_{i + 1}", x.shape[-1]
             bias = dict(use_bias=self.norm == "none", bias_init=conv_bias_init(fan_in))
-            x = nn.Dense(self.out if last else self.hidden, kernel_init=CONV_INIT, name=name, **bias)(x)
+            x = nn.Dense(out if last else self.hidden, kernel_init=CONV_INIT, name=name, **bias)(x)
             if self.norm == "batch":
                 x = batch_norm(x)
                 if not last:

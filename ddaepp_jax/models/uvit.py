@@ -134,7 +134,8 @@ class UViT(nn.Module):
             here = is_bottleneck(self.bottleneck, name)
             if here is False:
                 continue
-            pooled = tokens[:, 0] if self.pool == "cls" else features[name].mean(axis=1)
+            read = tokens[:, :1] if self.pool == "cls" else features[name]
+            pooled = read.mean(axis=1, dtype=wide(self.dtype))
             bottleneck = chosen(here, pooled, bottleneck)
             if self.self_condition and not (stop and i + 1 == count):
                 condition = chosen(here, conditioning(pooled, time_embedding), 0.0)

@@ -55,8 +55,8 @@ class Distillation:
 
     Attributes:
       denoising: the objective whose pass the student shares where ``shared``.
-      shared: the student's first pass is the denoiser's own, of the image as it sees it and at its noise level; the
-        pass of view 2, where ``symmetric`` asks for it, is drawn at such levels too.
+      shared: the student's first pass is the denoiser's own, of the image as it sees it, with its label and at its
+        noise level; the pass of view 2, where ``symmetric`` asks for it, is drawn at such levels too, without a label.
       student_level, teacher_level: fixed noise levels of both passes, in the process's unit.
       symmetric: both views go both ways, and the two losses are summed.
       projector, predictor: heads; the teacher has a projector of its own.
@@ -82,7 +82,10 @@ class Distillation:
         return {name: variables.get("params", {}) for name, variables in heads.items()}
 
     def passes(self, rng: Array, batch: Mapping[str, Any]) -> dict[str, Pass]:
-        """The student's passes and the teacher's over ``batch["views"]``, two pairs of image and augment_label."""
+        """The student's passes and the teacher's over ``batch["views"]``, two pairs of image and augment_label.
+
+        Labels are dropped, as they are where features are read; the denoiser's own pass alone has them.
+        """
         views = batch["views"]
         if self.shared:
             views = ((batch["image"], batch.get("augment_label")), views[1])

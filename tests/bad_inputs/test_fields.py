@@ -70,6 +70,7 @@ FIELDS = [  # --config.<what is given> -> parts of the line
     ("objectives.distillation.wieght=1", "no such field; did you mean objectives.distillation.weight?"),
     ("objectives.distillation.schedule=(0, 1)", "objectives.distillation.schedule: (0, 1): give ((step, factor), ..)"),
     ("objectives.denoising.schedule=((5, 1), (5, 0))", "objectives.denoising.schedule", "with rising steps"),
+    ("objectives.denoising.schedule=((0, None),)", "objectives.denoising.schedule: ((0, None),): give"),
     ("objectives.distillation.geometric=1.5", "objectives.distillation.geometric: 1.5 is not a probability"),
     ("objectives.distillation.teacher_decay=2", "objectives.distillation.teacher_decay: 2.0 is not in 0..1"),
     ("objectives.distillation.temperature=0", "objectives.distillation.temperature: 0.0 is not positive"),
@@ -83,6 +84,9 @@ FIELDS = [  # --config.<what is given> -> parts of the line
     ("objectives.distillation.photometric.jitter=2", "objectives.distillation.photometric.jitter: 2.0 is not a prob"),
     ("objectives.distillation.photometric.blur=(2., 0.)", "photometric.blur: (2.0, 0.0) is not a probability"),
     ("objectives.distillation.photometric.blur_sigma=(2., 1.)", "photometric.blur_sigma: (2.0, 1.0) is not a range"),
+    ("objectives.distillation.photometric.blur=(0.5,)", "photometric.blur: (0.5,) is not two numbers"),
+    ("objectives.distillation.photometric.solarise=()", "photometric.solarise: () is not two numbers"),
+    ("objectives.distillation.photometric.blur_sigma=('a', 2.)", "photometric.blur_sigma: ('a', 2.0) is not two num"),
     ("sampling.sampler=euler", "sampling.sampler: no 'euler'; there is ddim, ddpm, dpmpp_2m"),
     ("sampling.steps=1001", "sampling.steps: 1001 is not in 1..1000 (diffusion.num_steps)"),
     ("sampling.guidance=2", "sampling.guidance: 2.0 without labels", "model.class_conditional"),
@@ -198,6 +202,12 @@ def test_distillation_that_is_on(fields, part):
     config = schema.get_config()
     config.objectives.distillation.update(weight=1.0, **fields)
     refused(lambda _: build.learner(config, (8, 8, 1), 10, 100), [], part)
+
+
+def test_the_student_of_a_shared_pass_has_no_level_of_its_own():
+    config = schema.get_config()
+    config.objectives.distillation.update(student_level=5.0, share_denoising=True)
+    refused(lambda _: validation.validate(config), [], "student_level: 5.0, but with share_denoising", "set it to None")
 
 
 def test_distillation_without_others_or_words_for_a_view():

@@ -205,8 +205,11 @@ def test_a_prepared_set_its_slices_and_its_errors(tmp_path: Path) -> None:
     for split in ("test", "train[:0]", "train["):
         with pytest.raises(InputError, match=r"^data\.split: toy .*; it has train, val$"):
             datasets.tfds("toy", split, str(tmp_path))
-    with pytest.raises(InputError, match=r"^data\.data_dir: .* holds toy, not cifar10"):
+    with pytest.raises(InputError, match=r"^data\.data_dir: .* holds toy:1.0.0, not cifar10"):
         datasets.tfds("cifar10", "train", str(tmp_path / "toy/1.0.0"))
+    for other in ("toy/big", "toy:2.0.0"):
+        with pytest.raises(InputError, match=rf"holds toy:1.0.0, not {other}"):
+            datasets.tfds(other, "train", str(tmp_path / "toy/1.0.0"))
 
 
 def test_images_of_many_sizes_and_no_labels(tmp_path: Path) -> None:

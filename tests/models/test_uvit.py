@@ -212,7 +212,9 @@ def test_bfloat16_keeps_float32_parameters_and_output():
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     out, features = apply(network, params, x, t)
     exact, _ = apply(UViT(**SMALL, self_condition=True), params, x, t)
-    assert out.dtype == jnp.float32 and features["mid"].dtype == jnp.bfloat16
+    assert features["mid"].dtype == jnp.bfloat16
+    assert out.dtype == features["bottleneck"].dtype == jnp.float32
+    np.testing.assert_allclose(features["bottleneck"], np.asarray(features["mid"], np.float32).mean(axis=1), rtol=1e-6)
     assert relative_error(out, np.asarray(exact)) < 0.03
 
 
