@@ -7,7 +7,7 @@
 network: FID 3.33 by DDPM-1000, 4.51 by DDIM-100. Neither has yet been run here at full length.
 
 ``:small`` is what a CPU can show in minutes: 1.5M parameters, patches of 4. ``:study`` is what benchmarks/study.py
-compares variants on: a wider, shallower one (2.6M) that learns most in 8 minutes of two CPU cores; its width, depth,
+compares variants on: a wider, shallower one (2.6M) that learns most in minutes of two CPU cores; its width, depth,
 batch and learning rate were chosen by the loss and by a probe within the training split.
 
 ``:edm`` and ``:study_edm`` are the whole and the study's network with EDM. FutureXiang/Diffusion lists this pair as not
