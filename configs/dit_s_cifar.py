@@ -6,7 +6,7 @@
 warm-up, clipping and a batch of our choice. There is no published figure of this network, process and data set to
 compare with, and it has not yet been run at full length.
 
-``:small`` is what two CPU cores show in 14 minutes: patches of 4; its loss falls from 1.14 to 0.176, and linear accuracy
+``:small`` is what two CPU cores show in 14 minutes: patches of 4; its loss falls from 1.14 to 0.176, linear accuracy
 reaches 43.6 % (README).
 
 ``--config.model.self_condition=False`` is the plain network, ``--config.model.class_conditional=True`` takes labels.
