@@ -109,6 +109,68 @@ MODELS = {"uvit": uvit, "unet": unet, "dit": dit}
 PROCESSES = {"ddpm": ddpm, "vp": vp, "edm": edm, "flow": flow}
 
 
+def _data() -> ConfigDict:
+    """What is trained on."""
+    config = ConfigDict()
+    config.name = "digits"  # "digits", "folder", "latents", or any data set of tensorflow-datasets
+    config.data_dir = ""  # the folder itself; a TFDS directory ("": TFDS's own default)
+    config.split = "train"
+    config.eval_split = "test"  # held out: never trained on
+    config.size = (0, 0)  # height and width to crop to; (0, 0): as stored
+    config.flip = False  # random horizontal flips
+    config.augment = 0.0  # probability of each of EDM's geometric transformations; model.augment_dim=9 takes them
+    config.device_bytes = 4 * 2**30  # a set of at most so many bytes lives in device memory; others are streamed
+    config.stream_threads = 4
+    return config
+
+
+def _train() -> ConfigDict:
+    """How long, in what batches; what is kept."""
+    config = ConfigDict()
+    config.steps = placeholder(int)  # exactly one of steps, epochs, images
+    config.epochs = placeholder(float)
+    config.images = placeholder(int)
+    config.batch_size = 64
+    config.steps_per_dispatch = 50
+    config.log_every = 100
+    config.checkpoint_every = 2500
+    config.keep_checkpoints = 2
+    config.steps = 7500
+    return config
+
+
+def _evals() -> ConfigDict:
+    """What is measured every so many steps; 0: never."""
+    config = ConfigDict()
+    config.heldout_loss = ConfigDict(dict(every=2500, images=256, levels=10))
+    config.samples = ConfigDict(dict(every=2500, n=64))
+    # Frechet distance and its kin of samples to the training split, by the features of an extractor: "classifier" (of
+    # the data; trained once), "inception", or its directory.
+    config.fid = ConfigDict(dict(every=0, n=5000, extractor="classifier"))
+    # A layer's linear and nearest-neighbour accuracy, heads and choice on images of the training split.
+    config.probe = ConfigDict(dict(every=2500, images=5000, layer="bottleneck", level=placeholder(float)))
+    config.knn = ConfigDict(dict(every=2500, images=5000, layer="bottleneck", level=placeholder(float), k=20))
+    # Without labels: how far two views of an image agree in a layer, and how much of their space the images fill.
+    config.features = ConfigDict(dict(every=2500, images=1024, layer="bottleneck", level=placeholder(float)))
+    return config
+
+
+def _sampling() -> ConfigDict:
+    """How images are drawn; a sampler's options have its name."""
+    config = ConfigDict(dict(sampler="ddpm", steps=100, guidance=1.0, batch_size=64))
+    config.guidance_interval = ()  # noise levels that guidance is limited to, (low, high); (): every level
+    config.guidance_channels = 0  # only the first so many are guided; 0: all
+    config.clip = True  # the estimated clean image to [-1, 1] at every evaluation
+    config.ddim = ConfigDict(dict(table="standard"))  # "ddae": DDAE's own alpha_bar
+    # With s_churn 0 deterministic; the others are EDM's for CIFAR-10 with s_churn 30 (table 5 of the paper).
+    config.heun = ConfigDict(dict(s_churn=0.0, s_min=0.01, s_max=1.0, s_noise=1.007))
+    # Of flows; shift 1: even steps, below 1: shorter ones at the noise. diffusion 0: no noise.
+    config.euler = ConfigDict(dict(shift=1.0))
+    config.heun_flow = ConfigDict(dict(shift=1.0))
+    config.euler_maruyama = ConfigDict(dict(shift=1.0, diffusion=1.0))
+    return config
+
+
 def get_config(variant: str = "") -> ConfigDict:
     """The default: handwritten digits. Every other config starts from here and changes what differs.
 
@@ -122,27 +184,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model = uvit(width=64, depth=4, num_heads=2)
     config.diffusion = ddpm(time_input="999t/T")
 
-    config.data = ConfigDict()
-    config.data.name = "digits"  # "digits", "folder", "latents", or any data set of tensorflow-datasets
-    config.data.data_dir = ""  # the folder itself; a TFDS directory ("": TFDS's own default)
-    config.data.split = "train"
-    config.data.eval_split = "test"  # held out: never trained on
-    config.data.size = (0, 0)  # height and width to crop to; (0, 0): as stored
-    config.data.flip = False  # random horizontal flips
-    config.data.augment = 0.0  # probability of each of EDM's geometric transformations; model.augment_dim=9 takes them
-    config.data.device_bytes = 4 * 2**30  # a set of at most so many bytes lives in device memory; others are streamed
-    config.data.stream_threads = 4
-
-    config.train = ConfigDict()
-    config.train.steps = placeholder(int)  # exactly one of steps, epochs, images
-    config.train.epochs = placeholder(float)
-    config.train.images = placeholder(int)
-    config.train.batch_size = 64
-    config.train.steps_per_dispatch = 50
-    config.train.log_every = 100
-    config.train.checkpoint_every = 2500
-    config.train.keep_checkpoints = 2
-    config.train.steps = 7500
+    config.data, config.train = _data(), _train()
 
     # What is minimised: objectives by their weights; 0 turns one off. schedule: ((step, factor), ..), lines between, by
     # which the weight is multiplied; (): 1 throughout.
@@ -172,35 +214,13 @@ def get_config(variant: str = "") -> ConfigDict:
     # first that matches counts. ("fsdp",) alone shards the largest dimension that divides; others are replicated.
     config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1, rules=((".*", ("fsdp",)),)))
 
-    config.evals = ConfigDict()  # what is measured every so many steps; 0: never
-    config.evals.heldout_loss = ConfigDict(dict(every=2500, images=256, levels=10))
-    config.evals.samples = ConfigDict(dict(every=2500, n=64))
-    # Frechet distance and its kin of samples to the training split, by the features of an extractor: "classifier" (of
-    # the data; trained once), "inception", or its directory.
-    config.evals.fid = ConfigDict(dict(every=0, n=5000, extractor="classifier"))
-    # A layer's linear and nearest-neighbour accuracy, heads and choice on images of the training split.
-    config.evals.probe = ConfigDict(dict(every=2500, images=5000, layer="bottleneck", level=placeholder(float)))
-    config.evals.knn = ConfigDict(dict(every=2500, images=5000, layer="bottleneck", level=placeholder(float), k=20))
-    # Without labels: how far two views of an image agree in a layer, and how much of their space the images fill.
-    config.evals.features = ConfigDict(dict(every=2500, images=1024, layer="bottleneck", level=placeholder(float)))
-
+    config.evals = _evals()
     # linear_probe's: a protocol by name, its epochs (None: its own), the part of the training split that chooses,
     # neighbours (0: none).
     config.probe = ConfigDict(dict(protocol="cached", epochs=placeholder(int), held_out=0.1, knn=20))
     config.probe.epochs = 100  # of 1,500 images
 
-    config.sampling = ConfigDict(dict(sampler="ddpm", steps=100, guidance=1.0, batch_size=64))
-    config.sampling.guidance_interval = ()  # noise levels that guidance is limited to, (low, high); (): every level
-    config.sampling.guidance_channels = 0  # only the first so many are guided; 0: all
-    config.sampling.clip = True  # the estimated clean image to [-1, 1] at every evaluation
-    config.sampling.ddim = ConfigDict(dict(table="standard"))  # "ddae": DDAE's own alpha_bar
-    # With s_churn 0 deterministic; the others are EDM's for CIFAR-10 with s_churn 30 (table 5 of the paper).
-    config.sampling.heun = ConfigDict(dict(s_churn=0.0, s_min=0.01, s_max=1.0, s_noise=1.007))
-    # Of flows; shift 1: even steps, below 1: shorter ones at the noise. diffusion 0: no noise.
-    config.sampling.euler = ConfigDict(dict(shift=1.0))
-    config.sampling.heun_flow = ConfigDict(dict(shift=1.0))
-    config.sampling.euler_maruyama = ConfigDict(dict(shift=1.0, diffusion=1.0))
-
+    config.sampling = _sampling()
     config.logging = ConfigDict(dict(tensorboard=True, wandb=False))
     config.profile = ConfigDict(dict(start=0, steps=0))  # a window of steps traced for a profiler; 0 steps: none
     return varied(config, variant)

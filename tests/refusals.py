@@ -11,7 +11,7 @@ CONFIG = str(Path(schema.__file__))
 TINY = f"--config={CONFIG}:tiny"
 
 
-def refused(program, arguments, *parts):
+def check_refused(program, arguments, *parts):
     """Run a program's main; it has to end in one short line with all of ``parts`` in it."""
     with pytest.raises(InputError) as caught:
         program([str(argument) for argument in arguments])

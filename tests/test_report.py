@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from refusals import refused
+from refusals import check_refused
 
 from ddaepp_jax import config as schema
 from ddaepp_jax import report, run_config
@@ -361,7 +361,7 @@ def test_bad_arguments(arguments, parts, tmp_path, monkeypatch):
     for name in ("run", "other"):
         write_run(tmp_path / name, metrics=False, samples=False, probe=False)
     monkeypatch.chdir(tmp_path)
-    refused(report.main, arguments, *parts)
+    check_refused(report.main, arguments, *parts)
 
 
 @pytest.mark.parametrize(
@@ -381,4 +381,4 @@ def test_bad_arguments(arguments, parts, tmp_path, monkeypatch):
 def test_a_damaged_file(file, text, message, tmp_path):
     run = write_run(tmp_path / "run")
     (run / file).write_text(text)
-    refused(report.main, [f"--workdir={run}"], f"{Path(run / file)}: {message}")
+    check_refused(report.main, [f"--workdir={run}"], f"{Path(run / file)}: {message}")

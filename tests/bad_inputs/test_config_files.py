@@ -1,7 +1,7 @@
 """What is wrong with a config file itself; with the config.json of a run directory."""
 
 import pytest
-from refusals import TINY, refused
+from refusals import TINY, check_refused
 
 from ddaepp_jax import linear_probe, main, sample
 
@@ -44,7 +44,7 @@ def files(tmp_path, monkeypatch):
     ],
 )
 def test_bad_config_file(config, parts, files):
-    refused(main.main, ["--workdir=run", f"--config={config}"], *parts)
+    check_refused(main.main, ["--workdir=run", f"--config={config}"], *parts)
     assert not (files / "run").exists()
 
 
@@ -61,4 +61,6 @@ FOREIGN = ["", "{", "[]", "3", "{}", '{"seed": 0}', '{"seed": "a"}', "\xff\0"]
 def test_foreign_config_json(program, text, tmp_path):
     (tmp_path / "config.json").write_bytes(text.encode("latin1"))
     arguments = [TINY] if program is main.main else []
-    refused(program, [*arguments, f"--workdir={tmp_path}"], f"{tmp_path / 'config.json'}: not the config of a run")
+    check_refused(
+        program, [*arguments, f"--workdir={tmp_path}"], f"{tmp_path / 'config.json'}: not the config of a run"
+    )

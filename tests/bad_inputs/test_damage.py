@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from refusals import TINY, refused
+from refusals import TINY, check_refused
 
 from ddaepp_jax import main, sample
 
@@ -33,14 +33,16 @@ def _no_ema(checkpoints: Path) -> None:
 @pytest.mark.parametrize("damage", [_foreign_tree, _garbage, _no_ema])
 def test_sample_from_a_damaged_checkpoint(damage, damaged):
     damage(damaged / "checkpoints")
-    refused(sample.main, [f"--workdir={damaged}"], str(damaged / "checkpoints"), "not a readable checkpoint")
+    check_refused(sample.main, [f"--workdir={damaged}"], str(damaged / "checkpoints"), "not a readable checkpoint")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", [_foreign_tree, _garbage])
 def test_resume_from_a_foreign_checkpoint(damage, damaged):
     damage(damaged / "checkpoints")
-    refused(main.main, [TINY, f"--workdir={damaged}"], str(damaged / "checkpoints/7"), "train into another --workdir")
+    check_refused(
+        main.main, [TINY, f"--workdir={damaged}"], str(damaged / "checkpoints/7"), "train into another --workdir"
+    )
 
 
 def program(module, *arguments, **environment):

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from refusals import CONFIG, refused
+from refusals import CONFIG, check_refused
 
 from ddaepp_jax import build, main, validation
 from ddaepp_jax import config as schema
@@ -182,7 +182,7 @@ def test_bad_field(config, given, parts, tmp_path, monkeypatch):
     monkeypatch.setattr(main, "compile_program", lambda *_, **__: pytest.fail("compiled"))
     monkeypatch.setattr(Dataset, "arrays", lambda _: pytest.fail("read the data"))
     workdir = tmp_path / "run"
-    refused(main.main, [f"--config={config}", f"--workdir={workdir}", f"--config.{given}"], *parts)
+    check_refused(main.main, [f"--config={config}", f"--workdir={workdir}", f"--config.{given}"], *parts)
     assert not workdir.exists()
 
 
@@ -201,21 +201,23 @@ def test_bad_field(config, given, parts, tmp_path, monkeypatch):
 def test_distillation_that_is_on(fields, part):
     config = schema.get_config()
     config.objectives.distillation.update(weight=1.0, **fields)
-    refused(lambda _: build.learner(config, (8, 8, 1), 10, 100), [], part)
+    check_refused(lambda _: build.learner(config, (8, 8, 1), 10, 100), [], part)
 
 
 def test_the_student_of_a_shared_pass_has_no_level_of_its_own():
     config = schema.get_config()
     config.objectives.distillation.update(student_level=5.0, share_denoising=True)
-    refused(lambda _: validation.validate(config), [], "student_level: 5.0, but with share_denoising", "set it to None")
+    check_refused(
+        lambda _: validation.validate(config), [], "student_level: 5.0, but with share_denoising", "set it to None"
+    )
 
 
 def test_distillation_without_others_or_words_for_a_view():
     config = schema.get_config()
     config.objectives.distillation.weight, config.train.batch_size = 1.0, 1
-    refused(lambda _: validation.validate(config), [], "objectives.distillation.weight: in batches of one image")
+    check_refused(lambda _: validation.validate(config), [], "objectives.distillation.weight: in batches of one image")
     config.train.batch_size, config.model.augment_dim = 8, 3
-    refused(
+    check_refused(
         lambda _: validation.validate(config), [], "objectives.distillation.geometric: 9 numbers", "the network takes 3"
     )
 
@@ -232,7 +234,7 @@ def test_distillation_without_others_or_words_for_a_view():
 def test_options_of_a_flows_samplers(sampler, options, part):
     config = schema.get_config()
     config.diffusion = schema.flow()
-    refused(lambda _: build.sampler(config, sampler, 10, options), [], part)
+    check_refused(lambda _: build.sampler(config, sampler, 10, options), [], part)
 
 
 @pytest.mark.parametrize(
@@ -245,4 +247,4 @@ def test_options_of_a_flows_samplers(sampler, options, part):
 def test_a_unet_that_does_not_fit_the_data(fields, part):
     config = schema.get_config()
     config.model = schema.unet(**fields)
-    refused(lambda _: build.network(config, (8, 8, 1), 0), [], part)
+    check_refused(lambda _: build.network(config, (8, 8, 1), 0), [], part)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from refusals import refused
+from refusals import check_refused
 
 from ddaepp_jax import linear_probe
 
@@ -36,12 +36,12 @@ from ddaepp_jax import linear_probe
 )
 def test_probe_of_a_run(arguments, parts, trained, monkeypatch):
     monkeypatch.setattr(linear_probe, "store", lambda *_, **__: pytest.fail("made features"))
-    refused(linear_probe.main, [f"--workdir={trained}", *arguments], *parts)
+    check_refused(linear_probe.main, [f"--workdir={trained}", *arguments], *parts)
 
 
 def test_probe_of_what_is_no_run(tmp_path):
-    refused(linear_probe.main, [], "the following arguments are required: --workdir")
-    refused(linear_probe.main, [f"--workdir={tmp_path}"], f"{tmp_path}: not a run directory (no config.json)")
+    check_refused(linear_probe.main, [], "the following arguments are required: --workdir")
+    check_refused(linear_probe.main, [f"--workdir={tmp_path}"], f"{tmp_path}: not a run directory (no config.json)")
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_probe_of_what_is_no_run(tmp_path):
 )
 def test_probe_onto_other_results(text, part, trained, tmp_path):
     (tmp_path / "probe.json").write_text(text)
-    refused(
+    check_refused(
         linear_probe.main, [f"--workdir={trained}", f"--out={tmp_path / 'probe'}"], str(tmp_path / "probe.json"), part
     )
 
@@ -71,13 +71,13 @@ def test_probe_of_unlabelled_and_of_other_images(damaged, tmp_path):
     config = json.loads((damaged / "config.json").read_text())
     config["data"] |= {"name": "folder", "data_dir": str(tmp_path / "nowhere")}
     (damaged / "config.json").write_text(json.dumps(config))
-    refused(linear_probe.main, [f"--workdir={damaged}"], f"data.data_dir: {tmp_path / 'nowhere'} is not a folder")
+    check_refused(linear_probe.main, [f"--workdir={damaged}"], f"data.data_dir: {tmp_path / 'nowhere'} is not a folder")
     arguments = [f"--workdir={damaged}", f"--data_dir={tmp_path / 'data'}"]
-    refused(linear_probe.main, arguments, f"data.name: {tmp_path / 'data'} has no labels; a probe needs them")
+    check_refused(linear_probe.main, arguments, f"data.name: {tmp_path / 'data'} has no labels; a probe needs them")
     for split in ("train", "test"):
         for i in range(20):
             path = tmp_path / "data" / split / "ab"[i % 2] / f"{i}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.full((8, 12), i, np.uint8)).save(path)
             (tmp_path / "data" / split / f"{i}.png").unlink()
-    refused(linear_probe.main, arguments, "data.data_dir: images of (8, 12, 1); the run has (8, 8, 1)")
+    check_refused(linear_probe.main, arguments, "data.data_dir: images of (8, 12, 1); the run has (8, 8, 1)")

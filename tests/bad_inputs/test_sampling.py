@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from refusals import refused
+from refusals import check_refused
 
 import ddaepp_jax
 from ddaepp_jax import config as schema
@@ -24,12 +24,12 @@ from ddaepp_jax.diffusion.flow import Flow
 )
 def test_sample_without_a_run(arguments, parts, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    refused(sample.main, arguments, *parts)
+    check_refused(sample.main, arguments, *parts)
 
 
 def test_no_checkpoint_yet(tmp_path):
     (tmp_path / "config.json").write_text(run_config.to_json(schema.get_config("tiny")))
-    refused(sample.main, [f"--workdir={tmp_path}"], f"{tmp_path / 'checkpoints'}: no checkpoint")
+    check_refused(sample.main, [f"--workdir={tmp_path}"], f"{tmp_path / 'checkpoints'}: no checkpoint")
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_no_checkpoint_yet(tmp_path):
     ],
 )
 def test_sample_from_a_run(arguments, parts, trained):
-    refused(sample.main, [f"--workdir={trained}", *arguments], *parts)
+    check_refused(sample.main, [f"--workdir={trained}", *arguments], *parts)
 
 
 def test_run_checks_its_arguments(trained):
@@ -84,24 +84,24 @@ def test_run_checks_its_arguments(trained):
         ((images, 11, ["mid"], -1), "seed: -1 is not in"),
         ((images, 11, ["mid"], 0, 0), "draws: 0 is not positive"),
     ]:
-        refused(lambda _, arguments=arguments: run.features(*arguments), [], part)
+        check_refused(lambda _, arguments=arguments: run.features(*arguments), [], part)
 
 
 def test_a_guide_has_to_estimate_the_same(trained):
     run, guide = ddaepp_jax.load(trained), ddaepp_jax.load(trained)
     sample = lambda scale: lambda _: run.sample(n=1, guide=guide, autoguidance=scale)
-    refused(sample(1), [], "guide: given, but autoguidance is 1, which is none; give a scale, e.g. 2")
+    check_refused(sample(1), [], "guide: given, but autoguidance is 1, which is none; give a scale, e.g. 2")
     guide.image_shape = (8, 8, 3)
-    refused(sample(2), [], f"guide: {trained} differs in the shape of its images: (8, 8, 3), not (8, 8, 1)")
+    check_refused(sample(2), [], f"guide: {trained} differs in the shape of its images: (8, 8, 3), not (8, 8, 1)")
     guide = ddaepp_jax.load(trained)
     guide.process = DDPM(beta_end=0.03, time_input="t")
-    refused(sample(2), [], f"guide: {trained} differs in its process: DDPM(", "beta_end=0.03", "not DDPM(")
+    check_refused(sample(2), [], f"guide: {trained} differs in its process: DDPM(", "beta_end=0.03", "not DDPM(")
     guide.process = Flow()
-    refused(sample(2), [], f"guide: {trained} differs in its process: Flow(", "not DDPM(")
+    check_refused(sample(2), [], f"guide: {trained} differs in its process: Flow(", "not DDPM(")
     guide = ddaepp_jax.load(trained)
     with guide.config.unlocked():
         guide.config.model.class_conditional = True
-    refused(sample(2), [], f"guide: {trained} differs in the number of its labels: 10, not 0")
+    check_refused(sample(2), [], f"guide: {trained} differs in the number of its labels: 10, not 0")
 
 
 def test_labels_of_a_conditional_run(trained):
@@ -114,4 +114,4 @@ def test_labels_of_a_conditional_run(trained):
         ([3, 4, 5], "labels: int64 (3,); give a class, or 2 of them, one an image"),
         (1.5, "labels: float64 (); give a class"),
     ]:
-        refused(lambda _, labels=labels: run.sample(n=2, labels=labels), [], part)
+        check_refused(lambda _, labels=labels: run.sample(n=2, labels=labels), [], part)

@@ -9,7 +9,7 @@ import pytest
 from extractor import CLASSIFIER, SHAPE, untrained_classifier
 from flax import serialization
 from PIL import Image
-from refusals import TINY, refused
+from refusals import TINY, check_refused
 
 from ddaepp_jax import convert, fid, main
 from ddaepp_jax.evaluation import extractors
@@ -43,17 +43,19 @@ def extractor(tmp_path_factory):
     ],
 )
 def test_scores_of_a_run(arguments, parts, trained, extractor):
-    refused(fid.main, [f"--workdir={trained}", f"--extractor={extractor}", *arguments], *parts)
+    check_refused(fid.main, [f"--workdir={trained}", f"--extractor={extractor}", *arguments], *parts)
 
 
 def test_scores_of_nothing(tmp_path, extractor):
-    refused(fid.main, [], "--workdir, --images: give one of them, the run or the images that are scored")
-    refused(fid.main, [f"--workdir={tmp_path}"], f"{tmp_path}: not a run directory (no config.json)")
+    check_refused(fid.main, [], "--workdir, --images: give one of them, the run or the images that are scored")
+    check_refused(fid.main, [f"--workdir={tmp_path}"], f"{tmp_path}: not a run directory (no config.json)")
     images = ["--images=digits:test", "--reference=digits:test"]
-    refused(fid.main, [*images, "--npz", "--steps=5"], "--steps, --npz: of a run, and --images are scored as they are")
+    check_refused(
+        fid.main, [*images, "--npz", "--steps=5"], "--steps, --npz: of a run, and --images are scored as they are"
+    )
     arguments = ["--images=digits:test", "--reference=x.npz", "--extractor=classifier"]
-    refused(fid.main, arguments, "--extractor: a classifier of which data? Say it by --reference=NAME:SPLIT")
-    refused(fid.main, ["--images=digits:test"], "--reference: missing; give what the images are compared with")
+    check_refused(fid.main, arguments, "--extractor: a classifier of which data? Say it by --reference=NAME:SPLIT")
+    check_refused(fid.main, ["--images=digits:test"], "--reference: missing; give what the images are compared with")
 
 
 @pytest.mark.parametrize(
@@ -76,39 +78,41 @@ def test_scores_of_nothing(tmp_path, extractor):
 def test_images_that_cannot_be_scored(given, part, tmp_path, extractor):
     np.savez(tmp_path / "given.npz", **given)
     arguments = [f"--images={tmp_path / 'given.npz'}", "--reference=digits:test", f"--extractor={extractor}"]
-    refused(fid.main, arguments, part)
+    check_refused(fid.main, arguments, part)
 
 
 def test_images_that_are_none(tmp_path, extractor):
     options = ["--reference=digits:test", f"--extractor={extractor}"]
     (tmp_path / "text.npz").write_text("no archive")
-    refused(fid.main, [f"--images={tmp_path / 'text.npz'}", *options], "text.npz: not an .npz file that can be read")
-    refused(
+    check_refused(
+        fid.main, [f"--images={tmp_path / 'text.npz'}", *options], "text.npz: not an .npz file that can be read"
+    )
+    check_refused(
         fid.main, ["--images=nothing", *options], "--images: 'nothing' is no .npz file, no folder, and not NAME:SPLIT"
     )
     (tmp_path / "empty").mkdir()
-    refused(fid.main, [f"--images={tmp_path / 'empty'}", *options], "holds no .bmp")
+    check_refused(fid.main, [f"--images={tmp_path / 'empty'}", *options], "holds no .bmp")
     for i, side in enumerate((8, 9)):
         (tmp_path / "mixed").mkdir(exist_ok=True)
         Image.new("L", (side, 8)).save(tmp_path / "mixed" / f"{i}.png")
-    refused(fid.main, [f"--images={tmp_path / 'mixed'}", *options], "data.size:", "8x8 and", "8x9")
-    refused(fid.main, ["--images=digits:test", "--n=298", *options], "--n: 298 of the 297 images of digits-test")
+    check_refused(fid.main, [f"--images={tmp_path / 'mixed'}", *options], "data.size:", "8x8 and", "8x9")
+    check_refused(fid.main, ["--images=digits:test", "--n=298", *options], "--n: 298 of the 297 images of digits-test")
 
 
 def test_references_of_others(tmp_path, extractor, trained):
     file, arguments = tmp_path / "stats.npz", [f"--workdir={trained}", f"--extractor={extractor}"]
     np.savez(file, mu=np.zeros(64), sigma=np.eye(64))
-    refused(
+    check_refused(
         fid.main, [*arguments, f"--reference={file}"], "is of Inception's features; a classifier's are not comparable"
     )
     other = {"kind": "classifier", "hash": "0" * 64}
     np.savez(file, mu=np.zeros(64), sigma=np.eye(64), made=json.dumps({"name": "x", "extractor": other}))
-    refused(fid.main, [*arguments, f"--reference={file}"], "is another extractor's (hash: 0000", "make it again")
+    check_refused(fid.main, [*arguments, f"--reference={file}"], "is another extractor's (hash: 0000", "make it again")
     np.savez(file, mu=np.zeros(64), sigma=np.eye(64), made="{")
-    refused(fid.main, [*arguments, f"--reference={file}"], "is damaged", "make it again")
+    check_refused(fid.main, [*arguments, f"--reference={file}"], "is damaged", "make it again")
     own = extractors.load(extractor, jax.make_mesh((1,), ("data",))).described
     np.savez(file, mu=np.zeros(64), sigma=np.eye(63), made=json.dumps({"name": "x", "extractor": own}))
-    refused(fid.main, [*arguments, f"--reference={file}"], f"--reference: {file}: sigma:", "(63, 63)")
+    check_refused(fid.main, [*arguments, f"--reference={file}"], f"--reference: {file}: sigma:", "(63, 63)")
 
 
 def test_features_that_are_not_finite(tmp_path, extractor):
@@ -117,7 +121,7 @@ def test_features_that_are_not_finite(tmp_path, extractor):
     params["fc"]["bias"] = np.full(10, np.nan, np.float32)
     extractors.save(broken, CLASSIFIER, params, {}, SHAPE)
     arguments = ["--images=digits:test", "--reference=digits:test", f"--extractor={broken}"]
-    refused(fid.main, arguments, "digits-test: image 0 has a feature (logits) that is not finite, 297 in all")
+    check_refused(fid.main, arguments, "digits-test: image 0 has a feature (logits) that is not finite, 297 in all")
 
 
 def test_extractors_that_are_damaged(tmp_path, extractor):
@@ -126,31 +130,33 @@ def test_extractors_that_are_damaged(tmp_path, extractor):
         damaged = tmp_path / name
         shutil.copytree(extractor, damaged)
         (damaged / name).write_bytes(content)
-        refused(fid.main, [*arguments, f"--extractor={damaged}"], f"--extractor: {damaged} is damaged", "remove it")
+        check_refused(
+            fid.main, [*arguments, f"--extractor={damaged}"], f"--extractor: {damaged} is damaged", "remove it"
+        )
     swapped = tmp_path / "swapped"
     shutil.copytree(extractor, swapped)
     params = serialization.msgpack_restore((swapped / "params.msgpack").read_bytes())
     params["fc"]["bias"] = np.ones(10, np.float32)
     (swapped / "params.msgpack").write_bytes(serialization.to_bytes(params))
-    refused(fid.main, [*arguments, f"--extractor={swapped}"], "is damaged (its weights' hash is another)")
+    check_refused(fid.main, [*arguments, f"--extractor={swapped}"], "is damaged (its weights' hash is another)")
 
 
 def test_inceptions_weights(tmp_path, monkeypatch, trained):
     monkeypatch.setenv("HOME", str(tmp_path))
     mend = "python -m ddaepp_jax.convert --kind=inception-fid"
-    refused(fid.main, [f"--workdir={trained}"], "extractor: Inception's weights are not in", mend)
+    check_refused(fid.main, [f"--workdir={trained}"], "extractor: Inception's weights are not in", mend)
     kind = "--kind=inception-fid"
-    refused(convert.main, [kind, "--config.seed=1"], "--config.seed=1: not an argument of --kind=inception-fid")
-    refused(convert.main, [kind, "--prefix=x"], "--prefix: not an argument of --kind=inception-fid")
-    refused(
+    check_refused(convert.main, [kind, "--config.seed=1"], "--config.seed=1: not an argument of --kind=inception-fid")
+    check_refused(convert.main, [kind, "--prefix=x"], "--prefix: not an argument of --kind=inception-fid")
+    check_refused(
         convert.main, [kind, f"--checkpoint={tmp_path / 'none.pth'}"], f"--checkpoint: no file {tmp_path / 'none.pth'}"
     )
     released, served = convert.inception_fid, tmp_path / "served.pth"
     served.write_bytes(b"something else")
     monkeypatch.setattr(released, "URL", served.as_uri())
-    refused(convert.main, [kind], "gave another file (SHA-256", f"not {released.DIGEST}..); removed")
+    check_refused(convert.main, [kind], "gave another file (SHA-256", f"not {released.DIGEST}..); removed")
     monkeypatch.setattr(released, "URL", (tmp_path / "gone.pth").as_uri())
-    refused(convert.main, [kind], "cannot be fetched (", "give a copy of it")
+    check_refused(convert.main, [kind], "cannot be fetched (", "give a copy of it")
     assert not extractors.there(tmp_path / ".cache" / "ddaepp_jax" / "extractors" / "inception")
 
 
@@ -164,5 +170,5 @@ def test_inceptions_weights(tmp_path, monkeypatch, trained):
 )
 def test_scores_in_training(field, part, tmp_path):
     arguments = [TINY, f"--workdir={tmp_path / 'run'}", "--config.evals.fid.every=2", f"--config.evals.fid.{field}"]
-    refused(main.main, arguments, part)
+    check_refused(main.main, arguments, part)
     assert not (tmp_path / "run").exists()

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from refusals import TINY, refused
+from refusals import TINY, check_refused
 
 from ddaepp_jax import find_bottleneck
 
@@ -37,15 +37,17 @@ def no_training(monkeypatch):
     ],
 )
 def test_bad_argument(arguments, parts, tmp_path):
-    refused(find_bottleneck.main, [TINY, f"--workdir={tmp_path / 'search'}", *arguments], *parts)
+    check_refused(find_bottleneck.main, [TINY, f"--workdir={tmp_path / 'search'}", *arguments], *parts)
     assert not (tmp_path / "search").exists()
 
 
 def test_bad_workdir(tmp_path):
     (tmp_path / "file").write_text("")
     within = f"--workdir={tmp_path / 'file' / 'search'}"
-    refused(find_bottleneck.main, [TINY, within], "--workdir: cannot write", "(Not a directory)", "use another")
-    refused(find_bottleneck.main, [TINY, f"--workdir={tmp_path}"], "is not empty and holds no search; use another")
+    check_refused(find_bottleneck.main, [TINY, within], "--workdir: cannot write", "(Not a directory)", "use another")
+    check_refused(
+        find_bottleneck.main, [TINY, f"--workdir={tmp_path}"], "is not empty and holds no search; use another"
+    )
 
 
 def test_another_search_is_there(tmp_path, monkeypatch):
@@ -60,7 +62,7 @@ def test_another_search_is_there(tmp_path, monkeypatch):
     line = (
         "short_run.json: a search by another config (train.steps: 4 -> 3; model.width: 32 -> 64); use another --workdir"
     )
-    refused(find_bottleneck.main, [*arguments, "--steps=3", "--config.model.width=64"], line)
+    check_refused(find_bottleneck.main, [*arguments, "--steps=3", "--config.model.width=64"], line)
     assert json.loads((tmp_path / "short_run.json").read_text())["train"]["steps"] == 4
 
 
@@ -68,6 +70,6 @@ def test_another_search_is_there(tmp_path, monkeypatch):
 def test_damaged_curves(tmp_path, text, monkeypatch):
     (tmp_path / "curves.jsonl").write_text(text)
     monkeypatch.setattr(find_bottleneck, "_claim", lambda *_: None)
-    refused(
+    check_refused(
         find_bottleneck.main, [TINY, f"--workdir={tmp_path}"], "curves.jsonl: not the curves of a search; remove it"
     )

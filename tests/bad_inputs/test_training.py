@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from refusals import TINY, refused
+from refusals import TINY, check_refused
 
 from ddaepp_jax import main
 
@@ -22,15 +22,15 @@ from ddaepp_jax import main
     ],
 )
 def test_bad_argument(arguments, parts):
-    refused(main.main, arguments, *parts)
+    check_refused(main.main, arguments, *parts)
 
 
 def test_missing_data(tmp_path):
     data, workdir = tmp_path / "data", tmp_path / "run"
     arguments = [f"--workdir={workdir}", "--config.data.name=folder", f"--config.data.data_dir={data}"]
-    refused(main.main, arguments, f"data.data_dir: {data} is not a folder")
+    check_refused(main.main, arguments, f"data.data_dir: {data} is not a folder")
     data.mkdir()
-    refused(main.main, arguments, f"data.data_dir: {data} holds no", "give another folder")
+    check_refused(main.main, arguments, f"data.data_dir: {data} holds no", "give another folder")
     assert not workdir.exists()
 
 
@@ -40,7 +40,7 @@ def test_class_conditional_without_labels(tmp_path):
         Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "data" / split / "0.png")
     fields = ("data.name=folder", f"data.data_dir={tmp_path / 'data'}", "model.class_conditional=True")
     arguments = [f"--workdir={tmp_path / 'run'}", *(f"--config.{field}" for field in fields)]
-    refused(main.main, arguments, "model.class_conditional: the data have no labels; set it to False")
+    check_refused(main.main, arguments, "model.class_conditional: the data have no labels; set it to False")
 
 
 @pytest.mark.slow
@@ -53,25 +53,31 @@ def test_class_conditional_without_labels(tmp_path):
 )
 def test_unknown_data(name, parts, tmp_path):
     arguments = [f"--workdir={tmp_path / 'run'}", f"--config.data.name={name}", f"--config.data.data_dir={tmp_path}"]
-    refused(main.main, arguments, *parts)
+    check_refused(main.main, arguments, *parts)
     assert not (tmp_path / "run").exists()
 
 
 def test_bad_workdir(tmp_path):
     (tmp_path / "file").write_text("")
-    refused(main.main, [TINY, f"--workdir={tmp_path / 'file' / 'run'}"], "--workdir: cannot write", "(Not a directory)")
-    refused(main.main, [TINY, f"--workdir={tmp_path}"], f"--workdir: {tmp_path} is not empty and not a run directory")
+    check_refused(
+        main.main, [TINY, f"--workdir={tmp_path / 'file' / 'run'}"], "--workdir: cannot write", "(Not a directory)"
+    )
+    check_refused(
+        main.main, [TINY, f"--workdir={tmp_path}"], f"--workdir: {tmp_path} is not empty and not a run directory"
+    )
 
 
 def test_resume_with_another_config(trained):
     arguments = [TINY, f"--workdir={trained}", "--config.model.width=64", "--config.seed=1"]
-    refused(main.main, arguments, "config.json: this run has another config", "model.width: 32 -> 64; seed: 0 -> 1")
+    check_refused(
+        main.main, arguments, "config.json: this run has another config", "model.width: 32 -> 64; seed: 0 -> 1"
+    )
     arguments = [TINY, f"--workdir={trained}", "--config.ema.sigma_rel=(0.05, 0.1)"]
-    refused(main.main, arguments, "this run has another config (ema.sigma_rel: () -> (0.05, 0.1))")
+    check_refused(main.main, arguments, "this run has another config (ema.sigma_rel: () -> (0.05, 0.1))")
     assert json.loads((trained / "config.json").read_text())["seed"] == 0
 
 
 def test_init_from_another_width(trained, tmp_path):
     arguments = [TINY, f"--workdir={tmp_path / 'run'}", f"--config.init_from={trained}", "--config.model.width=64"]
-    refused(main.main, arguments, "init_from: ", "there and", "the models differ")
+    check_refused(main.main, arguments, "init_from: ", "there and", "the models differ")
     assert not (tmp_path / "run").exists()

@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from refusals import TINY, refused
+from refusals import TINY, check_refused
 from tiny import compiled, config
 
 from ddaepp_jax import linear_probe, load, main, sample
@@ -112,7 +112,7 @@ def test_making_a_tracked_average_gives_it_back(whole):
     assert run.step == 27 and run.profile_error < 1e-5
     (exact,) = arrays(whole, 27, (0.05,))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), run.params, exact)
-    refused(lambda _: run.state(), [], "step: no checkpoint 27 in", "averages alone were saved there")
+    check_refused(lambda _: run.state(), [], "step: no checkpoint 27 in", "averages alone were saved there")
 
 
 def test_devices_change_no_bit_of_what_is_made(whole, monkeypatch):
@@ -172,7 +172,7 @@ def test_no_snapshots_without_the_field(tmp_path):
     main.train_and_evaluate(config(**fields), tmp_path / "run")
     assert not (tmp_path / "run" / "snapshots").exists()
     assert load(tmp_path / "run", sigma_rel=0.05).step == 3
-    refused(
+    check_refused(
         lambda _: load(tmp_path / "run", sigma_rel=0.06),
         [],
         "sigma_rel: no average 0.06",
@@ -200,13 +200,15 @@ def test_sample_and_probe_take_a_width(whole):
     ],
 )
 def test_bad_widths(arguments, parts, whole):
-    refused(sample.main, [f"--workdir={whole}", *arguments], *parts)
+    check_refused(sample.main, [f"--workdir={whole}", *arguments], *parts)
 
 
 def test_a_damaged_snapshot(whole, tmp_path):
     copy = shutil.copytree(whole, tmp_path / "run")
     shutil.rmtree(copy / "snapshots" / "12" / "ema")
-    refused(sample.main, [f"--workdir={copy}", "--sigma_rel=0.06"], str(copy / "snapshots" / "12"), "not a readable")
+    check_refused(
+        sample.main, [f"--workdir={copy}", "--sigma_rel=0.06"], str(copy / "snapshots" / "12"), "not a readable"
+    )
 
 
 @pytest.mark.slow
