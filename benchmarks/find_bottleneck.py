@@ -8,14 +8,13 @@ to ``--out``, by default benchmarks/results/find_bottleneck.jsonl.
 """
 
 import json
-import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
+from machine import machine
 from ml_collections import ConfigDict
 from train_step import random_images
 
@@ -65,9 +64,7 @@ def program(argv: Sequence[str]) -> None:
     jax.config.update("jax_enable_compilation_cache", False)
     build.dataset = lambda config, split: random_images(config)
     row = {"config": args.config, "changes": changes, "candidates": args.candidates, "steps": args.steps}
-    row |= measure(config, args.candidates)
-    row |= {"host": f"{platform.machine()}, {os.cpu_count()} cores", "device": jax.devices()[0].device_kind}
-    row |= {"jax": jax.__version__, "date": time.strftime("%Y-%m-%d")}
+    row |= measure(config, args.candidates) | machine()
     print(json.dumps(row, indent=2))
     with args.out.open("a") as file:
         file.write(json.dumps(row) + "\n")

@@ -13,8 +13,8 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
+from machine import machine
 from PIL import Image, ImageFilter
 from tabulate import tabulate
 
@@ -80,8 +80,7 @@ def program(argv: Sequence[str]) -> None:
         rows[Path(workdir).name] = found
         pictures.append(run.sample(n=SHOWN, **how))
     grid(np.concatenate(pictures), SHOWN).save(args.out / "picture.png")
-    host = {"device": jax.devices()[0].device_kind, "jax": jax.__version__}
-    lines = [json.dumps({"set": name, **found, **host}) + "\n" for name, found in rows.items()]
+    lines = [json.dumps({"set": name, **found, **machine()}) + "\n" for name, found in rows.items()]
     (args.out / "scores.jsonl").write_text("".join(lines))
     names = [name for name in rows["real test images"]["mean"] if not name.endswith("_std")]
     cells = [[name, *(f"{found['mean'][key]:.4f}" for key in names)] for name, found in rows.items()]

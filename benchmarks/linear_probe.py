@@ -9,8 +9,6 @@ they are timed. The programs' times hold the raw pixels' too. A row goes to ``--
 
 import dataclasses
 import json
-import os
-import platform
 import tempfile
 import time
 from collections.abc import Sequence
@@ -19,6 +17,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from machine import machine
 
 from ddaepp_jax import build, cli, linear_probe, load
 from ddaepp_jax.data.datasets import Dataset
@@ -88,11 +87,7 @@ def program(argv: Sequence[str]) -> None:
         "online_over_cached": seconds["online"] / seconds["cached"],
         "bare_over_cached": seconds["bare"] / seconds["cached"],
         "best": best,
-        "device": jax.devices()[0].device_kind,
-        "devices": jax.device_count(),
-        "host": f"{platform.machine()}, {os.cpu_count()} cores",
-        "jax": jax.__version__,
-        "date": time.strftime("%Y-%m-%d"),
+        **machine(),
     }
     print(json.dumps(row, indent=2))
     with args.out.open("a") as file:

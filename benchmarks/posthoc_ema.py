@@ -12,8 +12,6 @@ know. Rows go to ``--out``.jsonl, the plot to ``--out``.png.
 
 import functools
 import json
-import os
-import platform
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -22,6 +20,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from machine import machine
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from tabulate import tabulate
@@ -136,11 +135,7 @@ def program(argv: Sequence[str]) -> None:
         "steps": args.steps,
         "kept": KEPT,
         "seconds": round(time.perf_counter() - start),
-        "device": jax.devices()[0].device_kind,
-        "devices": jax.device_count(),
-        "host": f"{platform.machine()}, {os.cpu_count()} cores",
-        "jax": jax.__version__,
-        "date": time.strftime("%Y-%m-%d"),
+        **machine(),
     }
     args.out.with_suffix(".jsonl").write_text("".join(json.dumps(row | common) + "\n" for row in rows))
     plot(rows).savefig(args.out.with_suffix(".png"), dpi=160)

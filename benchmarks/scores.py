@@ -10,7 +10,6 @@ to ``--out``, by default benchmarks/results/scores.jsonl.
 
 import json
 import os
-import platform
 import resource
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import scipy
+from machine import machine
 
 from ddaepp_jax import cli
 from ddaepp_jax.evaluation import frechet
@@ -72,10 +72,9 @@ def program(argv: Sequence[str]) -> None:
     }
     common = {
         "load_before": round(os.getloadavg()[0], 1),
-        "host": f"{platform.machine()}, {os.cpu_count()} cores",
         "numpy": np.__version__,
         "scipy": scipy.__version__,
-        "date": time.strftime("%Y-%m-%d"),
+        **machine(),
     }
     rows = []
     for name, (images, score) in scores.items():

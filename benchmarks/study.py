@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from machine import machine
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -93,6 +94,7 @@ def run_one(
         "protocol": found["protocol"],
         "data": found["data"],
         "seconds": round(time.monotonic() - start),
+        **machine(),
     }
 
 

@@ -15,8 +15,6 @@ benchmarks/results/train_step.jsonl.
 import argparse
 import ast
 import json
-import os
-import platform
 import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +25,7 @@ import jax
 import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh
+from machine import machine
 from ml_collections import ConfigDict
 
 from ddaepp_jax import build, cli
@@ -224,11 +223,7 @@ def main() -> None:
             "batch_size": config.train.batch_size,
             "streamed": args.stream,
             "dtype": config.model.dtype,
-            "device": jax.devices()[0].device_kind,
-            "devices": jax.device_count(),
-            "host": f"{platform.machine()}, {os.cpu_count()} cores",
-            "jax": jax.__version__,
-            "date": time.strftime("%Y-%m-%d"),
+            **machine(),
         }
         if args.pair:
             row["pair"], configs = args.pair, of_pair(config, args.pair)
