@@ -1,0 +1,28 @@
+"""The config files, and what the tiny variant of each has to do."""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from ddaepp_jax import cli, linear_probe, load, main
+
+FILES = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
+
+
+def opened(file: Path, variant: str = "") -> ConfigDict:
+    """The config of a file; ``variant`` with its colon."""
+    return cli.parse_config([f"--config={file}{variant}"])
+
+
+def check_tiny_variant(config: ConfigDict, directory: Path, extractor: Path) -> None:
+    """It trains for two steps with an evaluation of each kind, samples, and is probed."""
+    config.train.steps = 2
+    config.evals.fid.extractor = str(extractor)
+    for evaluation in config.evals.values():
+        evaluation.every = 2
+    main.train_and_evaluate(config, directory / "run")
+    run = load(directory / "run")
+    assert run.sample(n=3, steps=2).shape == (3, 8, 8, 1)
+    chosen = linear_probe.settings(run, layers=["bottleneck"], levels=run.process.probe_levels()[:1], epochs=1, knn=0)
+    found = linear_probe.probe(run, chosen, directory / "run" / "probe" / "first")
+    assert found["best"]["layer"] == "bottleneck" and f"/{run.process.unit}" in found["best"]["metric"]

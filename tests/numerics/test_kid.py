@@ -1,0 +1,72 @@
+"""KID against torch-fidelity's numbers, plain loops and the laws of an unbiased estimate."""
+
+import numpy as np
+import pytest
+from helpers.feature_sets import SCORES, feature_set, real_and_fake
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ddaepp_jax.evaluation.kid import kid
+
+
+@pytest.mark.parametrize("case", ["small", "medium"])
+def test_equals_torch_fidelity(case):
+    real, fake = real_and_fake(case)
+    for subsets, size in ((3, 40), (5, 20)):  # its default seed draws its very subsets
+        theirs = SCORES["kid"][f"{case}.{subsets}x{size}"]
+        assert kid(real, fake, subsets=subsets, subset_size=size, seed=2020) == pytest.approx(theirs, rel=1e-9)
+    n = min(len(real), len(fake))
+    mean, std = kid(real[:n], fake[:n], subsets=1, seed=5)
+    assert mean == pytest.approx(SCORES["kid"][f"{case}.whole"][0], rel=1e-9) and std == 0
+
+
+def test_equals_plain_loops():
+    real, fake = real_and_fake("small")
+    x, y = real[:30], fake[:30]
+    k = lambda a, b: (sum(p * q for p, q in zip(a, b, strict=True)) / 8 + 1) ** 3
+    own = [sum(k(s[i], s[j]) for i in range(30) for j in range(30) if i != j) / (30 * 29) for s in (x, y)]
+    across = sum(k(a, b) for a in x for b in y) / 900
+    assert kid(x, y, subsets=1) == pytest.approx((sum(own) - 2 * across, 0))
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 20), st.integers(1, 6))
+@settings(max_examples=30, deadline=None)
+def test_laws(seed, n, dims):
+    rng = np.random.default_rng(seed)
+    a, b = rng.normal(size=(n, dims)), rng.normal(size=(n, dims)) + 1
+    found = kid(a, b, subsets=1)[0]
+    assert kid(b, a, subsets=1)[0] == pytest.approx(found, rel=1e-9, abs=1e-9)
+    assert kid(rng.permutation(a), b, subsets=1)[0] == pytest.approx(found, rel=1e-9, abs=1e-9)
+    turned = np.linalg.qr(rng.normal(size=(dims, dims)))[0]
+    assert kid(a @ turned, b @ turned, subsets=1)[0] == pytest.approx(found, rel=1e-9, abs=1e-9)
+
+
+def test_is_unbiased():
+    """Over halves of one distribution it averages to zero, on either side of it; a biased estimate is above."""
+    features = feature_set("unbiased", 4000, 8)
+    each = np.array([kid(*np.split(part, 2), subsets=1)[0] for part in np.split(features, 100)])
+    assert abs(each.mean()) < 3 * each.std() / 10 and each.min() < 0 < each.max()
+
+
+def test_subsets_are_the_seeds_and_no_larger_than_a_set():
+    real, fake = real_and_fake("medium")
+    real32 = real.astype(np.float32)
+    assert kid(real, fake, subsets=4, subset_size=50) == kid(real, fake, subsets=4, subset_size=50, seed=0)
+    assert kid(real, fake, subsets=4, subset_size=50) != kid(real, fake, subsets=4, subset_size=50, seed=1)
+    assert kid(real, fake, subsets=2, subset_size=1000) == kid(real, fake, subsets=2, subset_size=400)
+    assert kid(real32, fake, subsets=2) == kid(np.float64(real32), fake, subsets=2)  # float64 within
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "changed", "reason"),
+    [
+        ((9, 2), (9, 3), {}, "shapes"),
+        ((9,), (9, 3), {}, "shapes"),
+        ((1, 3), (9, 3), {}, "of 1 images"),
+        ((9, 3), (9, 3), {"subset_size": 1}, "of 1 images"),
+        ((9, 3), (9, 3), {"subsets": 0}, "0 subsets"),
+    ],
+)
+def test_refusals(a, b, changed, reason):
+    with pytest.raises(ValueError, match=reason):
+        kid(np.zeros(a), np.zeros(b), **changed)

@@ -1,0 +1,96 @@
+"""Training in processes of its own: killed and resumed, and shared by several processes."""
+
+import shutil
+import signal
+import socket
+import subprocess
+import time
+
+import jax
+import numpy as np
+import pytest
+from helpers.run import CONDITIONAL, NO_EVALS, PLAIN, command, environment, rows, snapshots
+
+from ddaepp_jax import load
+from ddaepp_jax.training.checkpoint import steps_of
+
+pytestmark = pytest.mark.slow
+
+
+def check_equal(one, other):
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), one, other)
+
+
+def train(workdir, fields):
+    subprocess.run(command("main", fields, f"--workdir={workdir}"), env=environment(2), check=True)
+
+
+def kill(workdir, fields, step):
+    """Start a training and kill it as soon as the checkpoint of ``step`` is there."""
+    process = subprocess.Popen(command("main", fields, f"--workdir={workdir}"), env=environment(2))
+    deadline = time.monotonic() + 120
+    while not (workdir / "checkpoints" / str(step)).is_dir():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("dispatch", [1, 2])
+def test_a_killed_run_resumes_bit_for_bit(tmp_path, dispatch):
+    """6 steps = 3 steps, SIGKILL, the same command, 3 more: parameters, EMA and optimizer."""
+    fields = PLAIN | NO_EVALS | dict(train__steps_per_dispatch=dispatch)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train(whole, fields)
+    kill(killed, fields, 3)
+    shutil.rmtree(killed / "checkpoints" / "6", ignore_errors=True)  # in case the kill came late
+    train(killed, fields)
+    check_equal(load(killed).state(), load(whole).state())
+
+
+def test_a_killed_run_ends_with_the_same_snapshots(tmp_path):
+    fields = CONDITIONAL | dict(train__steps=30)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train(whole, fields)
+    kill(killed, fields, 12)
+    train(killed, fields)
+    assert steps_of(whole / "snapshots") == steps_of(killed / "snapshots") == [*range(3, 31, 3)]
+    for step in steps_of(whole / "snapshots"):
+        check_equal(snapshots(whole, step), snapshots(killed, step))
+
+
+def two_processes(workdir, fields):
+    """A run of two processes that share its parameters, to its end."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+    joined = [f"--workdir={workdir}", f"--coordinator={address}", "--num_processes=2"]
+    commands = [command("main", fields, *joined, f"--process_id={i}") for i in range(2)]
+    both = [subprocess.Popen(each, env=environment(2)) for each in commands]
+    try:
+        assert [process.wait(timeout=300) for process in both] == [0, 0]
+    finally:
+        for process in both:
+            process.kill()
+
+
+def test_two_processes_train_as_one(tmp_path):
+    """The global batch and the losses don't depend on the number of processes; one run directory is written."""
+    fields = dict(train__steps=4, train__batch_size=16, data__device_bytes=0)
+    subprocess.run(command("main", fields, f"--workdir={tmp_path / 'one'}"), env=environment(4), check=True)
+    two_processes(tmp_path / "two", fields)
+    one, two = (load(tmp_path / name).state() for name in ("one", "two"))
+    losses = [[row["loss"] for row in rows(tmp_path / name) if "loss" in row] for name in ("one", "two")]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(one.ema), jax.tree.leaves(two.ema), strict=True):
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), atol=1e-4)
+
+
+def test_two_processes_resume_and_keep_snapshots(tmp_path):
+    """The second start reads no program from the cache whose collectives would wait for ever."""
+    fields = PLAIN | NO_EVALS | dict(ema__sigma_rel="(0.05,0.1)", ema__snapshot_every=2)
+    fields |= dict(mesh__data=1, mesh__fsdp=-1)
+    for steps in (3, 6):
+        two_processes(tmp_path / "two", fields | dict(train__steps=steps))
+    assert {entry.name for entry in (tmp_path / "two" / "snapshots").iterdir()} == {"2", "3", "4", "6"}
+    assert load(tmp_path / "two", sigma_rel=0.1).step == 6

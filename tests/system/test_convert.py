@@ -1,0 +1,193 @@
+"""Released weights: the reference's outputs by ``load_reference``, and run directories that every program takes."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers.references import state_dict
+from safetensors.numpy import save_file
+
+from ddaepp_jax import cli, convert, linear_probe, load, main, report, sample
+from ddaepp_jax.errors import InputError
+from ddaepp_jax.released import ddae_unet, dit, lightningdit, u_vit
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+DIGITS = dict(
+    unet=dict(image_shape=(1, 8, 8), n_channels=32, ch_mults=(1, 2), is_attn=(False, True), n_blocks=1),
+    uvit=dict(img_size=8, patch_size=2, in_chans=1, embed_dim=64, depth=2, num_heads=1),
+    dit=dict(input_size=8, patch_size=2, in_channels=1, hidden_size=64, depth=2, num_heads=1, num_classes=10),
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "case", "arguments"),
+    [
+        ("u-vit", "uvit_plain", dict(patch_size=2, embed_dim=32, depth=4, num_heads=4)),
+        ("u-vit", "uvit_labels", dict(patch_size=4, embed_dim=48, depth=2, num_heads=3, num_classes=11)),
+        (
+            "u-vit",
+            "uvit_options",
+            dict(patch_size=1, embed_dim=16, depth=4, num_heads=2, mlp_ratio=2.0)
+            | dict(mlp_time_embed=True, qkv_bias=True, conv=False, skip=False),
+        ),
+        (
+            "ddae-unet",
+            "unet_options",
+            dict(image_shape=(1, 4, 8), n_channels=32, ch_mults=(2, 1), is_attn=(True, True), n_blocks=2)
+            | dict(attn_channels_per_head=16, use_res_for_updown=True, augment_dim=9),
+        ),
+    ],
+)
+def test_load_reference_gives_the_references_outputs(kind, case, arguments):
+    golden = np.load(GOLDEN / f"{case}.npz")
+    family = convert.FAMILIES[kind]
+    if kind == "u-vit":
+        arguments |= dict(img_size=golden["x"].shape[1], in_chans=golden["x"].shape[3])
+    module, variables = convert.load_reference(kind, state_dict(family, **arguments), **arguments)
+    given = [jnp.asarray(golden[name]) if name in golden else None for name in ("x", "t", "y", "augment_label")]
+    out, features = jax.jit(module.apply)(variables, *given)
+    assert np.abs(out - golden["out"]).max() < 1e-4 * np.abs(golden["out"]).max()
+    for name in set(features) & set(golden):
+        assert np.abs(features[name] - golden[name]).max() < 1e-4 * np.abs(golden[name]).max(), name
+
+
+def test_wrong_arguments_are_refused():
+    with pytest.raises(InputError, match="kind: no 'dcgan'; there is u-vit, ddae-unet, dit, lightningdit"):
+        convert.load_reference("dcgan", {})
+    with pytest.raises(InputError, match=r"u-vit: .*unexpected keyword argument 'depths'"):
+        convert.load_reference("u-vit", {}, depths=3)
+
+
+@pytest.fixture
+def digits(tmp_path):
+    """A config file of digits, fit for what is converted."""
+    file = tmp_path / "config.py"
+    file.write_text(
+        "from ddaepp_jax import config as schema\n"
+        "def get_config():\n"
+        "    config = schema.get_config('tiny')\n"
+        "    config.diffusion.time_input = 't/T'\n"
+        "    return config\n"
+    )
+    return f"--config={file}"
+
+
+def file_of(path, family, arguments, prefix):
+    save_file({prefix + name: tensor for name, tensor in state_dict(family, **arguments).items()}, path)
+    return f"--checkpoint={path}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "family", "arguments", "layer"),
+    [
+        pytest.param("ddae-unet", ddae_unet, DIGITS["unet"], "mid", marks=pytest.mark.slow),
+        ("u-vit", u_vit, DIGITS["uvit"], "mid"),
+        pytest.param("dit", dit, DIGITS["dit"] | dict(learn_sigma=False), "block_1", marks=pytest.mark.slow),
+    ],
+    ids=["ddae-unet", "u-vit", "dit"],
+)
+def test_every_program_takes_what_is_converted(kind, family, arguments, layer, digits, tmp_path, capsys):
+    checkpoint = file_of(tmp_path / "weights.safetensors", family, arguments, "module.")
+    workdir = tmp_path / "run"
+    changed = ["--config.train.steps=2", "--config.optimizer.decay_mask=matrices"]
+    convert.main([f"--kind={kind}", checkpoint, f"--workdir={workdir}", digits, *changed])
+    assert "self_condition=False" in capsys.readouterr().out
+    run = load(workdir)
+    module, variables = convert.load_reference(kind, state_dict(family, **arguments), **arguments)
+    assert run.module == module and run.step == 0
+    jax.tree.map(np.testing.assert_array_equal, run.params, variables["params"])
+    assert run.sample(n=3, steps=2).shape == (3, 8, 8, 1)
+    chosen = linear_probe.settings(run, layers=[layer], levels=[11], epochs=1, knn=0)
+    assert linear_probe.probe(run, chosen, workdir / "probe" / "first")["best"]["layer"] == layer
+    report.main([f"--workdir={workdir}"])
+    main.train_and_evaluate(run.config, workdir)  # goes on from the released weights
+    assert load(workdir).step == 2
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert max(row["step"] for row in rows) == 2
+
+
+def test_latent_networks_are_converted_without_data(tmp_path, capsys):
+    """LightningDiT's recipe: its shape and classes are the weights', and it samples latents."""
+    arguments = dict(input_size=4, patch_size=1, in_channels=8, hidden_size=128, depth=2, num_heads=2, num_classes=3)
+    arguments |= dict(use_rope=True, use_rmsnorm=True, use_swiglu=True)
+    checkpoint = file_of(tmp_path / "weights.safetensors", lightningdit, arguments, "ema._orig_mod.")
+    workdir = tmp_path / "run"
+    convert.main(["--kind=lightningdit", checkpoint, f"--workdir={workdir}", "--config.model.dtype=float32"])
+    run = load(workdir)
+    assert (run.image_shape, run.num_classes, run.class_names) == ((4, 4, 8), 3, ("0", "1", "2"))
+    assert run.module.rope and run.module.rmsnorm and run.module.swiglu and not run.module.qk_norm
+    latents = run.sample(n=3, steps=3, guidance=2.0)
+    assert latents.shape == (3, 4, 4, 8) and latents.dtype == np.float32 and latents.std() > 0.1
+    assert run.features(latents, noise_level=0.8, layers=["block_2"])["block_2"].shape == (3, 128)
+    sample.main([f"--workdir={workdir}", "--n=2", "--steps=2"])
+    assert np.load(workdir / "samples" / "step0_seed0.npz")["latents"].shape == (2, 4, 4, 8)
+    assert not list(workdir.glob("samples/*.png")) and "latents" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"data\.name: latents are an autoencoder's"):
+        main.train_and_evaluate(run.config, workdir)
+
+
+def test_a_learned_variance_loads_and_is_not_trained(digits, tmp_path):
+    """Its half of the output is the reference's (see the golden files); samplers read the mean's; training is refused,
+    and weights converted without it are the mean's half."""
+    checkpoint = file_of(tmp_path / "weights.safetensors", dit, DIGITS["dit"], "")
+    argv = ["--kind=dit", checkpoint, digits, "--config.optimizer.weight_decay=0"]
+    convert.main([*argv, f"--workdir={tmp_path / 'whole'}"])
+    convert.main([*argv, f"--workdir={tmp_path / 'mean'}", "--options=learn_sigma=False"])
+    whole, mean = load(tmp_path / "whole"), load(tmp_path / "mean")
+    x, t = jnp.ones((1, 8, 8, 1)), jnp.array([5.0])
+    out = whole.module.apply({"params": whole.params}, x, t)[0]
+    assert out.shape == (1, 8, 8, 2)
+    np.testing.assert_allclose(out[..., :1], mean.module.apply({"params": mean.params}, x, t)[0], atol=1e-6)
+    np.testing.assert_array_equal(whole.sample(n=2, steps=2), mean.sample(n=2, steps=2))
+    with pytest.raises(InputError, match=r"model\.learn_sigma: .*variational term.*learn_sigma=False"):
+        main.train_and_evaluate(whole.config, tmp_path / "whole")
+
+
+def test_bad_conversions_are_refused(digits, tmp_path):
+    good = file_of(tmp_path / "weights.safetensors", ddae_unet, DIGITS["unet"], "")
+    coloured = file_of(tmp_path / "rgb.safetensors", ddae_unet, DIGITS["unet"] | dict(image_shape=(3, 8, 8)), "")
+    (tmp_path / "junk.safetensors").write_text("no tensors")
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "file").write_text("something")
+    workdir = f"--workdir={tmp_path / 'run'}"
+    for argv, message in (
+        (["--kind=dcgan", good, workdir], "--kind: no 'dcgan'; there is u-vit, ddae-unet, dit, lightningdit"),
+        (["--kind=u-vit", good, workdir], "--checkpoint: no tensors pos_embed .*another kind of network"),
+        (["--kind=ddae-unet", "--checkpoint=nowhere.pt", workdir], "--checkpoint: no file nowhere.pt"),
+        (["--kind=ddae-unet", f"--checkpoint={tmp_path}/junk.safetensors", workdir], "is not a file of tensors"),
+        (["--kind=ddae-unet", coloured, workdir], "data.name: digits has images of 1 channels, the network takes 3"),
+        (["--kind=ddae-unet", good, workdir, "--options=n_channels=64"], r"--checkpoint: tensor .* of shape .*, not"),
+        (["--kind=ddae-unet", good, workdir, "--options=width=64"], "unexpected keyword argument 'width'"),
+        (["--kind=ddae-unet", good, workdir, "--options=width"], "options with commas between"),
+        (["--kind=ddae-unet", good, workdir, "--prefix=other."], "--checkpoint: "),
+        (["--kind=ddae-unet", good, f"--workdir={tmp_path / 'used'}"], "--workdir: .*used is there already"),
+    ):
+        with pytest.raises(InputError, match=message):
+            convert.main([*argv, digits])
+    assert not (tmp_path / "run").exists()
+
+
+def test_nothing_unsafe_is_unpickled(tmp_path):
+    torch = pytest.importorskip("torch", reason="reading .pt files needs PyTorch, which the tests do not install")
+    mark = tmp_path / "executed"
+
+    class Unsafe:
+        def __reduce__(self):
+            return Path.touch, (mark,)
+
+    torch.save({"w": torch.ones(1), "bad": Unsafe()}, tmp_path / "unsafe.pt")
+    with pytest.raises(InputError, match="not a file of tensors"):
+        convert.read(tmp_path / "unsafe.pt")
+    assert not mark.exists()
+    nested = {"EMA": {"ema_model.nn_model.w": torch.ones(2, 3, dtype=torch.bfloat16), "step": 5}, "opt": {"lr": 0.1}}
+    torch.save(nested, tmp_path / "safe.pth")
+    read = convert.read(tmp_path / "safe.pth")
+    assert set(read) == {"EMA.ema_model.nn_model.w"} and read["EMA.ema_model.nn_model.w"].dtype == np.float32
+
+
+def test_overrides_change_the_published_recipe():
+    config = cli.parse_config(["--config.train.batch_size=64"], convert.RECIPES["u-vit"])
+    assert (config.diffusion.name, config.diffusion.time_input, config.train.batch_size) == ("vp", "999t", 64)

@@ -1,0 +1,194 @@
+"""The search for the bottleneck: curves of separate runs, one compilation a group, the decision, going on."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from helpers.run import config, train
+
+from ddaepp_jax import config as schema
+from ddaepp_jax import find_bottleneck
+from ddaepp_jax.evaluation.bottleneck_results import advice, decide, figure, score, table
+
+
+def rows(workdir):
+    return [json.loads(line) for line in (workdir / "curves.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def compilations(monkeypatch):
+    """The groups that were compiled, as (seed, first block); a compiled program cannot compile again."""
+    compiled, compile_program = [], find_bottleneck.compile_program
+
+    def counted(learner, *args):
+        compiled.append((learner.seed, learner.network.bottleneck))
+        return compile_program(learner, *args)
+
+    monkeypatch.setattr(find_bottleneck, "compile_program", counted)
+    return compiled
+
+
+def check_curves(made, workdir, seed):
+    """Each candidate's curve is that of a run of its own with model.bottleneck set."""
+    for row in (row for row in rows(workdir) if row["seed"] == seed):
+        alone = made.copy_and_resolve_references()
+        alone.seed, alone.model.bottleneck = seed, row["bottleneck"]
+        assert row["stops"] == [*range(1, made.train.steps + 1)] and row["bad_step"] is None
+        np.testing.assert_allclose(row["loss"], train(alone)[2], rtol=1e-3)
+    finals = [row["loss"][-1] for row in rows(workdir) if row["seed"] == seed]
+    assert len(set(finals)) == len(finals)
+
+
+def test_curves_are_those_of_separate_runs(tmp_path, compilations):
+    made = config(train__steps=50, model__depth=2, optimizer__learning_rate=1e-2)
+    found = find_bottleneck.search(made, tmp_path, steps=50, seeds=(0, 3))
+    assert compilations == [(0, "in_1"), (3, "in_1")]
+    assert [(row["seed"], row["bottleneck"]) for row in rows(tmp_path)] == [
+        (seed, name) for seed in (0, 3) for name in ("in_1", "mid")
+    ]
+    check_curves(made, tmp_path, 3)
+    assert json.loads((tmp_path / "bottleneck.json").read_text()) == found
+    assert found["line"] == f'config.model.bottleneck = "{found["best"]}"'
+    assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    last = {row["bottleneck"]: np.mean(row["loss"][-10:]) for row in rows(tmp_path) if row["seed"] == 3}
+    for name, loss in last.items():
+        assert found["candidates"][name]["loss"]["3"] == pytest.approx(loss)
+
+    # The same command again has nothing to do; more candidates or seeds join.
+    assert find_bottleneck.search(made, tmp_path, steps=50, seeds=(0, 3)) == found
+    assert len(compilations) == 2
+
+
+def test_a_stopped_search_goes_on(tmp_path, compilations, monkeypatch, capsys):
+    arguments = ["--config=" + schema.__file__ + ":tiny", "--seeds=0,1", f"--workdir={tmp_path / 'search'}"]
+    curve, calls = find_bottleneck._curve, []
+
+    def stopped(*args):
+        calls.append(1)
+        return curve(*args) if len(calls) == 1 else pytest.fail("stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(find_bottleneck, "_curve", stopped)
+        with pytest.raises(pytest.fail.Exception, match="stopped"):
+            find_bottleneck.main(arguments)
+    (first,) = rows(tmp_path / "search")
+    with (tmp_path / "search" / "curves.jsonl").open("a") as file:
+        file.write('{"bottleneck": "mid", "se')  # as a kill may leave it
+    find_bottleneck.main(arguments)
+    whole = rows(tmp_path / "search")
+    assert whole[0] == first and [(row["seed"], row["bottleneck"]) for row in whole] == [
+        (seed, name) for seed in (0, 1) for name in ("in_1", "mid")
+    ]
+    assert compilations == [(0, "in_1"), (0, "in_1"), (1, "in_1")]
+    out = capsys.readouterr().out
+    assert "gap to the lowest" in out and ("paste into the config" in out or "tie: " in out)
+
+
+def test_a_loss_that_is_not_finite_ends_its_run_alone(tmp_path, monkeypatch):
+    """The steps of the others go on; and where it is every candidate's, there is no best."""
+    train, seen = find_bottleneck._curve, []
+
+    def curve(program, state, *args):
+        if not seen:  # the first candidate alone starts at what is no number
+            state = state.replace(params=jax.tree.map(lambda leaf: leaf * np.nan, state.params))
+        seen.append(args)
+        return train(program, state, *args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(find_bottleneck, "_curve", curve)
+        found = find_bottleneck.search(config(train__steps=5), tmp_path / "one", seeds=(0,))
+    first, *others = rows(tmp_path / "one")
+    assert (first["bad_step"], first["stops"]) == (0, []) and found["candidates"][first["bottleneck"]]["mean"] is None
+    assert others and all(row["bad_step"] is None and row["stops"] == [1, 2, 3, 4, 5] for row in others)
+
+    assert found["warmup_steps"] == 1  # a fifth, where the config has 2
+
+    made = config(train__steps=20, optimizer__learning_rate=1e30, optimizer__clip_norm=0.0)
+    made.optimizer.name = "sgd"
+    found = find_bottleneck.search(made, tmp_path / "every", seeds=(0, 1))
+    assert found["winner"] == "tie" and "every candidate met a loss that is not finite" in advice(found)
+    assert all(row["bad_step"] in (1, 2, 3) and row["stops"] for row in rows(tmp_path / "every"))
+    assert "not finite" in table(found)
+
+
+@pytest.mark.slow
+def test_a_unets_widths_are_a_group_each(tmp_path, compilations):
+    made = config(train__steps=50)
+    made.model = schema.unet(**schema.TINY_MODELS["unet"], dropout=0.1)
+    found = find_bottleneck.search(made, tmp_path, seeds=(0,), candidates=("in_1", "out_1", "out_3", "in_2"))
+    assert list(found["candidates"]) == ["in_1", "in_2", "out_1", "out_3"]  # in the network's order
+    assert compilations == [(0, "in_1"), (0, "in_2")]
+    check_curves(made, tmp_path, 0)
+
+
+@pytest.mark.slow
+def test_a_dits_blocks(tmp_path, compilations):
+    made = config(train__steps=50)
+    made.model, made.optimizer.weight_decay = schema.dit(**schema.TINY_MODELS["dit"]), 0.0
+    find_bottleneck.search(made, tmp_path, seeds=(0,))
+    assert compilations == [(0, "block_1")]
+    check_curves(made, tmp_path, 0)
+
+
+def losses(**by_block):
+    return {name: dict(enumerate(values)) for name, values in by_block.items()}
+
+
+def test_a_winner_is_beyond_the_seeds_spread():
+    """Seeds differ by much more than blocks, but seed by seed the best is ahead."""
+    found = decide(losses(a=[1.0, 5.0, 9.0], b=[1.2, 5.3, 9.1], c=[2.0, 6.0, 10.0]))
+    assert (found["winner"], found["runner_up"], found["tied"]) == ("a", "b", [])
+    assert found["gap"] == pytest.approx(0.2) and found["spread"] == pytest.approx(0.1)
+    assert found["candidates"]["c"]["gap"] == pytest.approx(1.0) and list(found["candidates"]) == ["a", "b", "c"]
+    found |= {"seeds": [0, 1, 2], "line": 'config.model.bottleneck = "a"'}
+    assert found["line"] in advice(found)
+
+
+def test_ties_are_listed():
+    found = decide(losses(a=[1.0, 5.0], b=[1.4, 5.0], c=[2.0, 6.1]))
+    assert (found["winner"], found["best"], found["tied"]) == ("tie", "a", ["b"])
+    assert "tie: a, b differ by no more than seeds do; keep the config's own" in advice(found | {"seeds": [0, 1]})
+    assert "ties with it" in table(found)
+    # A third block that may be as good is a tie too, though the second is not.
+    assert decide(losses(a=[1.0, 5.0], b=[1.4, 5.4], c=[0.9, 7.0]))["tied"] == ["c"]
+
+
+def test_one_seed_is_always_a_tie():
+    found = decide(losses(a=[1.0], b=[9.0]))
+    assert (found["winner"], found["best"], found["spread"]) == ("tie", "a", None)
+    assert "one seed has no spread" in advice(found | {"seeds": [0]})
+
+
+def test_what_is_not_finite_loses():
+    inf = float("inf")
+    found = decide(losses(a=[0.1, inf], b=[1.0, 5.0], c=[2.0, 6.1]))
+    assert (found["winner"], found["runner_up"]) == ("b", "c")
+    assert found["candidates"]["a"] == {"loss": {"0": 0.1, "1": None}, "mean": None, "gap": None, "spread": None}
+    json.dumps(found, allow_nan=False)
+    assert decide(losses(a=[inf, inf], b=[1.0, 5.0]))["winner"] == "b"
+
+
+def test_a_score_is_the_mean_of_the_last_fifth():
+    row = {"stops": [4, 8, 9, 10], "loss": [9.0, 9.0, 1.0, 2.0], "bad_step": None}
+    assert score(row, 10) == pytest.approx(1.5)
+    assert score({"stops": [1, 2], "loss": [3.0, 2.0], "bad_step": None}, 2) == 2.0
+    assert score(row | {"bad_step": 10}, 11) == float("inf")
+
+
+@pytest.mark.parametrize("blocks", [3, 12])
+def test_figure_of_curves(blocks):
+    stops, random = list(range(10, 1001, 10)), np.random.default_rng(0)
+    curves = {
+        f"block_{i + 1}": {
+            seed: {"stops": stops, "loss": (np.exp(-np.array(stops) / 300) + 0.1 + 0.01 * random.random(100)).tolist()}
+            | {"bad_step": None}
+            for seed in range(3)
+        }
+        for i in range(blocks)
+    }
+    curves["block_2"][1] = {"stops": [10], "loss": [1.0], "bad_step": 17}
+    found = decide({name: {seed: score(row, 1000) for seed, row in by.items()} for name, by in curves.items()})
+    made = figure(curves, found)
+    assert len(made.axes) == 3 and len(made.axes[0].lines) == blocks - 1
+    assert [text.get_text() for text in made.axes[2].get_xticklabels()] == list(curves)

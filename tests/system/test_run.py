@@ -1,0 +1,94 @@
+"""The public door: features and samples are functions of (seed, image), in any batches. On devices: tests/parallel."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers.pixels import check_pixels_equal
+
+import ddaepp_jax
+from ddaepp_jax.data.datasets import digits
+from ddaepp_jax.diffusion.noise import image_keys, image_noise
+from ddaepp_jax.diffusion.samplers import ddim
+
+
+def test_samples_do_not_depend_on_batches_or_offsets(run):
+    whole = run.sample(n=60, seed=1, steps=5, batch_size=60)
+    assert whole.shape == (60, 8, 8, 1) and whole.std() > 10
+    check_pixels_equal(whole, run.sample(n=60, seed=1, steps=5, batch_size=8))
+    labels = np.arange(7, 60) % 10
+    check_pixels_equal(whole[7:], run.sample(n=53, seed=1, steps=5, first=7, labels=labels))
+    assert (whole != run.sample(n=60, seed=2, steps=5)).mean() > 0.5
+
+
+def test_labels_and_guidance(run):
+    three = run.sample(n=8, labels=3, steps=5)
+    np.testing.assert_array_equal(three, run.sample(n=8, labels=[3] * 8, steps=5))
+    assert (three != run.sample(n=8, labels=4, steps=5)).any()
+    np.testing.assert_array_equal(three, run.sample(n=8, labels=3, steps=5, guidance=1.0))
+    assert (three != run.sample(n=8, labels=3, steps=5, guidance=4.0)).any()
+
+
+@pytest.mark.parametrize("interval", [(), (200, 700)])
+def test_guidance_by_a_worse_run(conditional, run, interval):
+    """Against the formula: each of the two denoisers is autoguided, then the one taken away from the other."""
+    guide, labels = ddaepp_jax.load(conditional, step=24, decay=0.5), jnp.arange(12) % 10
+
+    def estimate(which, x, level, y):
+        network = lambda x, t: which.module.apply({"params": which.params}, x, t, y)[0]
+        return which.process.denoised(network, x, level)
+
+    def expected(x, level):
+        given, none = (
+            estimate(guide, x, level, y) + 1.5 * (estimate(run, x, level, y) - estimate(guide, x, level, y))
+            for y in (labels, None)
+        )
+        inside = not interval or (interval[0] <= level[0]) & (level[0] <= interval[1])
+        return jnp.where(inside, none + 2.0 * (given - none), given)
+
+    keys = image_keys(3, "sample", jnp.arange(12))
+    images = jax.jit(lambda x: ddim(run.process, expected, x, keys, 5))(image_noise(keys, run.image_shape))
+    draw = lambda **more: run.sample(
+        n=12, seed=3, sampler="ddim", steps=5, guidance=2.0, guidance_interval=interval, **more
+    )
+    ours = draw(autoguidance=1.5, guide=guide)
+    levels = np.clip((np.asarray(images) + 1) * 127.5, 0, 255)  # before they are rounded to uint8
+    np.testing.assert_allclose(ours, levels, rtol=0, atol=0.5 + 1e-3)
+    assert (ours != draw()).mean() > 0.05
+    np.testing.assert_array_equal(ours, draw(autoguidance=1.5, guide=guide, guidance_channels=1))  # all there are
+
+
+def test_features_are_what_they_say(run):
+    """Against the definition, image by image: noise of (seed, image), one forward pass, a mean over tokens."""
+    images = digits("test").batch(np.arange(5))["image"]
+    features = run.features(images, noise_level=21, layers=["out_1", "bottleneck"], seed=4, batch_size=2)
+    noise = image_noise(jax.vmap(jax.random.fold_in, (0, None))(image_keys(4, "features", jnp.arange(5)), 0), (8, 8, 1))
+    for i in range(5):
+        x0 = jnp.asarray(images[i : i + 1], jnp.float32) / 127.5 - 1
+        a = run.process.alpha_bar[21]
+        x_t = np.sqrt(a) * x0 + np.sqrt(1 - a) * noise[i : i + 1]
+        _, expected = run.module.apply({"params": run.params}, x_t.astype(jnp.float32), jnp.array([999 * 21 / 1000]))
+        np.testing.assert_allclose(features["out_1"][i], expected["out_1"][0].mean(0), atol=2e-5)
+        np.testing.assert_allclose(features["bottleneck"][i], expected["bottleneck"][0], atol=2e-5)
+
+
+def test_features_of_several_draws_are_averaged(run):
+    images = digits("test").batch(np.arange(11))["image"]
+    double = run.features(images, noise_level=11, layers=run.layers, draws=2)
+    assert tuple(double) == run.layers == ("in_1", "mid", "out_1", "bottleneck")
+    for layer in run.layers:
+        assert double[layer].shape == (11, 32) and double[layer].dtype == np.float32
+    single = run.features(images, noise_level=11, layers=["mid"])["mid"]
+    assert 0 < np.abs(single - double["mid"]).max() < np.abs(single).max()
+    assert np.abs(run.features(images, noise_level=500, layers=["mid"])["mid"] - single).max() > 0.1
+
+
+def test_checkpoints_and_averages_can_be_chosen(conditional, run):
+    other, early = ddaepp_jax.load(conditional, decay=0.5), ddaepp_jax.load(conditional, step=24)
+    saved = run.state()
+    assert int(saved.step) == run.step == 32 and early.step == 24
+    for opened, tree in [(run, saved.ema["0.9"]), (other, saved.ema["0.5"])]:
+        jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b), opened.params, tree["network"])
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), run.params, early.params)
+    assert max(jax.tree.leaves(moved)) > 1e-4
+    assert set(saved.params) == {"network", "objectives"} and run.config.model.name == "uvit"

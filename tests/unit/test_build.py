@@ -1,0 +1,54 @@
+"""Names in a config become objects."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from helpers.run import config
+
+from ddaepp_jax import build
+from ddaepp_jax import config as schema
+from ddaepp_jax.errors import InputError
+
+
+def test_objectives_of_weight_zero_do_not_exist():
+    made = config()
+    made.objectives.denoising.weight = 0.0
+    assert build.objectives(made, build.process(made), None, 100) == {}
+    made.objectives.denoising.weight = 2.5
+    ((objective, weight),) = build.objectives(made, build.process(made), 10, 100).values()
+    assert weight(7) == 2.5 and objective.null_class == 10
+
+
+def test_attention_falls_back_where_cudnn_cannot(monkeypatch, capsys):
+    """On a GPU in bfloat16 cuDNN is tried with the real shape; what fails here, on a CPU, falls back and says so."""
+    shape = dict(length=17, heads=2, head_width=16)
+    assert build.attention("auto", **shape, dtype=jnp.dtype("bfloat16")) == "xla" and not capsys.readouterr().out
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert build.attention("auto", **shape, dtype=jnp.dtype("float32")) == "xla" and not capsys.readouterr().out
+    assert build.attention("auto", **shape, dtype=jnp.dtype("bfloat16")) == "xla"
+    out = capsys.readouterr().out
+    assert out.startswith("attention: cuDNN does not take this shape here, XLA's is used (") and out.count("\n") == 1
+    with pytest.raises(InputError, match=r"model\.attention: cudnn does not take this shape here"):
+        build.attention("cudnn", **shape, dtype=jnp.dtype("bfloat16"))
+
+
+def test_runs_are_shorter_than_the_order_of_examples():
+    made = config(train__batch_size=1024)
+    made.train.steps = 2**22 - 1
+    assert build.total_steps(made, 1000) == 2**22 - 1
+    made.train.steps = 2**22
+    with pytest.raises(InputError, match=r"train\.steps: 4194304 steps of 1024 images"):
+        build.total_steps(made, 1000)
+
+
+def test_a_set_that_fits_is_resident_and_others_are_streamed():
+    made = config()
+    data = build.dataset(made, "train")
+    mesh = build.mesh(made)
+    source = build.source(made, data, mesh)
+    assert data.nbytes == 1500 * 64 and source.shapes["image"].shape == (1500, 8, 8, 1) and source.looped
+    made.model = schema.unet()
+    source = build.source(made, data, mesh)
+    assert source.shapes["image"].shape == (1500, 8, 8, 1) and not source.looped  # on a CPU
+    made.data.device_bytes = data.nbytes - 1
+    assert build.source(made, data, mesh).shapes["image"].shape == (made.train.batch_size, 8, 8, 1)

@@ -1,0 +1,88 @@
+"""Which checkpoints stay, and which one is restored where the newest is damaged."""
+
+import shutil
+
+import jax
+import jax.numpy as jnp
+import pytest
+from helpers.errors import expect_error
+from jax.sharding import NamedSharding, PartitionSpec
+
+from ddaepp_jax.training import checkpoint
+from ddaepp_jax.training.checkpoint import Checkpoints
+from ddaepp_jax.training.sharding import make_mesh
+from ddaepp_jax.training.step import TrainState
+
+RANKS = {"loss": min, "probe": max}
+
+
+def state(step):
+    placed = NamedSharding(make_mesh((1, 1, 1), jax.devices()[:1]), PartitionSpec())
+    made = TrainState(
+        jnp.int32(step), {"w": jnp.full(3, float(step))}, {"0.9": {"w": jnp.zeros(3)}}, {"m": jnp.ones(1)}
+    )
+    return jax.device_put(made, placed)
+
+
+def save(directory, measured, keep=2):
+    """Checkpoints at the steps of {step: values measured there}, by a manager of its own."""
+    checkpoints = Checkpoints(directory, keep, RANKS)
+    for step, values in measured.items():
+        checkpoints.save(state(step), {"step": step, "measured": values})
+    checkpoints.close()
+
+
+def there(directory):
+    return sorted(int(entry.name) for entry in directory.iterdir())
+
+
+def test_newest_and_best_stay(tmp_path):
+    directory = tmp_path / "checkpoints"
+    save(directory, {1: {"loss": 3.0, "probe": 9.0}, 2: {"loss": 1.0}, 3: {}, 4: {"loss": 2.0, "probe": 5.0}, 5: {}})
+    assert there(directory) == [1, 2, 4, 5]
+    save(directory, {6: {"probe": 9.5}, 7: {"loss": 1.0}, 8: {"loss": 4.0}})  # the restarted run knows what was best
+    assert there(directory) == [2, 6, 7, 8]  # the older of two equal losses
+    assert checkpoint.best_step(directory, "loss", min) == 2 and checkpoint.best_step(directory, "probe", max) == 6
+
+
+def test_only_the_newest_stay_where_nothing_is_measured(tmp_path):
+    save(tmp_path / "checkpoints", {step: {} for step in range(1, 6)})
+    assert there(tmp_path / "checkpoints") == [4, 5]
+    with expect_error("step", "probe"):
+        checkpoint.best_step(tmp_path / "checkpoints", "probe", max)
+
+
+def test_a_damaged_meta_ranks_nowhere(tmp_path):
+    directory = tmp_path / "checkpoints"
+    save(directory, {1: {"loss": 1.0}, 2: {"loss": 2.0}})
+    for path in (directory / "1" / "meta").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"{")
+    save(directory, {3: {"loss": 3.0}, 4: {"loss": 3.5}})
+    assert there(directory) == [2, 3, 4]
+    assert checkpoint.best_step(directory, "loss", min) == 2
+
+
+@pytest.mark.parametrize("item", ["params", "ema", "optimizer", "meta"])
+def test_a_truncated_newest_checkpoint_is_set_aside_for_the_one_before(tmp_path, item):
+    directory = tmp_path / "checkpoints"
+    save(directory, {1: {}, 2: {}})
+    for path in (directory / "2" / item).rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    checkpoints = Checkpoints(directory, 2, RANKS)
+    restored, damage = checkpoints.restore(state(0))
+    checkpoints.close()
+    assert int(restored.step) == 1 and (restored.params["w"] == 1).all()
+    assert len(damage) == 1 and str(directory / "2") in damage[0]
+    assert there(directory) == [1] and (tmp_path / "damaged-2").is_dir()
+
+
+def test_no_readable_checkpoint_is_an_error(tmp_path):
+    directory = tmp_path / "checkpoints"
+    save(directory, {1: {}})
+    shutil.rmtree(directory / "1" / "params")
+    checkpoints = Checkpoints(directory, 2, RANKS)
+    with expect_error(str(directory / "1")):
+        checkpoints.restore(state(0))
+    checkpoints.close()

@@ -1,0 +1,384 @@
+"""A run's page: what it shows of the files, that it stands alone, and that it needs nothing but them."""
+
+import base64
+import html
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from helpers.errors import check_refused
+from PIL import Image
+
+from ddaepp_jax import config as schema
+from ddaepp_jax import report, run_config
+from ddaepp_jax.errors import InputError
+
+HOSTILE = """<script>alert("x")</script>&'$_^\\frac{"""
+LAYERS, LEVELS = ["in_1", "mid", "out_1"], [1, 11]
+VOID = {"meta", "img", "br"}
+
+
+def write_run(path, *, steps=40, shift=0.0, samples=True, probe=True, metrics=True, **overrides):
+    """A run directory by hand: ``steps`` steps of the tiny config, numbers moved by ``shift``."""
+    path.mkdir(parents=True)
+    config = schema.get_config("tiny")
+    config.update_from_flattened_dict({"train.steps": steps} | overrides)
+    (path / "config.json").write_text(run_config.to_json(config))
+    (path / "version.txt").write_text("ddaepp_jax 0.1.0, jax 0.10.0\n")
+    if metrics:
+        (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(steps, shift)))
+    if samples:
+        for name, shade in (("00000020", 20), ("00000040", 40), ("step40_seed0", 60)):
+            write_picture(path / "samples" / f"{name}.png", shade)
+    if probe:
+        write_probe(path / "probe" / "step40-ema0.999-cached-100ep.json", shift)
+    return path
+
+
+def rows(steps, shift):
+    for step in range(10, steps + 1, 10):
+        loss = 1 / step + shift
+        yield {"step": step, "loss": loss, "grad_norm": 0.5, "images_per_second_per_device": 1000.0 + step}
+        if step % 20 == 0:
+            by_level = {f"heldout_loss/ema0.999/t{level:04d}": loss / level for level in (1, 500, 1000)}
+            yield {"step": step, **by_level, "heldout_loss/ema0.999/mean": 2 * loss}
+            yield {"step": step, "probe/ema0.999/bottleneck/t11": 50.125 + step}
+            yield {"step": step, "knn/ema0.999/bottleneck/t11": 40.125 + step}
+            diagnoses = {"alignment": 0.1, "uniformity": -1.5, "effective_rank": 9.5 + step, "spread": 0.25}
+            yield {"step": step, **{f"features/ema0.999/bottleneck/t11/{name}": v for name, v in diagnoses.items()}}
+
+
+def write_picture(file, shade):
+    file.parent.mkdir(exist_ok=True)
+    Image.new("L", (8, 8), shade).save(file)
+
+
+def write_probe(file, shift=0.0, **changed):
+    file.parent.mkdir(exist_ok=True)
+
+    def row(layer, level, accuracy):
+        found = {"linear_held_out": accuracy + 1, "linear_test": accuracy, "knn_held_out": 31.0, "knn_test": 30.25}
+        return {"layer": layer, "noise_level": level, "learning_rate": 0.004, **found}
+
+    table = [row("pixels", None, 45.5)]
+    for j, level in enumerate(LEVELS):
+        table += [row(layer, level, 60 + i + 10 * j + shift) for i, layer in enumerate(LAYERS)]
+    found = {
+        "run": "by hand",
+        "protocol": "cached-100ep",
+        "data": {"name": "digits", "heads trained on": "90 images", "chosen on": "10 images of train"},
+        "settings": {"step": 40, "layers": LAYERS, "knn": 20},
+        "levels": LEVELS,
+        "best": {"metric": "linear_probe/out_1/t11/cached-100ep", "chosen_by": "linear_held_out", **table[-1]},
+        "seconds": {"None": 1.5, "1": 2.5, "11": 2.0},
+        "rows": table,
+    }
+    file.write_text(json.dumps(found | changed))
+    (file.parent / "best.json").write_text(json.dumps(found["best"]))
+
+
+class Page(HTMLParser):
+    """A page's text, tags balanced; every address has to be within the page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.text, self.images, self.ids, self.links, self.bold = [], "", {}, [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open
+        assert sorted(self.ids) == sorted(set(self.ids)) and set(self.links) <= {f"#{each}" for each in self.ids}
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        assert tag not in ("script", "link", "iframe", "object", "svg"), tag
+        assert not any(name.startswith("on") or "url(" in (value or "") for name, value in attrs.items())
+        self.ids += [attrs["id"]] if "id" in attrs else []
+        self.links += [attrs["href"]] if "href" in attrs else []
+        if tag == "img":
+            kind, content = re.fullmatch(r"data:image/(png|svg\+xml);base64,(.+)", attrs["src"]).groups()
+            self.images[attrs["alt"]] = kind, base64.b64decode(content)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open[-1:] != ["style"]:
+            self.text += f" {data}"
+        else:
+            assert "@import" not in data and "url(" not in data
+        self.bold += [data] if self.open[-1:] == ["b"] else []
+
+    def __contains__(self, text):
+        return text in " ".join(self.text.split())
+
+
+def test_a_run(tmp_path):
+    run = write_run(tmp_path / "run", steps=60, **{"model.width": 96})
+    page = Page(report.report([run]))
+    for text in (
+        "run digits; uvit, depth 2, width 96, num_heads 2, patch_size 2, self_condition; ddaepp_jax 0.1.0, jax 0.10.0",
+        "steps 60 of 60",
+        "training loss 0.0167 loss, step 60",
+        "held-out loss 0.0333 heldout_loss/ema0.999/mean, step 60",
+        "linear probe, % 72.00 linear_probe/out_1/t11/cached-100ep, step 40; chosen on 10 images of train",
+        "kNN, % 30.25 20-NN on the same features",
+        "raw pixels, % 45.50 linear; 20-NN: 30.25",
+        "images/s/device 1,035 median",
+        "level 11 linear, held out linear, test 20-NN, test pixels 46.5 45.5 30.2 in_1 71.0 70.0 30.2",
+        "model.width 96 64",
+        "step40-ema0.999-cached-100ep 6.0 s: pixels 1.5 s, level 1 2.5 s, level 11 2.0 s",
+    ):
+        assert text in page, text
+    assert "out_1" in page.bold and "width" in page.bold and "learning_rate" not in page.bold
+    assert "in training" not in page  # where a probe has the last word
+
+
+def write_scores(run, n, kind="classifier", seeds=(0, 1)):
+    """What ``fid`` leaves of ``n`` samples."""
+    file, fds = run / "fid" / f"step40-{n}.json", [12.25 + seed for seed in seeds]
+    file.parent.mkdir(exist_ok=True)
+    found = {
+        "step": 40,
+        "n": n,
+        "extractor": {"kind": kind, "hash": "abcdef0123", "made": {"accuracy": 81.25}},
+        "reference": {"name": "train", "images": {"images": 50000}},
+        "rows": [{"seed": seed, "fd": fd, "score": 5.5, "score_std": 0.1} for seed, fd in zip(seeds, fds, strict=True)],
+        "mean": {"fd": sum(fds) / len(fds), "score": 5.5, "score_std": 0.1},
+        "std": {"fd": 0.5, "score": 0.0, "score_std": 0.0} if len(seeds) > 1 else {},
+        "metrics": {
+            f"{kind}-fd{n}/ema0.999/ddim50/train": sum(fds) / len(fds),
+            f"{kind}-score{n}/ema0.999/ddim50": 5.5,
+        },
+    }
+    file.write_text(json.dumps(found))
+
+
+def test_scores(tmp_path):
+    run = write_run(tmp_path / "run")
+    for n, seeds in ((100, (0,)), (2000, (0, 1))):
+        write_scores(run, n, seeds=seeds)
+    page = Page(report.report([run]))
+    for text in (
+        "Frechet distance 12.75 classifier-fd2000/ema0.999/ddim50/train, ± 0.50 over 2 seeds",  # of the most images
+        "step40-2000 2,000 samples at step 40; classifier abcdef01, of 81.2 % accuracy; against 50,000 images of train",
+        "score mean standard deviation seed 0 seed 1 classifier-fd2000/ema0.999/ddim50/train 12.7500 0.5000 12.2500",
+        "step40-100 100 samples",
+        "score seed 0 classifier-fd100/ema0.999/ddim50/train 12.2500",
+    ):
+        assert text in page, text
+    other = write_run(tmp_path / "other")
+    write_scores(other, 2000, kind="inception")
+    assert "FID" in Page(report.report([other])) and "FID" in Page(report.report([run, other]))
+    assert "No scores yet" in Page(report.report([write_run(tmp_path / "none")]))
+    (run / "fid" / "step40-100.json").write_text("{}")
+    with pytest.raises(InputError, match=r"step40-100\.json: not scores of a run; remove it"):
+        report.report([run])
+
+
+def test_every_grid_and_every_curve_is_in_the_page(tmp_path):
+    page = Page(report.report([write_run(tmp_path / "run")]))
+    pictures = {alt: content for alt, (kind, content) in page.images.items() if kind == "png"}
+    files = {"step 40": "00000040", "step 20": "00000020", "step40_seed0, by sample": "step40_seed0"}
+    assert pictures == {
+        f"samples, {alt}": (tmp_path / "run" / "samples" / f"{name}.png").read_bytes() for alt, name in files.items()
+    }
+    curves = {alt: content.decode() for alt, (kind, content) in page.images.items() if kind == "svg+xml"}
+    assert list(curves) == [
+        "Training loss",
+        "Held-out loss, mean over noise levels",
+        "Held-out loss by noise level",
+        "Linear probe and kNN while training",
+        "Effective rank of features",
+        "Uniformity of features",
+        "Spread of features",
+        "Alignment of two views",
+        "Throughput",
+        "Gradient norm",
+        "By layer and noise level",
+        "By layer",
+    ]
+    assert "knn/ema0.999/bottleneck/t11" in curves["Linear probe and kNN while training"]
+    assert "step 20" in curves["Held-out loss by noise level"] and ">72.0<" in curves["By layer and noise level"]
+
+
+def test_of_many_grids_the_newest_and_some(tmp_path):
+    run = write_run(tmp_path / "run", metrics=False, probe=False)
+    for step in range(100):
+        write_picture(run / "samples" / f"{step:08d}.png", step)
+    page = Page(report.report([run]))
+    shown = [int(alt.split()[-1]) for alt in page.images if alt.startswith("samples, step ")]
+    assert shown[0] == 99 and 20 < len(shown) <= 1 + report.STRIP and "One in 3 of the earlier grids." in page
+
+
+def test_what_is_missing_is_named_with_its_command(tmp_path):
+    run = write_run(tmp_path / "a run", metrics=False, samples=False, probe=False)
+    page = Page(report.report([run]))
+    assert "steps 0 of 40" in page and not page.images
+    for program in ("main --config=FILE", "sample", "linear_probe"):
+        assert f"python -m ddaepp_jax.{program} --workdir='{run}'" in page
+
+
+def test_a_run_without_a_probe_shows_the_one_in_training(tmp_path):
+    page = Page(report.report([write_run(tmp_path / "run", samples=False, probe=False)]))
+    assert "linear probe in training, % 90.12 probe/ema0.999/bottleneck/t11, step 40, on images held out" in page
+
+
+def test_a_run_that_is_just_writing(tmp_path):
+    run = write_run(tmp_path / "run", steps=100, probe=False)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 50, "lo')
+    content = (run / "samples" / "00000040.png").read_bytes()
+    (run / "samples" / "00000060.png").write_bytes(content[:-5])
+    (run / "checkpoints" / "120").mkdir(parents=True)  # Orbax has renamed it, and nothing else of it is known
+    write_probe(run / "probe" / "begun.json", best=None, levels=[])
+    page = Page(report.report([run]))
+    assert "steps 120 of 100" in page and "samples, step 60" not in page.images and "No probe yet" in page
+
+
+def test_a_probe_under_way_and_the_best_of_several(tmp_path):
+    run = write_run(tmp_path / "run", metrics=False, samples=False)
+    write_probe(run / "probe" / "better.json", 0.75)
+    (run / "probe" / "better-partial").mkdir()
+    page = Page(report.report([run]))
+    assert "linear probe, % 72.75" in page and "Probes better (under way) Best:" in page
+
+
+def test_parameters_and_devices_as_orbax_tells_them(tmp_path):
+    run = write_run(tmp_path / "run", probe=False)
+    checkpoint = run / "checkpoints" / "40"
+    (checkpoint / "params").mkdir(parents=True)
+    leaves = {"kernel": ([8, 3, 5], ["fsdp", None, ["tensor"]], 2 * 3), "bias": ([7], [], 1)}
+    key = lambda name: base64.b64encode(f"network.{name}".encode()).decode()
+    sharding = {"axis_names": ["data", "fsdp", "tensor"], "shape": [1, 2, 3]}
+    shapes = {f"('network', '{name}')": {"value_metadata": {"write_shape": s}} for name, (s, *_) in leaves.items()}
+    shapes["('objectives', 'denoising')"] = {"value_metadata": {"value_type": "Dict"}}
+    placed = {key(name): json.dumps(sharding | {"partition_spec": spec}) for name, (_, spec, _) in leaves.items()}
+    (checkpoint / "params" / "_METADATA").write_text(json.dumps({"tree_metadata": shapes}))
+    (checkpoint / "params" / "_sharding").write_text(json.dumps(placed))
+    (checkpoint / "_CHECKPOINT_METADATA").write_text(json.dumps({"commit_timestamp_nsecs": 1_700_000_000_000_000_000}))
+    page = Page(report.report([run]))
+    assert f"parameters {8 * 3 * 5 * 6 + 7}" in page and "devices data 1, fsdp 2, tensor 3" in page
+    assert "checkpoint 40 written 2023-11-14 22:13:20 UTC" in page and "without evaluation" in page
+
+
+def test_what_comes_from_files_is_text(tmp_path):
+    name = "<img src=x onerror=alert(1)>'&$\\"
+    run = write_run(tmp_path / name, **{"init_from": HOSTILE, "data.data_dir": HOSTILE})
+    (run / "version.txt").write_text(HOSTILE)
+    write_picture(run / "samples" / "<b>.png", 3)
+    write_probe(run / "probe" / "<i>.json", protocol="<b>")
+    (run / "metrics.jsonl").write_text('{"step": 1, "knn/<script>": 3.5, "probe/&": 2}\n')
+    text = report.report([run])
+    page = Page(text)
+    assert name in page and HOSTILE in html.unescape(text) and "<script" not in text and "<i>.json" not in text
+    together = report.report([run, write_run(tmp_path / "_other")])
+    assert name in Page(together) and "<script" not in together
+
+
+def test_several_runs_side_by_side(tmp_path):
+    plain = write_run(tmp_path / "plain", shift=0.25, **{"model.self_condition": False, "seed": 1})
+    other = write_run(tmp_path / "other", probe=False)
+    third = write_run(tmp_path / "deep" / "other", shift=0.5, **{"train.batch_size": 32})
+    page = Page(report.report([plain, other, third]))
+    parent = tmp_path.name
+    for text in (
+        "model.self_condition False True True",
+        "seed 1 0 0",
+        "train.batch_size 16 16 32",
+        "linear_probe/out_1/t11/cached-100ep, step 40; chosen on 10 images of train",
+    ):
+        assert text in page, text
+    assert "model.depth" not in page and "version.txt" not in page  # those are the same
+    names = [f"{parent}/plain", f"{parent}/other", "deep/other"]
+    assert all(name in page for name in names)
+    assert [alt for alt, (kind, _) in page.images.items() if kind == "png"] == [
+        f"samples, {name}, step 40" for name in names
+    ]
+    assert set(page.bold) == {"0.0250", "0.0500", "72.50"}  # the best of a column, where it tells runs apart
+    for title in ("Training loss", "Held-out loss by noise level, newest", "kNN while training"):
+        kind, figure = page.images[title]
+        assert kind == "svg+xml" and all(colour.encode() in figure for colour in report.plots.COLOURS[:3])
+
+
+def test_runs_of_one_config(tmp_path):
+    same = [write_run(tmp_path / name, metrics=False, samples=False, probe=False) for name in "ab"]
+    page = Page(report.report(same))
+    assert "The configs are the same." in page and all(f"--workdir={run}" in page for run in same)
+
+
+def test_the_same_files_are_the_same_page(tmp_path):
+    run = write_run(tmp_path / "run", metrics=False)
+    assert report.report([run]) == report.report([run])
+
+
+def test_the_program(tmp_path, monkeypatch, capsys):
+    run, _ = (write_run(tmp_path / name, metrics=False, probe=False) for name in ("run", "other"))
+    monkeypatch.chdir(tmp_path)
+    report.main([f"--workdir={run}"])
+    report.main(["--compare", "run", "other"])
+    report.main(["--compare", "run", "other", "--out=deep/both.html"])
+    for file in (run / "report.html", tmp_path / "comparison.html", tmp_path / "deep" / "both.html"):
+        Page(file.read_text())
+    assert capsys.readouterr().out.splitlines() == [
+        f"look at {run / 'report.html'}",
+        "look at comparison.html",
+        "look at deep/both.html",
+    ]
+    assert sorted(each.name for each in run.glob("*.html*")) == ["report.html"]
+
+
+def test_no_backend_is_started(tmp_path):
+    run = write_run(tmp_path / "run", metrics=False)
+    code = (
+        "import sys; from ddaepp_jax import report; report.main(sys.argv[1:])\n"
+        "from jax._src import xla_bridge; assert not xla_bridge._backends"
+    )
+    done = subprocess.run([sys.executable, "-c", code, f"--workdir={run}"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ([], ["one of the arguments --workdir --compare is required"]),
+        (["--workdir=run", "--compare", "run", "other"], ["argument --compare: not allowed with argument --workdir"]),
+        (["--compare", "run"], ["--compare: give two run directories or more; --workdir=RUN is for one"]),
+        (["--compare"], ["--compare: give two run directories or more"]),
+        (["--compare", "run", "other/../run"], ["--compare: ", "run is given twice"]),
+        (["--workdir=nowhere"], ["nowhere: not a run directory (no config.json); give the --workdir of"]),
+        (["--compare", "run", "nowhere"], ["nowhere: not a run directory"]),
+        (["--workdir=run", "--out=/dev/null/x"], ["--out: cannot write /dev/null/x", "give another"]),
+        (["--workdir=run", "--out=run"], ["--out: cannot write run", "give another"]),
+    ],
+)
+def test_bad_arguments(arguments, parts, tmp_path, monkeypatch):
+    for name in ("run", "other"):
+        write_run(tmp_path / name, metrics=False, samples=False, probe=False)
+    monkeypatch.chdir(tmp_path)
+    check_refused(report.main, arguments, *parts)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("config.json", "{", "not the config of a run"),
+        ("config.json", '{"seed": 0}', "not the config of a run"),
+        ("metrics.jsonl", '{"step": 1, "loss": 2}\n{"step": 1, "lo\n', "line 2 is not a row of metrics; remove it"),
+        ("metrics.jsonl", '{"loss": 2}\n', "line 1 is not a row of metrics"),
+        ("metrics.jsonl", '{"step": 1, "loss": "a"}\n', "line 1 is not a row of metrics"),
+        ("metrics.jsonl", "[]\n", "line 1 is not a row of metrics"),
+        ("probe/a.json", "{", "not a probe's results; remove it"),
+        ("probe/a.json", "[]", "not a probe's results; remove it"),
+        ("probe/a.json", '{"best": {"layer": "mid"}}', "not a probe's results; remove it"),
+    ],
+)
+def test_a_damaged_file(file, text, message, tmp_path):
+    run = write_run(tmp_path / "run")
+    (run / file).write_text(text)
+    check_refused(report.main, [f"--workdir={run}"], f"{Path(run / file)}: {message}")
