@@ -35,6 +35,7 @@ class Photometric:
         blur_sigma: the range of its standard deviation, uniform, in 224ths of the image's height and width: MoCo v3's
             2 pixels of 224 would leave little of an image of 32.
         solarise: probability that the brighter half of the levels is inverted, in the first view and in the second.
+        flip: probability of the mirror image, left to right.
     """
 
     crop_min: float = 0.08
@@ -47,6 +48,7 @@ class Photometric:
     blur: tuple[float, float] = (1.0, 0.1)
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     solarise: tuple[float, float] = (0.0, 0.2)
+    flip: float = 0.5
 
     def __post_init__(self) -> None:
         for name in ("blur", "solarise", "blur_sigma"):
@@ -59,7 +61,7 @@ class Photometric:
         for name in ("brightness", "contrast", "saturation"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: {getattr(self, name)} is negative; 0 is none")
-        for name in ("jitter", "grey", "blur", "solarise"):
+        for name in ("jitter", "grey", "blur", "solarise", "flip"):
             value = getattr(self, name)
             if not all(0 <= p <= 1 for p in (value if isinstance(value, tuple) else (value,))):
                 raise ValueError(f"{name}: {value} is not a probability")
@@ -112,7 +114,7 @@ def draw(
     view: int,
     size: tuple[int, int],
 ) -> Edits:
-    """The edits of B images, each a function of (seed, step, its index, view) alone; the flip is a fair coin.
+    """The edits of B images, each a function of (seed, step, its index, view) alone.
 
     Args:
         seed, step: integers, may be traced.
@@ -122,7 +124,7 @@ def draw(
     """
     p = photometric
     key = jax.random.fold_in(named(jax.random.key(seed), f"photometric_{view}"), step)
-    chances = jnp.array([p.jitter, p.grey, p.blur[view], p.solarise[view], 0.5])
+    chances = jnp.array([p.jitter, p.grey, p.blur[view], p.solarise[view], p.flip])
     strengths = jnp.array([p.brightness, p.contrast, p.saturation])
 
     def one(i: jax.Array) -> Edits:

@@ -59,10 +59,10 @@ def test_black_white_and_grey_stay_within_the_levels_and_without_colour(channels
 
 @pytest.mark.parametrize("view", [0, 1])
 def test_the_draws_have_their_frequencies_and_ranges(view: int) -> None:
-    p = Photometric()
+    p = Photometric(flip=0.3)
     e = jax.device_get(draw(p, 0, 0, np.arange(N), view, (32, 32)))
     jittered, blurred = (e.factors != 1).all(1), e.sigma != 0
-    chances = {p.jitter: jittered, p.grey: e.grey, p.blur[view]: blurred, 0.5: e.flip}
+    chances = {p.jitter: jittered, p.grey: e.grey, p.blur[view]: blurred, p.flip: e.flip}
     for chance, on in (*chances.items(), (p.solarise[view], e.solarise)):
         assert near(on, chance, np.sqrt(chance * (1 - chance))), chance
     np.testing.assert_array_equal(e.factors[~jittered], 1)
