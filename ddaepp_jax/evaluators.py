@@ -29,6 +29,7 @@ from ddaepp_jax.training.step import Learner, TrainState
 # Evaluations whose best checkpoint is kept, and the better end of their main value.
 RANKS: dict[str, Callable[..., float]] = {"heldout_loss": min, "probe": max, "fid": min}
 
+CONDITION = "self_conditioning"  # the parameters of what a network adds to its condition, in every backbone
 Measure = Callable[[Any], dict[str, Any]]  # the network's parameters -> values by name
 
 
@@ -72,9 +73,10 @@ def evaluators(
 
 
 def _heldout_loss(config: ConfigDict, learner: Learner, held_out: Dataset, mesh: Mesh) -> Measure:
+    """The loss by noise level; where the network conditions itself, also its mean with the condition switched off."""
     fields = config.evals.heldout_loss
     batch = held_out.batch(np.arange(min(fields.images, len(held_out))))
-    return make_heldout_loss(
+    losses = make_heldout_loss(
         learner.network,
         learner.process,
         batch["image"],
@@ -84,6 +86,19 @@ def _heldout_loss(config: ConfigDict, learner: Learner, held_out: Dataset, mesh:
         batch_size=config.sampling.batch_size,
         mesh=mesh,
     )
+    if not config.model.self_condition:
+        return losses
+
+    def on_and_off(params: Any) -> dict[str, float]:
+        values = losses(params)
+        off = {CONDITION: jax.tree.map(lambda leaf: 0 * leaf, params[CONDITION])}
+        values["condition_off"] = losses({**params, **off})["mean"]
+        if jax.process_index() == 0:
+            on, off = values["mean"], values["condition_off"]
+            tqdm.write(f"held-out loss {on:.4f}, with the network's condition on itself switched off {off:.4f}")
+        return values
+
+    return on_and_off
 
 
 # (network's parameters, number of images) -> pieces (b, H, W, C) uint8

@@ -181,6 +181,7 @@ def headlines(run: Record) -> dict[str, Headline]:
     total = -(-train.images // train.batch_size) if train.images else train.steps
     found = {"steps": Headline(step, f"{step:,}", f"of {total:,}" if total else f"of {train.epochs:g} epochs")}
     last = [("training loss", "loss", ".4f", "", min), ("held-out loss", "heldout_loss/.+/mean", ".4f", "", min)]
+    last.append(("held-out loss, condition off", "heldout_loss/.+/condition_off", ".4f", "", min))
     if not run.probes:
         where = ", on images held out from the training split"
         last.append(("linear probe in training, %", "probe/.+", ".2f", where, max))
