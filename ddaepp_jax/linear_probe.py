@@ -354,6 +354,7 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(f"--out: cannot write {out} ({error.strerror}); give another") from None
     print(f"\n{probe_results.table(found)}\n\nchosen on {found['data']['chosen on']}")
     print(f"look at {out}-grid.png and {out}-layers.png; all numbers are in {out}.json and .csv")
+    print(f"\n{probe_results.summary(found)}")
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:

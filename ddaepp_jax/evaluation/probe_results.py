@@ -80,3 +80,13 @@ def table(found: Mapping[str, Any]) -> str:
     formats = ["", *(form for _, form in shown.values())]
     text = tabulate(lines, [f"level {best['noise_level']:g}", *titles], floatfmt=formats)
     return "\n".join([text, *(f"warning: {line}" for line in collapsed(found))])
+
+
+def summary(found: Mapping[str, Any]) -> str:
+    """The chosen features beside raw pixels, in two lines under a title: accuracies on the test split."""
+    best, k = found["best"], found["settings"]["knn"]
+    pixels = at_best(found)[0]
+    shown = {"linear_test": "linear, %"} | ({"knn_test": f"{k}-NN, %"} if "knn_test" in best else {})
+    names = f"{best['layer']}, level {best['noise_level']:g}", "raw pixels"
+    lines = [[name, *(row[column] for column in shown)] for name, row in zip(names, (best, pixels), strict=True)]
+    return tabulate(lines, ["on the test split", *shown.values()], floatfmt=".1f")
