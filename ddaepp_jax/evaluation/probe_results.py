@@ -82,11 +82,20 @@ def table(found: Mapping[str, Any]) -> str:
     return "\n".join([text, *(f"warning: {line}" for line in collapsed(found))])
 
 
+def best_neighbours(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The row that nearest neighbours choose, on the images by which linear heads choose theirs ("best")."""
+    by = found["best"]["chosen_by"].replace("linear", "knn")
+    return max((row for row in found["rows"] if row["layer"] != PIXELS), key=lambda row: row[by])
+
+
 def summary(found: Mapping[str, Any]) -> str:
-    """The chosen features beside raw pixels, in two lines under a title: accuracies on the test split."""
-    best, k = found["best"], found["settings"]["knn"]
-    pixels = at_best(found)[0]
-    shown = {"linear_test": "linear, %"} | ({"knn_test": f"{k}-NN, %"} if "knn_test" in best else {})
-    names = f"{best['layer']}, level {best['noise_level']:g}", "raw pixels"
-    lines = [[name, *(row[column] for column in shown)] for name, row in zip(names, (best, pixels), strict=True)]
-    return tabulate(lines, ["on the test split", *shown.values()], floatfmt=".1f")
+    """Accuracies on the test split beside those of raw pixels: a line for linear heads, one for nearest neighbours."""
+    (pixels,) = (row for row in found["rows"] if row["layer"] == PIXELS)
+    chosen = {"linear": ("linear heads", found["best"])}
+    if "knn_test" in pixels:
+        chosen["knn"] = f"{found['settings']['knn']} nearest neighbours", best_neighbours(found)
+    lines = [
+        [title, row[f"{head}_test"], f"{row['layer']}, level {row['noise_level']:g}", pixels[f"{head}_test"]]
+        for head, (title, row) in chosen.items()
+    ]
+    return tabulate(lines, ["test split, %", "features", "of layer", "raw pixels"], floatfmt=".1f")

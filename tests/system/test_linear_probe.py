@@ -135,6 +135,13 @@ def test_collapse_is_said_beneath_the_table(whole):
     assert lines == [f"warning: {layer}, level 1: {text}" for layer in ("in_1", "mid", "out_1")]
 
 
+def test_the_last_lines_are_the_chosen_features_beside_raw_pixels(whole):
+    for line, head in zip(probe_results.summary(whole).splitlines()[-2:], ("linear", "knn"), strict=True):
+        best, pixels = max(whole["rows"][1:], key=lambda row: row[f"{head}_held_out"]), whole["rows"][0]
+        where = f"{best[f'{head}_test']:.1f}  {best['layer']}, level {best['noise_level']:g}"
+        assert where in line and line.endswith(f" {pixels[f'{head}_test']:.1f}")
+
+
 def linear_probe_key(seed):
     from ddaepp_jax.streams import named
 

@@ -127,7 +127,7 @@ def test_a_run(tmp_path):
         "training loss 0.0167 loss, step 60",
         "held-out loss 0.0333 heldout_loss/ema0.999/mean, step 60",
         "linear probe, % 72.00 linear_probe/out_1/t11/cached-100ep, step 40; chosen on 10 images of train",
-        "kNN, % 30.25 20-NN on the same features",
+        "kNN, % 30.25 20-NN, in_1, level 1, chosen on the same images",
         "raw pixels, % 45.50 linear; 20-NN: 30.25",
         "images/s/device 1,035 median",
         "level 11 linear, held out linear, test 20-NN, test pixels 46.5 45.5 30.2 in_1 71.0 70.0 30.2",
