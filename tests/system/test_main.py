@@ -43,6 +43,7 @@ def test_run_directory(plain):
     (heldout,) = (row for row in logged if row["step"] == 4 and "heldout_loss/ema0.999/mean" in row)
     levels = [value for name, value in heldout.items() if "/t" in name]
     assert len(levels) == 3 and np.isclose(np.mean(levels), heldout["heldout_loss/ema0.999/mean"])
+    assert heldout["heldout_loss/ema0.999/condition_off"] > 0
     for name in ("probe/ema0.999/bottleneck/t11", "knn/ema0.999/bottleneck/t11"):
         assert [row["step"] for row in logged if name in row] == [4, 6]
         assert all(0 <= row[name] <= 100 for row in logged if name in row)
