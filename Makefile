@@ -22,12 +22,12 @@ $(STAMP): setup.py $(LOCK)
 	@touch $@
 
 demo: venv  ## train on digits, draw samples, probe, report: a first run on a CPU
-	$(VENV)/bin/python -m ddaepp_jax.main --workdir=runs/digits
-	$(VENV)/bin/python -m ddaepp_jax.sample --workdir=runs/digits
+	$(VENV)/bin/python -m ddaepp_jax.main --config=configs/unet_digits.py --workdir=runs/digits
+	$(VENV)/bin/python -m ddaepp_jax.sample --workdir=runs/digits --out=runs/digits/samples/first
 	$(VENV)/bin/python -m ddaepp_jax.linear_probe --workdir=runs/digits
 	$(VENV)/bin/python -m ddaepp_jax.report --workdir=runs/digits
 	@echo
-	@echo "Look at   runs/digits/report.html   in a browser"
+	@echo "Look at   runs/digits/samples/first.png, and at runs/digits/report.html in a browser"
 	@echo "Next      . $(VENV)/bin/activate"
 	@echo "          python -m ddaepp_jax.sample --workdir=runs/digits --seed=1 --sampler=ddim"
 	@echo "          python -m ddaepp_jax.main --config=configs/uvit_cifar.py:small --workdir=runs/cifar   # downloads CIFAR-10"

@@ -198,7 +198,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--config",
         metavar="FILE[:VARIANT]",
-        help="config file (default: digits); --config.FIELD=VALUE overrides a field",
+        help="config file (default: U-ViT on digits); --config.FIELD=VALUE overrides a field",
     )
     parser.add_argument("--workdir", help="run directory (default: runs/<config's name>)")
     parser.add_argument(
@@ -212,7 +212,7 @@ def main(argv: Sequence[str]) -> None:
     args, rest = parser.parse_known_args(argv)
     config = cli.parse_config([*([f"--config={args.config}"] if args.config is not None else []), *rest])
     cli.start_backend(args.coordinator, args.num_processes, args.process_id)
-    name = Path((args.config or "digits").split(":")[0]).stem
+    name = Path((args.config or "uvit_digits").split(":")[0]).stem
     train_and_evaluate(config, args.workdir or Path("runs") / name, dry_run=args.dry_run)
 
 

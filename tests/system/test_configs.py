@@ -19,6 +19,7 @@ DATA = {  # shape of the images, classes
 }
 PARAMETERS = {  # published (our own for others), and with self-conditioning
     "uvit_digits": (267_278, 275_726),
+    "unet_digits": (701_345, 726_305),
     "uvit_cifar": (44_255_328, 44_781_664),
     "uvit_cifar_cond": (44_261_472, 44_787_808),
     "uvit_cifar100": (44_255_328, 44_781_664),
