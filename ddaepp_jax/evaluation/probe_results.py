@@ -82,20 +82,24 @@ def table(found: Mapping[str, Any]) -> str:
     return "\n".join([text, *(f"warning: {line}" for line in collapsed(found))])
 
 
-def best_neighbours(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The row that nearest neighbours choose, on the images by which linear heads choose theirs ("best")."""
-    by = found["best"]["chosen_by"].replace("linear", "knn")
-    return max((row for row in found["rows"] if row["layer"] != PIXELS), key=lambda row: row[by])
+def best_of_both(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The layer and noise level whose linear and nearest-neighbour accuracies are best on average.
+
+    They are compared on the images on which linear heads are ("best"). Without neighbours it is the linear heads' best.
+    """
+    best = found["best"]
+    if "knn_test" not in best:
+        return best
+    by = best["chosen_by"]
+    inner = (row for row in found["rows"] if row["layer"] != PIXELS)
+    return max(inner, key=lambda row: row[by] + row[by.replace("linear", "knn")])
 
 
 def summary(found: Mapping[str, Any]) -> str:
-    """Accuracies on the test split beside those of raw pixels: a line for linear heads, one for nearest neighbours."""
+    """The chosen features' accuracies on the test split beside those of raw pixels, a line for each kind of head."""
     (pixels,) = (row for row in found["rows"] if row["layer"] == PIXELS)
-    chosen = {"linear": ("linear heads", found["best"])}
-    if "knn_test" in pixels:
-        chosen["knn"] = f"{found['settings']['knn']} nearest neighbours", best_neighbours(found)
-    lines = [
-        [title, row[f"{head}_test"], f"{row['layer']}, level {row['noise_level']:g}", pixels[f"{head}_test"]]
-        for head, (title, row) in chosen.items()
-    ]
-    return tabulate(lines, ["test split, %", "features", "of layer", "raw pixels"], floatfmt=".1f")
+    best = best_of_both(found)
+    titles = {"linear_test": "linear heads", "knn_test": f"{found['settings']['knn']} nearest neighbours"}
+    lines = [[title, best[name], pixels[name]] for name, title in titles.items() if name in best]
+    where = f"{best['layer']}, level {best['noise_level']:g}"
+    return tabulate(lines, ["test split, %", where, "raw pixels"], floatfmt=".1f")

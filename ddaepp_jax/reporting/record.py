@@ -208,8 +208,8 @@ def probed(probe: Mapping[str, Any]) -> dict[str, Headline]:
     found = {PROBED: Headline(best["linear_test"], f"{best['linear_test']:.2f}", chosen, max)}
     floor = "linear"
     if "knn_test" in best:
-        k, row = probe["settings"]["knn"], probe_results.best_neighbours(probe)
-        where = f"{k}-NN, {row['layer']}, level {row['noise_level']:g}, chosen on the same images"
+        k, row = probe["settings"]["knn"], probe_results.best_of_both(probe)
+        where = f"{k}-NN, {row['layer']}, level {row['noise_level']:g}, chosen by both heads"
         found["kNN, %"] = Headline(row["knn_test"], f"{row['knn_test']:.2f}", where, max)
         floor += f"; {k}-NN: {pixels['knn_test']:.2f}"
     return found | {"raw pixels, %": Headline(pixels["linear_test"], f"{pixels['linear_test']:.2f}", floor)}
