@@ -7,7 +7,7 @@ STAMP := $(VENV)/installed-$(PYTHON_VERSION)
 UV_COMPILE := uv pip compile setup.py --extra test --upgrade --no-annotate --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command "make lock" --quiet
 
-.PHONY: help venv demo lint quick test test-slow lock clean
+.PHONY: help venv demo lint quick test test-slow smoke smoke-here test-all lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s%s\n", $$1, $$2 }' Makefile
@@ -36,26 +36,30 @@ lint: venv  ## ruff: rules and layout
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check --quiet .
 
-# Most of their time is the compiler's, on tiny networks: its costly passes are left to the slow tests, and so is, where
-# there is a choice (the newest JAX has none), the emitter of fused loops that takes half of a step's compilation.
-QUICK_ENV := JAX_DISABLE_MOST_OPTIMIZATIONS=1 \
-	$(if $(filter 3.11,$(PYTHON_VERSION)),XLA_FLAGS="$$XLA_FLAGS --xla_cpu_use_fusion_emitters=false")
+# The tests of tests/parallel need eight devices, which a process has from its start: a pytest of their own.
+PYTEST := $(VENV)/bin/python -m pytest -q -n 2 --dist worksteal $(if $(CI),--durations=20)
 quick: venv
-	$(QUICK_ENV) $(VENV)/bin/python -m pytest -q -n 2 --dist worksteal -m "not slow"
+	$(PYTEST) -m "not slow" tests/unit tests/numerics tests/system tests/process
+	$(PYTEST) -m "not slow" tests/parallel
 
 test: lint quick  ## lint and the quick tests
 
-test-slow: venv  ## the slow tests, then the quick ones under a second Python where there is one
-	$(VENV)/bin/python -m pytest -q -n 2 --dist worksteal -m slow
-	@for version in $(if $(filter 3.11,$(PYTHON_VERSION)),3.12 3.13,3.11); do \
-		for python in python$$version "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$version*/bin/python; do \
-			: 'a pyenv shim can be there and not run'; \
-			if "$$python" --version >/dev/null 2>&1; then \
-				exec $(MAKE) quick VENV=.venv-second PYTHON="$$python"; \
-			fi; \
-		done; \
-	done; \
-	echo "second Python: none found, skipped"
+test-slow: venv smoke  ## the slow tests, and a few under a second Python where there is one
+	$(PYTEST) -m slow tests/numerics tests/system tests/process
+	$(PYTEST) -m slow tests/parallel
+
+SECOND = $(shell for version in $(if $(filter 3.11,$(PYTHON_VERSION)),3.12 3.13,3.11); do \
+	for python in python$$version "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$version*/bin/python; do \
+		"$$python" --version >/dev/null 2>&1 && echo "$$python" && exit; done; done)  # a pyenv shim can be there and not run
+
+smoke:  ## a few tests of each kind under a second Python, and so with the other end of the tested versions
+	$(if $(SECOND),$(MAKE) smoke-here VENV=.venv-second PYTHON=$(SECOND),@echo "second Python: none found, skipped")
+
+smoke-here: venv
+	$(PYTEST) -m smoke tests/unit tests/numerics tests/system tests/process
+
+test-all: test test-slow  ## all of it, and the quick tests once more under a second Python
+	$(if $(SECOND),$(MAKE) quick VENV=.venv-second PYTHON=$(SECOND),@echo "second Python: none found, skipped")
 
 lock:  ## compile the constraint files anew (needs uv and Python 3.11 and 3.12)
 	$(UV_COMPILE) --python-version 3.11 --resolution lowest-direct -o requirements/py311-lowest.txt

@@ -49,6 +49,7 @@ setup(
         "wandb": ["wandb"],
         "convert": ["safetensors>=0.6.2", "torch>=2.6"],  # to read released weights
         "test": [
+            "filelock>=3.20",  # the tests share trained runs, and JAX a compilation cache of limited size
             "pytest>=9",
             "pytest-xdist>=3.8",
             "hypothesis>=6.140",

@@ -5,9 +5,9 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from helpers.errors import expect_error
 
 from ddaepp_jax.data.datasets import digits
-from ddaepp_jax.errors import InputError
 from ddaepp_jax.evaluation import classifier
 from ddaepp_jax.evaluation.classifier import Recipe
 
@@ -76,5 +76,5 @@ def test_a_stopped_training_goes_on_where_it_was_saved(tmp_path, monkeypatch):
 
 def test_unlabelled_data_is_refused(tmp_path):
     unlabelled = dataclasses.replace(digits("train"), num_classes=0, class_names=())
-    with pytest.raises(InputError, match=r"^data\.name: digits has no labels.*use a set that has them$"):
+    with expect_error("data.name", "digits", "labels"):
         classifier.train(unlabelled, TINY, flip=False, seed=0, mesh=mesh(1), saved=tmp_path / "saved")

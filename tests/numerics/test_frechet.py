@@ -121,7 +121,7 @@ def test_moments_with_rounding_in_float32_are_taken():
 def test_refusals():
     mean, nan = np.zeros(2), np.array([[1.0, np.nan], [np.nan, 1.0]])
     for features in (np.zeros(3), np.zeros((1, 3)), np.zeros((3, 0))):
-        with pytest.raises(ValueError, match="of shape"):
+        with pytest.raises(ValueError, match="shape"):
             gaussian(features)
     for bad in (np.nan, np.inf, -np.inf):
         with pytest.raises(ValueError, match="finite"):
@@ -137,7 +137,7 @@ def test_refusals():
     ):
         with pytest.raises(ValueError, match=reason):
             from_moments(mean, matrix)
-    with pytest.raises(ValueError, match="2 and 3 dimensions"):
+    with pytest.raises(ValueError, match="2 and 3"):
         distance(from_moments(mean, np.eye(2)), from_moments(np.zeros(3), np.eye(3)))
 
 

@@ -147,10 +147,10 @@ def test_formula():
 
 @pytest.mark.parametrize("interval", [(0.5,), (0.5, 0.1), (0.5, 0.5), (0.1, float("nan")), ("a", "b"), (0.1, 0.2, 0.3)])
 def test_impossible_intervals_are_refused(interval):
-    with pytest.raises(ValueError, match=r"interval: .* is not two rising levels"):
+    with pytest.raises(ValueError, match=r"interval: .*rising"):
         Guidance(2.0, interval)
 
 
 def test_impossible_channels_are_refused():
-    with pytest.raises(ValueError, match="channels: -1 is negative"):
+    with pytest.raises(ValueError, match="channels: -1 "):
         Guidance(2.0, channels=-1)

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.errors import expect_error
 from helpers.references import state_dict
 
 from ddaepp_jax.convert import load_reference
-from ddaepp_jax.errors import InputError
 from ddaepp_jax.models.inception import Inception, resizing_matrix
 from ddaepp_jax.released import inception_fid
 
@@ -113,26 +113,26 @@ def test_what_no_inference_needs_is_left_out_of_the_weights(tensors):
 def test_weights_that_do_not_fit_are_named(tensors):
     name = "Mixed_6c.branch7x7dbl_4.conv.weight"
     less = {each: tensor for each, tensor in tensors.items() if each != name}
-    for given, message in (
-        (less, f"tensors that are missing: {name}$"),
-        (tensors | {name: np.zeros((160, 160, 1, 7))}, r"4.conv.weight: of shape \(160, 160, 1, 7\), not .*, 7, 1\)"),
-        (tensors | {"fc.weight": np.zeros((1000, 2048))}, r"fc.weight: of shape \(1000, 2048\), not \(1008, 2048\)"),
-        (tensors | {"Mixed_8a.conv.weight": np.zeros(1)}, "not this network's: Mixed_8a.conv.weight$"),
+    for given, field, *words in (
+        (less, "tensors", "missing", name),
+        (tensors | {name: np.zeros((160, 160, 1, 7))}, f"tensor {name}", "(160, 160, 1, 7)", ", 7, 1)"),
+        (tensors | {"fc.weight": np.zeros((1000, 2048))}, "tensor fc.weight", "(1000, 2048)", "(1008, 2048)"),
+        (tensors | {"Mixed_8a.conv.weight": np.zeros(1)}, "tensors", "not", "Mixed_8a.conv.weight"),
     ):
-        with pytest.raises(InputError, match=message):
+        with expect_error(field, *words):
             load_reference("inception-fid", given)
     assert inception_fid.arguments(tensors) == dict(num_classes=1008)
-    with pytest.raises(InputError, match=r"inception-fid: .*unexpected keyword argument 'resize_input'"):
+    with expect_error("inception-fid", "'resize_input'"):
         load_reference("inception-fid", tensors, resize_input=False)
 
 
 def test_other_images_and_resizings_are_refused():
     for images, message in (
-        (jnp.zeros((1, 8, 8, 1)), r"images: \(B, H, W, 3\).*not \(1, 8, 8, 1\) float32"),
-        (jnp.zeros((8, 8, 3)), "images: "),
+        (jnp.zeros((1, 8, 8, 1)), r"images: .*\(1, 8, 8, 1\)"),
+        (jnp.zeros((8, 8, 3)), r"images: .*\(8, 8, 3\)"),
         (jnp.zeros((1, 8, 8, 3), jnp.int32), "images: .*int32"),
     ):
         with pytest.raises(ValueError, match=message):
             jax.eval_shape(Inception().init, jax.random.key(0), images)
-    with pytest.raises(ValueError, match="resizing: no 'bicubic'; there is pytorch, tensorflow1"):
+    with pytest.raises(ValueError, match=r"resizing: .*'bicubic'.*tensorflow1"):
         jax.eval_shape(Inception(resizing="bicubic").init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))

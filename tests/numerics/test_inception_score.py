@@ -62,7 +62,7 @@ def test_refusals():
     for logits, splits, reason in (
         (np.zeros(5), 1, "shape"),
         (np.zeros((5, 0)), 1, "shape"),
-        (np.zeros((5, 3)), 6, "6 splits of 5"),
+        (np.zeros((5, 3)), 6, "6 splits"),
         (np.zeros((5, 3)), 0, "0 splits"),
         (np.full((5, 3), -np.inf), 1, "finite"),
     ):

@@ -62,8 +62,8 @@ def test_subsets_are_the_seeds_and_no_larger_than_a_set():
     [
         ((9, 2), (9, 3), {}, "shapes"),
         ((9,), (9, 3), {}, "shapes"),
-        ((1, 3), (9, 3), {}, "of 1 images"),
-        ((9, 3), (9, 3), {"subset_size": 1}, "of 1 images"),
+        ((1, 3), (9, 3), {}, " 1 images"),
+        ((9, 3), (9, 3), {"subset_size": 1}, " 1 images"),
         ((9, 3), (9, 3), {"subsets": 0}, "0 subsets"),
     ],
 )

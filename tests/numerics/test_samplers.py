@@ -172,12 +172,12 @@ def test_grids_fall_to_zero(process):
     for steps in (1, 7, 100, 1000):
         grid = process.grid(steps)
         assert len(grid) == steps + 1 and (np.diff(grid) < 0).all() and grid[-1] == 0
-    with pytest.raises(ValueError, match="0 is not"):
+    with pytest.raises(ValueError, match=r"^0 "):
         process.grid(0)
 
 
 def test_grids_of_flows_rise_to_one():
     for steps in (1, 7, 100):
         np.testing.assert_allclose(Flow().grid(steps), np.arange(steps + 1) / steps, atol=1e-12)
-    with pytest.raises(ValueError, match="0 is not"):
+    with pytest.raises(ValueError, match=r"^0 .*positive"):
         Flow().grid(0)

@@ -26,7 +26,7 @@ CASES = {
     "dit, scan": (DiT(**TRANSFORMER), dit.block_names(4), ("block_1", "block_3", "block_4")),
     "dit, loop": (DiT(**TRANSFORMER, scan=False), dit.block_names(4), ("block_1", "block_4")),
 }
-SLOW = {case: pytest.mark.slow for case in ("unet, wide", "dit, loop")}  # to compile
+SLOW = {case: pytest.mark.slow for case in CASES if case != "uvit"}  # to compile
 
 
 def inputs():
@@ -99,7 +99,7 @@ def test_a_scan_that_stops_is_shorter():
 
 def test_stopping_needs_to_know_where():
     network = UViT(**TRANSFORMER)
-    with pytest.raises(ValueError, match="stop: needs capture"):
+    with pytest.raises(ValueError, match=r"stop: .*capture"):
         network.apply({"params": drawn(network)}, *inputs(), stop=True)
 
 

@@ -30,13 +30,14 @@ CASES = {
     ),
     "cifar": dict(),
 }
+MARKS = {"plain": pytest.mark.smoke, "cifar": pytest.mark.slow}
 
 
 def relative_error(ours, theirs):
     return np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max()
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param(case, marks=MARKS.get(case, ())) for case in CASES])
 def test_output_and_features_equal_the_reference(case):
     golden = np.load(GOLDEN / f"uvit_{case}.npz")
     network = UViT(**CASES[case])
@@ -132,10 +133,10 @@ def test_conditioning_is_what_the_module_says():
     "fields",
     [
         dict(),
-        dict(projection="mlp"),
-        dict(time_scale=False),
+        pytest.param(dict(projection="mlp"), marks=pytest.mark.slow),
+        pytest.param(dict(time_scale=False), marks=pytest.mark.slow),
         dict(inject="token"),
-        dict(pool="cls"),
+        pytest.param(dict(pool="cls"), marks=pytest.mark.slow),
         dict(bottleneck="in_2", num_classes=3, augment_dim=9, remat=True),
     ],
     ids=str,

@@ -33,7 +33,7 @@ def test_shapes(shape, stride):
 
 
 def test_depths_that_do_not_exist_are_refused():
-    with pytest.raises(ValueError, match="depth 12 is not 6 n"):
+    with pytest.raises(ValueError, match="depth 12"):
         WideResNet(10, 12).init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
 
 

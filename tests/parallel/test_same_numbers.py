@@ -66,7 +66,8 @@ def distilled_on_one():
     return train(distilled())
 
 
-@pytest.mark.parametrize("mesh", [pytest.param((2, 1, 1), marks=pytest.mark.slow), (2, 4, 1)], ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [(2, 1, 1), (2, 4, 1)], ids=str)
 def test_self_distillation_on_more_devices(distilled_on_one, mesh):
     """Batch norms and negatives are of the whole batch; the teacher is the same too."""
     other = train(distilled(), mesh)

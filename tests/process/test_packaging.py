@@ -15,7 +15,7 @@ from packaging.version import Version
 
 import ddaepp_jax
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
 
 
@@ -46,6 +46,7 @@ def metadata(wheel):
         return message_from_bytes(archive.read(name))
 
 
+@pytest.mark.smoke
 def test_the_wheel_installs_and_holds_the_whole_package_alone(wheel, tmp_path):
     pip("install", "--no-index", "--no-deps", "--target", tmp_path, wheel)
     installed = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.py")}

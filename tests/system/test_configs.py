@@ -1,11 +1,10 @@
 """Every config file: the whole one describes a network that exists, and ``:tiny`` trains, samples and probes."""
 
 import re
-import shutil
 
 import jax
 import pytest
-from helpers.configs import FILES, check_tiny_variant, opened
+from helpers.configs import FILES, opened
 
 from ddaepp_jax import build, validation
 from ddaepp_jax.errors import InputError
@@ -68,10 +67,3 @@ def test_other_variants_are_valid():
             validation.validate(config)
             build.learner(config, *DATA[config.data.name], total=1000)
             build.sampler(config, config.sampling.sampler, config.sampling.steps)
-
-
-@pytest.mark.parametrize("name", ["uvit_cifar", pytest.param("dit_s_cifar", marks=pytest.mark.slow)])
-def test_tiny_variant_trains_samples_and_probes(name, tmp_path, extractor):
-    """Every config does so on eight devices, see tests/parallel."""
-    own = shutil.copytree(extractor, tmp_path / "classifier")  # reference statistics are kept in it
-    check_tiny_variant(opened(FILES[0].with_name(f"{name}.py"), ":tiny"), tmp_path, own)

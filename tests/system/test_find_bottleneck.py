@@ -40,28 +40,31 @@ def check_curves(made, workdir, seed):
     assert len(set(finals)) == len(finals)
 
 
-def test_curves_are_those_of_separate_runs(tmp_path, compilations):
-    made = config(train__steps=50, model__depth=2, optimizer__learning_rate=1e-2)
-    found = find_bottleneck.search(made, tmp_path, steps=50, seeds=(0, 3))
-    assert compilations == [(0, "in_1"), (3, "in_1")]
+@pytest.mark.parametrize(
+    ("steps", "seeds"), [(12, (3,)), pytest.param(50, (0, 3), marks=pytest.mark.slow)], ids=["short", "long"]
+)
+def test_curves_are_those_of_separate_runs(steps, seeds, tmp_path, compilations):
+    made = config(train__steps=steps, optimizer__learning_rate=1e-2)
+    found = find_bottleneck.search(made, tmp_path, steps=steps, seeds=seeds)
+    assert compilations == [(seed, "in_1") for seed in seeds]
     assert [(row["seed"], row["bottleneck"]) for row in rows(tmp_path)] == [
-        (seed, name) for seed in (0, 3) for name in ("in_1", "mid")
+        (seed, name) for seed in seeds for name in ("in_1", "mid")
     ]
     check_curves(made, tmp_path, 3)
     assert json.loads((tmp_path / "bottleneck.json").read_text()) == found
     assert found["line"] == f'config.model.bottleneck = "{found["best"]}"'
     assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
-    last = {row["bottleneck"]: np.mean(row["loss"][-10:]) for row in rows(tmp_path) if row["seed"] == 3}
+    last = {row["bottleneck"]: np.mean(row["loss"][-(steps // 5) :]) for row in rows(tmp_path) if row["seed"] == 3}
     for name, loss in last.items():
         assert found["candidates"][name]["loss"]["3"] == pytest.approx(loss)
 
     # The same command again has nothing to do; more candidates or seeds join.
-    assert find_bottleneck.search(made, tmp_path, steps=50, seeds=(0, 3)) == found
-    assert len(compilations) == 2
+    assert find_bottleneck.search(made, tmp_path, steps=steps, seeds=seeds) == found
+    assert len(compilations) == len(seeds)
 
 
 def test_a_stopped_search_goes_on(tmp_path, compilations, monkeypatch, capsys):
-    arguments = ["--config=" + schema.__file__ + ":tiny", "--seeds=0,1", f"--workdir={tmp_path / 'search'}"]
+    arguments = ["--config=" + schema.__file__ + ":tiny", "--seeds=0", f"--workdir={tmp_path / 'search'}"]
     curve, calls = find_bottleneck._curve, []
 
     def stopped(*args):
@@ -78,15 +81,15 @@ def test_a_stopped_search_goes_on(tmp_path, compilations, monkeypatch, capsys):
     find_bottleneck.main(arguments)
     whole = rows(tmp_path / "search")
     assert whole[0] == first and [(row["seed"], row["bottleneck"]) for row in whole] == [
-        (seed, name) for seed in (0, 1) for name in ("in_1", "mid")
+        (seed, name) for seed in (0,) for name in ("in_1", "mid")
     ]
-    assert compilations == [(0, "in_1"), (0, "in_1"), (1, "in_1")]
+    assert compilations == [(0, "in_1"), (0, "in_1")]
     out = capsys.readouterr().out
     assert "gap to the lowest" in out and ("paste into the config" in out or "tie: " in out)
 
 
 def test_a_loss_that_is_not_finite_ends_its_run_alone(tmp_path, monkeypatch):
-    """The steps of the others go on; and where it is every candidate's, there is no best."""
+    """The steps of the others go on."""
     train, seen = find_bottleneck._curve, []
 
     def curve(program, state, *args):
@@ -101,9 +104,11 @@ def test_a_loss_that_is_not_finite_ends_its_run_alone(tmp_path, monkeypatch):
     first, *others = rows(tmp_path / "one")
     assert (first["bad_step"], first["stops"]) == (0, []) and found["candidates"][first["bottleneck"]]["mean"] is None
     assert others and all(row["bad_step"] is None and row["stops"] == [1, 2, 3, 4, 5] for row in others)
-
     assert found["warmup_steps"] == 1  # a fifth, where the config has 2
 
+
+@pytest.mark.slow
+def test_where_every_loss_is_not_finite_there_is_no_best(tmp_path):
     made = config(train__steps=20, optimizer__learning_rate=1e30, optimizer__clip_norm=0.0)
     made.optimizer.name = "sgd"
     found = find_bottleneck.search(made, tmp_path / "every", seeds=(0, 1))

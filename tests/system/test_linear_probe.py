@@ -26,6 +26,7 @@ def whole(run, tmp_path_factory):
     return linear_probe.probe(run, linear_probe.settings(run, levels=(1, 11), epochs=20), out)
 
 
+@pytest.mark.smoke
 def test_what_it_writes(conditional, tmp_path):
     workdir = shutil.copytree(conditional, tmp_path / "run")
     linear_probe.main([f"--workdir={workdir}", "--levels=1,11", "--epochs=3", "--knn=5"])

@@ -4,62 +4,91 @@ import json
 
 import numpy as np
 import pytest
-from helpers.errors import check_refused
+from helpers.errors import expect_error
 from PIL import Image
 
+import ddaepp_jax
 from ddaepp_jax import linear_probe
 
 
+@pytest.fixture(scope="module")
+def opened(plain):
+    """The plain run, opened once."""
+    return ddaepp_jax.load(plain)
+
+
+@pytest.fixture(autouse=True)
+def no_features(monkeypatch):
+    monkeypatch.setattr(linear_probe, "store", lambda *_, **__: pytest.fail("made features"))
+
+
 @pytest.mark.parametrize(
-    ("arguments", "parts"),
+    ("fields", "field", "words"),
     [
-        (["--protocol=ofline"], ["protocol: no 'ofline'; there is online, cached, imagenet"]),
-        (["--layers=out_9"], ["layers: no 'out_9'; there is in_1, mid, out_1, bottleneck"]),
-        (["--levels=11,1001"], ["noise_level: 1001.0 is not a whole number in 0..1000"]),
-        (["--levels=low"], ["argument --levels: 'low' is not floats with commas between"]),
-        (["--held_out=1"], ["held_out: 1.0 is not in [0, 1)"]),
-        (["--held_out=0.0001"], ["held_out: 0.0001 of 1500 images are 0; change it"]),
-        (["--held_out=0.9999"], ["held_out: 0.9999 of 1500 images are 1500; change it"]),
-        (["--epochs=0"], ["epochs: 0 is not positive"]),
-        (["--batch_size=0"], ["batch_size: 0 is not positive"]),
-        (["--protocol=online", "--batch_size=12"], ["batch_size: 12 is not a multiple of 8, the number of devices"]),
-        (["--learning_rates=1e-3,0"], ["learning_rates: (0.001, 0.0) is not positive numbers"]),
-        (["--learning_rates=fast"], ["argument --learning_rates: 'fast' is not floats"]),
-        (["--standardise=maybe"], ["argument --standardise: 'maybe' is neither True nor False"]),
-        (["--l2=-1"], ["l2: -1.0 is not 0 or positive"]),
-        (["--knn=-1"], ["knn: -1 is not 0 (none) or positive"]),
-        (["--seed=-1"], ["seed: -1 is not in 0..2**32-1"]),
-        (["--step=accuracy"], ["step: no 'accuracy'; there is heldout_loss, probe, fid"]),
-        (["--out=/dev/null/x"], ["--out: cannot write /dev/null/x", "give another"]),
-        (["--data_dir=x", "--nn=3"], ["unrecognized arguments: --nn=3"]),
+        (dict(protocol="ofline"), "protocol", ["'ofline'", "online"]),
+        (dict(layers=("out_9",)), "layers", ["'out_9'", "bottleneck"]),
+        (dict(levels=(11, 1001)), "noise_level", ["1001", "1000"]),
+        (dict(held_out=1.0), "held_out", ["1.0"]),
+        (dict(epochs=0), "epochs", ["positive"]),
+        (dict(batch_size=0), "batch_size", ["positive"]),
+        (dict(learning_rates=(1e-3, 0.0)), "learning_rates", ["(0.001, 0.0)", "positive"]),
+        (dict(l2=-1.0), "l2", ["-1.0", "positive"]),
+        (dict(knn=-1), "knn", ["-1", "positive"]),
+        (dict(seed=-1), "seed", ["-1", "2**32"]),
     ],
 )
-def test_probe_of_a_run(arguments, parts, trained, monkeypatch):
-    monkeypatch.setattr(linear_probe, "store", lambda *_, **__: pytest.fail("made features"))
-    check_refused(linear_probe.main, [f"--workdir={trained}", *arguments], *parts)
+def test_bad_setting(fields, field, words, opened):
+    with expect_error(field, *words):
+        linear_probe.settings(opened, **fields)
+
+
+@pytest.mark.parametrize(("held_out", "left"), [(0.0001, "0"), (0.9999, "1500")])
+def test_a_part_that_leaves_nothing(held_out, left, opened, tmp_path):
+    with expect_error("held_out", f"{held_out} of 1500", left):
+        linear_probe.probe(opened, linear_probe.settings(opened, held_out=held_out), tmp_path / "probe")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field", "words"),
+    [
+        (["--levels=low"], "argument --levels", ["'low'", "comma"]),
+        (["--learning_rates=fast"], "argument --learning_rates", ["'fast'", "comma"]),
+        (["--standardise=maybe"], "argument --standardise", ["'maybe'", "True"]),
+        (["--data_dir=x", "--nn=3"], "unrecognized", ["--nn=3"]),
+        (["--step=accuracy"], "step", ["'accuracy'", "heldout_loss"]),
+        (["--layers=out_9"], "layers", ["'out_9'", "bottleneck"]),
+        (["--protocol=online", "--batch_size=0"], "batch_size", ["positive"]),
+        (["--held_out=0.0001"], "held_out", ["0.0001"]),
+        (["--out=/dev/null/x"], "--out", ["/dev/null/x", "another"]),
+    ],
+)
+def test_bad_argument(arguments, field, words, plain, tmp_path):
+    with expect_error(field, *words):
+        linear_probe.main([f"--workdir={plain}", f"--out={tmp_path / 'probe'}", *arguments])
 
 
 def test_probe_of_what_is_no_run(tmp_path):
-    check_refused(linear_probe.main, [], "the following arguments are required: --workdir")
-    check_refused(linear_probe.main, [f"--workdir={tmp_path}"], f"{tmp_path}: not a run directory (no config.json)")
+    with expect_error("the following arguments", "--workdir"):
+        linear_probe.main([])
+    with expect_error(f"{tmp_path}", "config.json"):
+        linear_probe.main([f"--workdir={tmp_path}"])
 
 
 @pytest.mark.parametrize(
-    ("text", "part"),
+    ("text", "words"),
     [
-        ("{", "not a probe's results; remove it or give another --out"),
-        ("[]", "not a probe's results"),
+        ("{", ["not a probe", "--out"]),
+        ("[]", ["not a probe", "--out"]),
         (
             '{"settings": {"step": 3}, "rows": [], "seconds": {}}',
-            "(step: 3 -> 4; decay: None -> 0.999; fresh: None -> False and 12 more)",
+            ["step: 3 -> 6", "decay: None -> 0.999", "fresh: None -> False", "12 more", "--out"],
         ),
     ],
 )
-def test_probe_onto_other_results(text, part, trained, tmp_path):
+def test_probe_onto_other_results(text, words, opened, tmp_path):
     (tmp_path / "probe.json").write_text(text)
-    check_refused(
-        linear_probe.main, [f"--workdir={trained}", f"--out={tmp_path / 'probe'}"], str(tmp_path / "probe.json"), part
-    )
+    with expect_error(f"{tmp_path / 'probe.json'}", *words):
+        linear_probe.probe(opened, linear_probe.settings(opened), tmp_path / "probe")
 
 
 def test_probe_of_unlabelled_and_of_other_images(damaged, tmp_path):
@@ -71,13 +100,16 @@ def test_probe_of_unlabelled_and_of_other_images(damaged, tmp_path):
     config = json.loads((damaged / "config.json").read_text())
     config["data"] |= {"name": "folder", "data_dir": str(tmp_path / "nowhere")}
     (damaged / "config.json").write_text(json.dumps(config))
-    check_refused(linear_probe.main, [f"--workdir={damaged}"], f"data.data_dir: {tmp_path / 'nowhere'} is not a folder")
+    with expect_error("data.data_dir", f"{tmp_path / 'nowhere'}", "not a folder"):
+        linear_probe.main([f"--workdir={damaged}"])
     arguments = [f"--workdir={damaged}", f"--data_dir={tmp_path / 'data'}"]
-    check_refused(linear_probe.main, arguments, f"data.name: {tmp_path / 'data'} has no labels; a probe needs them")
+    with expect_error("data.name", f"{tmp_path / 'data'}", "labels"):
+        linear_probe.main(arguments)
     for split in ("train", "test"):
         for i in range(20):
             path = tmp_path / "data" / split / "ab"[i % 2] / f"{i}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.full((8, 12), i, np.uint8)).save(path)
             (tmp_path / "data" / split / f"{i}.png").unlink()
-    check_refused(linear_probe.main, arguments, "data.data_dir: images of (8, 12, 1); the run has (8, 8, 1)")
+    with expect_error("data.data_dir", "(8, 12, 1)", "(8, 8, 1)"):
+        linear_probe.main(arguments)

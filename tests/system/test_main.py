@@ -50,6 +50,7 @@ def test_run_directory(plain):
     assert sorted(path.name for path in (plain / "samples").glob("*.png")) == ["00000004.png", "00000006.png"]
 
 
+@pytest.mark.smoke
 def test_stopped_and_resumed_run_is_the_whole_run(plain, tmp_path):
     """A resumed run may change its length where the schedule doesn't depend on it, its dispatches and evaluations."""
     main.train_and_evaluate(config(**PLAIN | NO_EVALS | dict(train__steps=3)), tmp_path / "run")
@@ -132,7 +133,7 @@ def test_a_run_of_an_older_version_opens_and_resumes(damaged):
     main.train_and_evaluate(config(**PLAIN), run)
     del old["optimizer"]["clip_norm"]  # this one does move numbers
     (run / "config.json").write_text(json.dumps(old))
-    with expect_error("optimizer.clip_norm"):
+    with expect_error(str(run / "config.json"), "optimizer.clip_norm"):
         load(run)
 
 

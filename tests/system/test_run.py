@@ -12,6 +12,7 @@ from ddaepp_jax.diffusion.noise import image_keys, image_noise
 from ddaepp_jax.diffusion.samplers import ddim
 
 
+@pytest.mark.smoke
 def test_samples_do_not_depend_on_batches_or_offsets(run):
     whole = run.sample(n=60, seed=1, steps=5, batch_size=60)
     assert whole.shape == (60, 8, 8, 1) and whole.std() > 10

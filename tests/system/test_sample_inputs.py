@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers.errors import check_refused
+from helpers.errors import expect_error
 
 import ddaepp_jax
 from ddaepp_jax import config as schema
@@ -11,107 +11,173 @@ from ddaepp_jax.diffusion.ddpm import DDPM
 from ddaepp_jax.diffusion.flow import Flow
 
 
+@pytest.fixture(scope="module")
+def opened(plain):
+    """The plain run, opened once; nothing is drawn from it."""
+    return ddaepp_jax.load(plain)
+
+
+# ---- arguments of the program ----
+
+
 @pytest.mark.parametrize(
-    ("arguments", "parts"),
+    ("arguments", "field", "words"),
     [
-        ([], ["the following arguments are required: --workdir"]),
-        (["--workdir=x", "--nn=3"], ["unrecognized arguments: --nn=3"]),
-        (["--workdir=x", "--n=many"], ["argument --n: invalid int value: 'many'"]),
-        (["--workdir=x", "--labels=cat"], ["argument --labels: 'cat' is not ints with commas between"]),
-        (["--workdir=x", "--columns=-1"], ["--columns: -1 is negative"]),
-        (["--workdir=x"], ["x: not a run directory (no config.json); give the --workdir of a training run"]),
+        ([], "the following arguments", ["--workdir"]),
+        (["--workdir=x", "--nn=3"], "unrecognized", ["--nn=3"]),
+        (["--workdir=x", "--n=many"], "argument --n", ["'many'"]),
+        (["--workdir=x", "--labels=cat"], "argument --labels", ["'cat'", "comma"]),
+        (["--workdir=x", "--options=clip"], "argument --options", ["'clip'", "comma"]),
+        (["--workdir=x", "--guidance_interval=low"], "argument --guidance_interval", ["'low'", "comma"]),
+        (["--workdir=x", "--columns=-1"], "--columns", ["-1", "negative"]),
+        (["--workdir=x"], "x", ["config.json", "--workdir"]),
     ],
 )
-def test_sample_without_a_run(arguments, parts, tmp_path, monkeypatch):
+def test_sample_without_a_run(arguments, field, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    check_refused(sample.main, arguments, *parts)
+    with expect_error(field, *words):
+        sample.main(arguments)
 
 
 def test_no_checkpoint_yet(tmp_path):
     (tmp_path / "config.json").write_text(run_config.to_json(schema.get_config("tiny")))
-    check_refused(sample.main, [f"--workdir={tmp_path}"], f"{tmp_path / 'checkpoints'}: no checkpoint")
+    with expect_error(f"{tmp_path / 'checkpoints'}", "train.checkpoint_every"):
+        sample.main([f"--workdir={tmp_path}"])
 
 
 @pytest.mark.parametrize(
-    ("arguments", "parts"),
+    ("arguments", "field", "words"),
     [
-        (["--n=0"], ["n: 0 is not positive"]),
-        (["--batch_size=0"], ["batch_size: 0 is not positive"]),
-        (["--seed=-1"], ["seed: -1 is not in 0..2**32-1"]),
-        (["--first=-1"], ["first: -1 is not in 0.."]),
-        (["--steps=0"], ["steps: 0 is not in 1..1000"]),
-        (["--steps=1001"], ["steps: 1001 is not in 1..1000"]),
-        (["--sampler="], ["sampler: no ''; there is ddim, ddpm, dpmpp_2m"]),
-        (["--options=eta=1"], ["options: no 'eta'; there is clip"]),
-        (["--sampler=ddim", "--options=table=edm"], ["sampling.ddim.table: no 'edm'; there is standard, ddae"]),
-        (["--options=clip=no"], ["options: clip='no' is not a bool"]),
-        (["--options=clip"], ["argument --options: 'clip' is not options with commas between"]),
-        (["--sampler=heun"], ["sampler: no 'heun'; there is ddim, ddpm, dpmpp_2m"]),
-        (["--sampler=dpmpp_2m", "--options=shift=0.3"], ["options: no 'shift'; there is clip"]),
-        (["--step=accuracy"], ["step: no 'accuracy'; there is heldout_loss, probe, fid"]),
-        (["--step=99"], ["step: no checkpoint 99 in", "the newest is 4"]),
-        (["--decay=0.5"], ["decay: no average 0.5;", "ema.decays=(0.999,)"]),
-        (["--sigma_rel=0.05"], ["sigma_rel: no average 0.05, and no snapshot at or before step 4", "ema.sigma_rel=()"]),
-        (["--sigma_rel=0.05", "--decay=0.999"], ["decay, sigma_rel: 0.999 and 0.05 given; give one of them"]),
-        (["--sigma_rel=0.5"], ["sigma_rel: 0.5 is not from 0.001 to below 0.2887"]),
-        (["--sigma_rel=nan"], ["sigma_rel: nan is not from"]),
-        (["--guidance=2"], ["guidance: this run was trained without labels", "leave it out"]),
-        (["--guidance_interval=low"], ["argument --guidance_interval: 'low' is not floats with commas between"]),
-        (["--guidance_interval=9"], ["guidance_interval: (9.0,) is not two rising levels, e.g. (0.1, 1.0)"]),
-        (["--guidance_channels=-1"], ["guidance_channels: -1 is negative; 0 guides all"]),
-        (["--guidance_channels=2"], ["guidance_channels: 2, but images have 1; 0 guides all"]),
-        (["--autoguidance=2"], ["autoguidance: 2.0 without a guide; give guide"]),
-        (["--guide=x"], ["x: not a run directory"]),
-        (["--labels=3"], ["labels: this run was trained without labels", "leave it out"]),
-        (["--out=/dev/null/x"], ["--out: cannot write /dev/null/x", "give another"]),
+        (["--n=0"], "n", ["0", "positive"]),
+        (["--seed=-1"], "seed", ["-1", "2**32"]),
+        (["--first=-1"], "first", ["-1", "2**31"]),
+        (["--sampler="], "sampler", ["''", "ddim"]),
+        (["--options=eta=1"], "options", ["'eta'", "clip"]),
+        (["--options=clip=no"], "options", ["clip", "'no'"]),
+        (["--guidance=2"], "guidance", ["labels"]),
+        (["--guidance_interval=9"], "guidance_interval", ["(9.0,)", "rising"]),
+        (["--labels=3"], "labels", ["without labels"]),
+        (["--step=99"], "step", ["99", "newest"]),
+        (["--decay=0.5"], "decay", ["0.5", "0.999"]),
+        (["--sigma_rel=0.5"], "sigma_rel", ["0.5", "0.2887"]),
+        (["--guide=x"], "x", ["config.json"]),
+        (["--out=/dev/null/x"], "--out", ["/dev/null/x", "another"]),
     ],
 )
-def test_sample_from_a_run(arguments, parts, trained):
-    check_refused(sample.main, [f"--workdir={trained}", *arguments], *parts)
+def test_sample_from_a_run(arguments, field, words, plain):
+    with expect_error(field, *words):
+        sample.main([f"--workdir={plain}", *arguments])
 
 
-def test_run_checks_its_arguments(trained):
-    run = ddaepp_jax.load(trained)
-    images = np.zeros((2, 8, 8, 1), np.uint8)
-    for arguments, part in [
-        ((images.astype(np.float32), 11), "images: float32 (2, 8, 8, 1); give uint8 of shape (N, 8, 8, 1)"),
-        ((images[..., 0], 11), "images: uint8 (2, 8, 8)"),
-        ((images[:0], 11), "number of images: 0 is not positive"),
-        ((images, 11.5), "noise_level: 11.5 is not a whole number in 0..1000"),
-        ((images, 1001), "noise_level: 1001 is not"),
-        ((images, float("nan")), "noise_level: nan is not"),
-        ((images, 11, ["out_9"]), "layers: no 'out_9'; there is in_1, mid, out_1, bottleneck"),
-        ((images, 11, ["mid"], -1), "seed: -1 is not in"),
-        ((images, 11, ["mid"], 0, 0), "draws: 0 is not positive"),
-    ]:
-        check_refused(lambda _, arguments=arguments: run.features(*arguments), [], part)
+# ---- what is opened ----
 
 
-def test_a_guide_has_to_estimate_the_same(trained):
-    run, guide = ddaepp_jax.load(trained), ddaepp_jax.load(trained)
-    sample = lambda scale: lambda _: run.sample(n=1, guide=guide, autoguidance=scale)
-    check_refused(sample(1), [], "guide: given, but autoguidance is 1, which is none; give a scale, e.g. 2")
-    guide.image_shape = (8, 8, 3)
-    check_refused(sample(2), [], f"guide: {trained} differs in the shape of its images: (8, 8, 3), not (8, 8, 1)")
-    guide = ddaepp_jax.load(trained)
-    guide.process = DDPM(beta_end=0.03, time_input="t")
-    check_refused(sample(2), [], f"guide: {trained} differs in its process: DDPM(", "beta_end=0.03", "not DDPM(")
-    guide.process = Flow()
-    check_refused(sample(2), [], f"guide: {trained} differs in its process: Flow(", "not DDPM(")
-    guide = ddaepp_jax.load(trained)
+@pytest.mark.parametrize(
+    ("chosen", "field", "words"),
+    [
+        (dict(step="accuracy"), "step", ["'accuracy'", "heldout_loss"]),
+        (dict(step=99), "step", ["99", "newest"]),
+        (dict(decay=0.5), "decay", ["0.5", "0.999"]),
+        (dict(sigma_rel=0.05), "sigma_rel", ["0.05", "ema.sigma_rel=()", "ema.snapshot_every"]),
+        (dict(sigma_rel=0.05, decay=0.999), "decay", ["sigma_rel", "0.999", "0.05", "one"]),
+        (dict(sigma_rel=0.5), "sigma_rel", ["0.5", "0.2887"]),
+        (dict(sigma_rel=float("nan")), "sigma_rel", ["nan", "0.2887"]),
+    ],
+)
+def test_weights_that_are_not_there(chosen, field, words, plain):
+    with expect_error(field, *words):
+        ddaepp_jax.load(plain, **chosen)
+
+
+# ---- samples and features of an opened run ----
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field", "words"),
+    [
+        (dict(n=0), "n", ["0", "positive"]),
+        (dict(batch_size=0), "batch_size", ["positive"]),
+        (dict(seed=-1), "seed", ["-1", "2**32"]),
+        (dict(first=-1), "first", ["-1", "2**31"]),
+        (dict(steps=0), "steps", ["0", "1000"]),
+        (dict(steps=1001), "steps", ["1001", "1000"]),
+        (dict(sampler=""), "sampler", ["''", "ddim"]),
+        (dict(sampler="heun"), "sampler", ["'heun'", "dpmpp_2m"]),
+        (dict(options=dict(eta=1)), "options", ["'eta'", "clip"]),
+        (dict(options=dict(clip="no")), "options", ["clip", "'no'"]),
+        (dict(sampler="ddim", options=dict(table="edm")), "sampling.ddim.table", ["'edm'", "ddae"]),
+        (dict(sampler="dpmpp_2m", options=dict(shift=0.3)), "options", ["'shift'", "clip"]),
+        (dict(guidance=2.0), "guidance", ["labels"]),
+        (dict(guidance_interval=(9.0,)), "guidance_interval", ["(9.0,)", "rising"]),
+        (dict(guidance_channels=-1), "guidance_channels", ["-1", "negative"]),
+        (dict(guidance_channels=2), "guidance_channels", ["2", "1"]),
+        (dict(autoguidance=2.0), "autoguidance", ["2.0", "without", "guide"]),
+        (dict(labels=[3]), "labels", ["without labels"]),
+    ],
+)
+def test_samples(arguments, field, words, opened):
+    with expect_error(field, *words):
+        opened.sample(**arguments)
+
+
+IMAGES = np.zeros((2, 8, 8, 1), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field", "words"),
+    [
+        ((IMAGES.astype(np.float32), 11), "images", ["float32", "uint8", "8, 8, 1"]),
+        ((IMAGES[..., 0], 11), "images", ["(2, 8, 8)", "8, 8, 1"]),
+        ((IMAGES[:0], 11), "number of images", ["positive"]),
+        ((IMAGES, 11.5), "noise_level", ["11.5", "whole", "1000"]),
+        ((IMAGES, 1001), "noise_level", ["1001", "1000"]),
+        ((IMAGES, float("nan")), "noise_level", ["nan", "1000"]),
+        ((IMAGES, 11, ["out_9"]), "layers", ["'out_9'", "bottleneck"]),
+        ((IMAGES, 11, ["mid"], -1), "seed", ["-1", "2**32"]),
+        ((IMAGES, 11, ["mid"], 0, 0), "draws", ["positive"]),
+    ],
+)
+def test_features(arguments, field, words, opened):
+    with expect_error(field, *words):
+        opened.features(*arguments)
+
+
+@pytest.fixture
+def guide(plain):
+    """The plain run once more, for a test to change it."""
+    return ddaepp_jax.load(plain)
+
+
+def test_a_guide_without_a_scale(opened, guide):
+    with expect_error("guide", "autoguidance is 1"):
+        opened.sample(n=1, guide=guide, autoguidance=1)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "words"),
+    [
+        ("image_shape", (8, 8, 3), ["(8, 8, 3)", "(8, 8, 1)"]),
+        ("process", DDPM(beta_end=0.03, time_input="t"), ["DDPM(", "beta_end=0.03"]),
+        ("process", Flow(), ["Flow(", "DDPM("]),
+    ],
+)
+def test_a_guide_that_estimates_something_else(attribute, value, words, opened, guide):
+    setattr(guide, attribute, value)
+    with expect_error("guide", f"{guide.workdir}", *words):
+        opened.sample(n=1, guide=guide, autoguidance=2)
+
+
+def test_a_guide_with_labels(opened, guide):
     with guide.config.unlocked():
         guide.config.model.class_conditional = True
-    check_refused(sample(2), [], f"guide: {trained} differs in the number of its labels: 10, not 0")
+    with expect_error("guide", f"{guide.workdir}", "labels: 10"):
+        opened.sample(n=1, guide=guide, autoguidance=2)
 
 
-def test_labels_of_a_conditional_run(trained):
-    run = ddaepp_jax.load(trained)
-    with run.config.unlocked():
-        run.config.model.class_conditional = True  # labels are looked at before the network is
-    for labels, part in [
-        (10, "labels: 10 is not in 0..9"),
-        ([3, -1], "labels: -1 is not in 0..9"),
-        ([3, 4, 5], "labels: int64 (3,); give a class, or 2 of them, one an image"),
-        (1.5, "labels: float64 (); give a class"),
-    ]:
-        check_refused(lambda _, labels=labels: run.sample(n=2, labels=labels), [], part)
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [(10, ["10", "0..9"]), ([3, -1], ["-1", "0..9"]), ([3, 4, 5], ["(3,)", "2"]), (1.5, ["float64", "class"])],
+)
+def test_labels_of_a_conditional_run(labels, words, run):
+    with expect_error("labels", *words):
+        run.sample(n=2, labels=labels)

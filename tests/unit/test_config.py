@@ -1,9 +1,11 @@
-"""The schema: JSON there and back, and what a resumed run may change. Bad values: bad_inputs/test_fields.py."""
+"""The schema: JSON there and back, and what a resumed run may change. Bad values: test_fields.py."""
 
 import pytest
 
 from ddaepp_jax import config as schema
 from ddaepp_jax import run_config, validation
+
+pytestmark = pytest.mark.smoke
 
 
 @pytest.mark.parametrize("variant", ["", "tiny"])

@@ -1,9 +1,9 @@
-"""What is wrong with a config file itself; with the config.json of a run directory."""
+"""What is wrong with a config file itself, and with the config.json of a run directory."""
 
 import pytest
-from helpers.errors import TINY, check_refused
+from helpers.errors import TINY, expect_error
 
-from ddaepp_jax import linear_probe, main, sample
+from ddaepp_jax import linear_probe, main, run_config, sample
 
 CHANGED = "from ddaepp_jax import config\ndef get_config():\n    c = config.get_config()\n    {}\n    return c"
 FILES = {
@@ -28,23 +28,24 @@ def files(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("config", "parts"),
+    ("config", "field", "words"),
     [
-        ("missing.py", ["--config: no file 'missing.py'; give a config file"]),
-        ("", ["--config: no file ''"]),
-        (".", ["--config: . is not a Python file"]),
-        ("text.txt", ["--config: text.txt is not a Python file"]),
-        ("no_get_config.py", ["--config: no_get_config.py has no function get_config"]),
-        ("no_variants.py:tiny", ["--config: no_variants.py has no variants; leave :tiny out"]),
-        ("good.py:huge", ["--config: this config has no variant 'huge'; it has tiny"]),
-        ("returns_none.py", ["--config: get_config of returns_none.py returns a NoneType; let it return a ConfigDict"]),
-        ("extra_group.py", ["modle: no such field; the fields of a config are", "model"]),
-        ("extra_field.py", ["model.dpeth: no such field; the fields of model are", "depth"]),
-        ("lacks.py", ["train.log_every: missing"]),
+        ("missing.py", "--config", ["no file", "'missing.py'"]),
+        ("", "--config", ["no file", "''"]),
+        (".", "--config", ["Python"]),
+        ("text.txt", "--config", ["text.txt", "Python"]),
+        ("no_get_config.py", "--config", ["no_get_config.py", "no function"]),
+        ("no_variants.py:tiny", "--config", ["no_variants.py", ":tiny"]),
+        ("good.py:huge", "--config", ["'huge'", "tiny"]),
+        ("returns_none.py", "--config", ["returns_none.py", "NoneType", "ConfigDict"]),
+        ("extra_group.py", "modle", ["model"]),
+        ("extra_field.py", "model.dpeth", ["depth"]),
+        ("lacks.py", "train.log_every", ["missing"]),
     ],
 )
-def test_bad_config_file(config, parts, files):
-    check_refused(main.main, ["--workdir=run", f"--config={config}"], *parts)
+def test_bad_config_file(config, field, words, files):
+    with expect_error(field, *words):
+        main.main(["--workdir=run", f"--config={config}"])
     assert not (files / "run").exists()
 
 
@@ -53,14 +54,16 @@ def test_a_bug_in_a_config_file_keeps_its_traceback(files):
         main.main(["--workdir=run", "--config=bug.py"])
 
 
-FOREIGN = ["", "{", "[]", "3", "{}", '{"seed": 0}', '{"seed": "a"}', "\xff\0"]
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "{}", '{"seed": 0}', '{"seed": "a"}', "\ufffd\0"])
+def test_foreign_config_json(text):
+    with expect_error("runs/x/config.json", "run directory"):
+        run_config.from_json(text, "runs/x/config.json")
 
 
-@pytest.mark.parametrize("text", FOREIGN)
-@pytest.mark.parametrize("program", [main.main, sample.main, linear_probe.main])
-def test_foreign_config_json(program, text, tmp_path):
-    (tmp_path / "config.json").write_bytes(text.encode("latin1"))
-    arguments = [TINY] if program is main.main else []
-    check_refused(
-        program, [*arguments, f"--workdir={tmp_path}"], f"{tmp_path / 'config.json'}: not the config of a run"
-    )
+@pytest.mark.parametrize("program", [main, sample, linear_probe])
+def test_a_program_at_a_foreign_config_json(program, tmp_path):
+    """It reports the file, of which the bytes are no text either."""
+    (tmp_path / "config.json").write_bytes(b"\xff\0")
+    arguments = [TINY] if program is main else []
+    with expect_error(f"{tmp_path / 'config.json'}", "run directory"):
+        program.main([*arguments, f"--workdir={tmp_path}"])

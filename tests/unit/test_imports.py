@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from importlinter.cli import lint_imports
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.smoke
 
 # A backend that is up can no longer change its number of devices, and jax.distributed could no longer start.
 # TensorFlow need not be installed to be asked for.

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from ddaepp_jax.data.order import batch_indices, max_steps
 
+pytestmark = pytest.mark.smoke
+
 
 def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
     """The permutation of one epoch: with a batch of n, step is epoch."""

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow_datasets
+from helpers.errors import expect_error
 from tensorflow_datasets.core.download import downloader
 from tensorflow_datasets.core.download.checksums import UrlInfo
 from tensorflow_datasets.image_classification import cifar
@@ -150,7 +151,7 @@ def test_checksums_are_checked(cifar10, tmp_path: Path, monkeypatch: pytest.Monk
     if right:
         assert_same_set(datasets.tfds("cifar10", "train", str(tmp_path / "data")), images[:15], labels[:15])
     else:
-        with pytest.raises(InputError, match=r"^data\.data_dir: .*wrong checksum.*$"):
+        with pytest.raises(InputError, match=r"^data\.data_dir: .*checksum"):  # a name in it is drawn
             datasets.tfds("cifar10", "train", str(tmp_path / "data"))
 
 
@@ -158,18 +159,19 @@ def test_without_a_network_the_error_is_one_line(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     use_url(monkeypatch, cifar.Cifar10, "http://127.0.0.1:9/cifar-10-binary.tar.gz")
     monkeypatch.setattr(prepare, "_RETRIES", 0)
-    with pytest.raises(InputError, match=r"^data\.data_dir: .*cifar10.*array_record elsewhere.*$") as caught:
-        datasets.tfds("cifar10", "train", str(tmp_path))
-    assert "\n" not in str(caught.value)
+    monkeypatch.chdir(tmp_path)
+    with expect_error("data.data_dir", "cifar10", "array_record"):
+        datasets.tfds("cifar10", "train", "data")
     assert downloader.MAX_RETRIES > 0
 
 
-def test_what_is_missing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"^data\.data_dir: no prepared cifar10"):
-        datasets.tfds("cifar10", "train", str(tmp_path), download=False)
-    with pytest.raises(InputError, match=r"^data\.name: 'CIFAR 10' is not of the form"):
-        datasets.tfds("CIFAR 10", "train", str(tmp_path))
-    with pytest.raises(InputError, match=r"^data\.name: .*nonesuch"):
-        datasets.tfds("nonesuch", "train", str(tmp_path))
-    with pytest.raises(InputError, match=r"^data\.data_dir: .*[Mm]anual"):
-        datasets.tfds("imagenet2012", "train", str(tmp_path))
+def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with expect_error("data.data_dir", "cifar10", "in data", "download"):
+        datasets.tfds("cifar10", "train", "data", download=False)
+    with expect_error("data.name", "'CIFAR 10'", "form"):
+        datasets.tfds("CIFAR 10", "train", "data")
+    with expect_error("data.name", "'nonesuch'", "TensorFlow Datasets"):
+        datasets.tfds("nonesuch", "train", "data")
+    with expect_error("data.data_dir", "imagenet2012", "manual"):
+        datasets.tfds("imagenet2012", "train", "data")

@@ -5,10 +5,9 @@ import sys
 from types import SimpleNamespace
 
 import numpy as np
-import pytest
+from helpers.errors import expect_error
 from PIL import Image
 
-from ddaepp_jax.errors import InputError
 from ddaepp_jax.training.writers import Writer
 
 
@@ -68,5 +67,5 @@ def test_wandb_gets_the_rows(tmp_path, monkeypatch):
 
 def test_wandb_that_is_missing_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(InputError, match=r"logging\.wandb: wandb is not installed; pip install"):
+    with expect_error("logging.wandb", "pip install"):
         writer(tmp_path, wandb=True)
