@@ -13,7 +13,7 @@ from ddaepp_jax.diffusion import flow_samplers, samplers
 from ddaepp_jax.diffusion.ddpm import DDPM
 from ddaepp_jax.diffusion.edm import EDM
 from ddaepp_jax.diffusion.flow import Flow
-from ddaepp_jax.diffusion.noise import image_keys, image_noise
+from ddaepp_jax.diffusion.noise import image_keys, image_noise, step_noise
 from ddaepp_jax.diffusion.vp import VP
 
 N = 10_000
@@ -181,3 +181,39 @@ def test_grids_of_flows_rise_to_one():
         np.testing.assert_allclose(Flow().grid(steps), np.arange(steps + 1) / steps, atol=1e-12)
     with pytest.raises(ValueError, match=r"^0 .*positive"):
         Flow().grid(0)
+
+
+@pytest.mark.parametrize("churn", [1.6, 40.0], ids=["free", "bounded"])
+def test_churn_is_the_papers(churn):
+    """Against a loop over the steps of algorithm 2 in float64, with noise of another scale than 1."""
+    process, steps, keys = EDM(), 8, image_keys(0, "test", jnp.arange(3))
+    x = image_noise(keys, (2, 2, 1))
+    denoiser = lambda x, sigma: x / (1 + sigma)
+    ours = samplers.heun(
+        process,
+        lambda x, sigma: denoiser(x, sigma[:, None, None, None]),
+        x,
+        keys,
+        steps,
+        clip=False,
+        **CHURN | dict(s_churn=churn, s_noise=1.5),
+    )
+    grid = process.grid(steps)
+    x = np.asarray(x, np.float64) * grid[0]
+    for i, (sigma, after) in enumerate(itertools.pairwise(grid)):
+        gamma = min(churn / steps, np.sqrt(2) - 1) if 0.05 <= sigma <= 50 else 0
+        raised = sigma * (1 + gamma)
+        x = x + 1.5 * np.sqrt(raised**2 - sigma**2) * np.asarray(step_noise(keys, i, x.shape[1:]), np.float64)
+        slope = (x - denoiser(x, raised)) / raised
+        euler = x + (after - raised) * slope
+        x = x + (after - raised) * (slope + (euler - denoiser(euler, after)) / after) / 2 if after else euler
+    np.testing.assert_allclose(ours, x, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_last_step_ends_at_the_estimate(name):
+    """Without noise, that of the stochastic ones' other steps included."""
+    process, sampler, options, _ = ALL[name]
+    keys = image_keys(0, "test", jnp.arange(3))
+    out = sampler(process, lambda x, level: jnp.full_like(x, 0.25), image_noise(keys, (2, 2, 1)), keys, 5, **options)
+    np.testing.assert_allclose(out, 0.25, atol=1e-5)
