@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddaepp_jax.data.order import batch_indices, max_steps
+from ddaepp_jax.data.order import _mix, batch_indices, max_steps
 
 pytestmark = pytest.mark.smoke
 
@@ -108,3 +108,15 @@ assert not xla_bridge._backends
 assert not {"sklearn", "tensorflow_datasets", "grain", "tensorflow"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_words_are_mixed_one_to_one() -> None:
+    """Of a million different words no two become the same; of a function of two to one a hundred pairs would."""
+    words = np.unique(np.random.default_rng(0).integers(0, 2**32, 2**20, np.uint32))
+    assert len(np.unique(_mix(words))) == len(words)
+
+
+def test_the_order_is_that_of_all_versions() -> None:
+    """A run that is resumed goes on in the order in which it began."""
+    assert batch_indices(0, 0, 8, 1797).tolist() == [1788, 996, 1235, 787, 738, 1181, 1026, 1320]
+    assert batch_indices(7, 1000, 8, 50_000).tolist() == [1778, 25397, 5577, 74, 23980, 29926, 8185, 19856]
