@@ -245,3 +245,13 @@ def test_real_cifar10() -> None:
     assert np.bincount(labels).tolist() == [5000] * 10
     mean = to_float(pixels).mean((0, 1, 2))
     np.testing.assert_allclose((mean + 1) / 2, [0.4914, 0.4822, 0.4465], atol=1e-3)  # as everywhere in the literature
+
+
+def test_the_splits_of_digits_have_each_image_once() -> None:
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    both = [datasets.digits(split).arrays() for split in ("train", "test")]
+    np.testing.assert_array_equal(np.concatenate([part for _, part in both]), labels)
+    read = np.concatenate([part for part, _ in both]).reshape(1797, 64)
+    np.testing.assert_array_equal(np.round(read * (16 / 255)), pixels)
