@@ -228,3 +228,48 @@ def test_remat_gives_the_same_gradients():
         np.testing.assert_allclose(plain, recomputed, rtol=1e-5, atol=1e-6 * max(1, np.abs(plain).max()))
 
     jax.tree.map(check, gradient(False), gradient(True))
+
+
+@pytest.mark.parametrize("inject", ["add", "token"])
+def test_where_the_condition_enters(inject):
+    """The time token is the last of four extra ones; a token of its own comes first, and skips have zeros there."""
+    import flax.linen as nn
+
+    network, params, x, t = small(
+        depth=2, self_condition=True, inject=inject, bottleneck="in_1", pool="cls", num_classes=3, augment_dim=9
+    )
+
+    @jax.jit
+    def passed(params):
+        """What the blocks are given and what they make of it."""
+        given, made = {}, {}
+
+        def keep(next_fun, args, kwargs, context):
+            out = next_fun(*args, **kwargs)
+            if context.method_name == "__call__" and context.module.name in block_names(2):
+                given[context.module.name], made[context.module.name] = args, out
+            return out
+
+        with nn.intercept_methods(keep):
+            network.apply({"params": params}, x, t)
+        return given, made["in_1"]
+
+    given, before = passed(params)
+    tokens, (_, skip) = given["mid"][0], given["out_1"]
+    if inject == "add":
+        moved = np.abs(np.asarray(tokens - before)).max((0, 2))
+        assert moved[3] > 1e-2 and np.delete(moved, 3).max() < 1e-6
+        np.testing.assert_allclose(skip, before, atol=1e-6)
+    else:
+        assert np.abs(tokens[:, 0]).max() > 1e-2 and (np.asarray(skip)[:, 0] == 0).all()
+        for whole in (tokens, skip):
+            np.testing.assert_allclose(whole[:, 1:], before, atol=1e-6)
+
+
+def test_a_token_of_its_own_starts_with_a_direction():
+    """P starts at zero where its output is added, and not where it is a token."""
+    inputs = jnp.zeros((1, 4, 4, 1)), jnp.zeros(1)
+    for inject, zero in (("add", True), ("token", False)):
+        network = UViT(**SMALL | dict(depth=2), self_condition=True, inject=inject)
+        last = jax.jit(lambda n=network: n.init(jax.random.key(0), *inputs)["params"]["self_conditioning"]["project"])()
+        assert (np.abs(last["kernel"]).max() == 0) == zero
