@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.drawn import drawn_inputs
+from flax import linen as nn
 
 from ddaepp_jax.models import dit, unet, uvit
 from ddaepp_jax.models.dit import DiT
-from ddaepp_jax.models.self_conditioning import OneOf
+from ddaepp_jax.models.self_conditioning import OneOf, SelfConditioning
 from ddaepp_jax.models.unet import UNet
 from ddaepp_jax.models.uvit import UViT
 
@@ -147,3 +148,49 @@ def test_one_of_several_is_the_named_one(case):
         own_shapes, own = start(name)
         assert own_shapes == shapes
         jax.tree.map(np.testing.assert_array_equal, own, first)
+
+
+@pytest.mark.parametrize("time_scale", [True, False])
+@pytest.mark.parametrize("projection", ["linear", "mlp"])
+def test_the_projection_and_its_scale(projection, time_scale):
+    """Against float64, with every parameter drawn; and how it starts: P at zero, s at one."""
+    module = SelfConditioning(6, projection, time_scale)
+    pooled, time = (jnp.asarray(drawn_inputs(name, shape)) for name, shape in (("pooled", (3, 5)), ("time", (3, 4))))
+    start = module.init(jax.random.key(0), pooled, time)["params"]
+    assert (start["project"]["kernel"] == 0).all() and (start["project"]["bias"] == 0).all()
+    if time_scale:
+        assert (start["scale"]["kernel"] == 0).all() and (start["scale"]["bias"] == 1).all()
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jnp.asarray(drawn_inputs(jax.tree_util.keystr(path), leaf.shape)), start
+    )
+    f64 = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    dense = lambda name, a: a @ f64[name]["kernel"] + f64[name]["bias"]
+    silu = lambda a: a / (1 + np.exp(-a))
+    h, t = np.asarray(pooled, np.float64), np.asarray(time, np.float64)
+    h = (h - h.mean(1, keepdims=True)) / np.sqrt(h.var(1, keepdims=True) + 1e-5)
+    h = h * f64["norm"]["scale"] + f64["norm"]["bias"]
+    expected = dense("project", silu(dense("hidden", h)) if projection == "mlp" else h)
+    if time_scale:
+        expected = expected * dense("scale", silu(t))
+    np.testing.assert_allclose(module.apply({"params": params}, pooled, time), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("case", ["uvit", "unet, narrow", "dit, scan"])
+def test_gradients_flow_through_the_pooled_feature(case):
+    """Those of the first layer are others where the pooled feature that conditions is held fixed."""
+    network, _, names = CASES[case]
+    network, probe = network.clone(bottleneck=names[0]), jnp.asarray(drawn_inputs("probe", (2, 4, 8, 3)))
+    first = "image_proj" if case.startswith("unet") else "patch_embed"
+
+    def gradient(params, fixed):
+        def given(next_fun, args, kwargs, context):
+            if fixed and isinstance(context.module, SelfConditioning) and context.method_name == "__call__":
+                args = jax.lax.stop_gradient(args[0]), *args[1:]
+            return next_fun(*args, **kwargs)
+
+        with nn.intercept_methods(given):
+            value = lambda params: jnp.sum(network.apply({"params": params}, *inputs())[0] * probe)
+            return jax.grad(value)(params)[first]["kernel"]
+
+    flowing, stopped = jax.jit(lambda params: [gradient(params, fixed) for fixed in (False, True)])(drawn(network))
+    assert np.abs(flowing - stopped).max() > 1e-2 * np.abs(flowing).max()
