@@ -270,3 +270,25 @@ def test_remat_gives_the_same_gradients():
     plain, recomputed = gradient(network, *inputs), gradient(network.clone(remat=True), *inputs)
     scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(plain))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6 * scale), recomputed, plain)
+
+
+def test_the_scale_of_the_condition_is_of_the_time_without_the_label():
+    """What is added at the bottleneck is s(t) P(h): the label is in h and in the condition, but not in s."""
+    network, params, x, t = small(self_condition=True, num_classes=3)
+
+    @partial(jax.jit, static_argnames="network")
+    def conditions(network, params, y):
+        seen = {}
+
+        def keep(next_fun, args, kwargs, context):
+            if isinstance(context.module, Block) and context.method_name == "__call__":
+                seen[context.module.name] = args[1]
+            return next_fun(*args, **kwargs)
+
+        with nn.intercept_methods(keep):
+            return seen, network.apply({"params": params}, x, t, y)[1]["mid"].mean((1, 2))
+
+    seen, pooled = conditions(network, params, jnp.array([0, 2]))
+    time = seen["in_1"] - params["label_embed"]["embedding"][np.array([0, 2])]
+    added = SelfConditioning(time.shape[-1]).apply({"params": params["self_conditioning"]}, pooled, time)
+    np.testing.assert_allclose(seen["out_1"] - seen["in_1"], added, rtol=1e-4, atol=1e-4)
