@@ -285,3 +285,23 @@ def test_views_levels_and_labels():
     made.model.augment_dim = 0
     untold = jax.eval_shape(build.prepare(made), images, jnp.int32(3), jnp.arange(16))
     assert untold["views"][0].augment_label is None
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_accuracy_and_spread_are_what_they_say(symmetric):
+    """Against float64: the part of queries whose own key is the nearest, and how wide the projections lie."""
+    objective, _ = learner(distilled(symmetric=symmetric)).objectives["distillation"]
+    params, teacher, pairs = drawn(objective, width=20, batch=10)
+    to32 = lambda tree: jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), tree)
+    results = results_of(objective, pairs)
+    _, metrics = jax.jit(lambda own, theirs: objective.loss(own, theirs, results, None))(to32(params), to32(teacher))
+    expected = {"accuracy": [], "spread": []}
+    unit = lambda a: a / np.linalg.norm(a, axis=1, keepdims=True)
+    for student, taught in pairs:
+        z = head64(params["projector"], student, objective.projector.depth, "batch")
+        queries = unit(head64(params["predictor"], z, objective.predictor.depth, "batch"))
+        keys = unit(head64(teacher["projector"], taught, objective.projector.depth, "batch"))
+        expected["accuracy"].append(((queries @ keys.T).argmax(1) == np.arange(10)).mean())
+        expected["spread"].append(unit(z).std(0).mean() * np.sqrt(z.shape[1]))
+    for name, values in expected.items():
+        np.testing.assert_allclose(metrics[name], np.mean(values), rtol=1e-4)
