@@ -6,6 +6,7 @@ import pytest
 from flax import linen as nn
 
 from ddaepp_jax.diffusion.ddpm import DDPM
+from ddaepp_jax.evaluation import frechet, placing, references, scores
 from ddaepp_jax.evaluation.heldout_loss import make_heldout_loss
 from ddaepp_jax.evaluation.pictures import grid
 from ddaepp_jax.training.sharding import make_mesh
@@ -43,3 +44,41 @@ def test_grid_shows_every_image_in_order():
         assert (picture[2 + i // 2 * 66 : 66 + i // 2 * 66, 2 + i % 2 * 34 : 34 + i % 2 * 34] == 40 * i).all()
     assert grid(images[..., :1]).mode == "L"
     assert grid(np.zeros((1, 8, 8, 1), np.uint8)).size == (80, 80)  # enlarged eightfold, with a gap of 8
+
+
+class Labelled(nn.Module):
+    """A network that says its label, in tenths."""
+
+    @nn.compact
+    def __call__(self, x, t, y=None, capture=None):
+        return 0 * x + (0 if y is None else y[:, None, None, None] / 10), {}
+
+
+def test_heldout_loss_is_told_the_labels_and_has_a_noise_for_each_level():
+    """E (y/10 - epsilon)^2 = 1 + y^2/100; the noise of a level is not that of the next."""
+    images, labels = np.zeros((64, 8, 8, 1), np.uint8), np.arange(64, dtype=np.int32) % 30
+    how = dict(levels=[400, 401], seed=0, batch_size=64, mesh=make_mesh((1, 1, 1), jax.devices()[:1]))
+    losses = make_heldout_loss(Labelled(), DDPM(), images, labels, **how)({})
+    assert losses["mean"] == pytest.approx(1 + np.square(labels / 10).mean(), rel=0.05)
+    assert abs(losses["t0400"] - losses["t0401"]) > 1e-3
+
+
+def test_features_that_are_kept_are_drawn_from_all_of_them(monkeypatch):
+    """Sets come ordered by class."""
+    monkeypatch.setattr(references, "FEATURES_AT_MOST", 100)
+    features = np.arange(1000.0)[:, None]
+    kept = references.drawn(features)[:, 0]
+    assert len(set(kept)) == 100 and (np.diff(kept) > 0).all() and abs(kept.mean() - 500) < 100
+    np.testing.assert_array_equal(references.drawn(features), kept[:, None])
+    np.testing.assert_array_equal(references.drawn(features[:99]), features[:99])
+
+
+def test_precision_is_of_the_samples_and_recall_of_the_reference():
+    """Samples around one of two modes: they lie within the reference, and half of the reference lies beside them."""
+    rng = np.random.default_rng(0)
+    centres = np.repeat([[-50.0, 0.0], [50.0, 0.0]], 100, axis=0)
+    real, fake = centres + rng.normal(size=(200, 2)), centres[:100] + 0.3 * rng.normal(size=(100, 2))
+    reference = references.Reference("real", {}, {"pool": frechet.gaussian(real)}, real)
+    found = scores.scores({"pool": fake, "logits": rng.normal(size=(100, 3))}, reference)
+    assert found["precision"] > 0.9 and found["recall"] < 0.5
+    assert found["fd"] == pytest.approx(frechet.distance(frechet.gaussian(fake), frechet.gaussian(real)))
