@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddaepp_jax.data.augment import horizontal_flip, to_float, to_uint8
+from ddaepp_jax.data.augment import horizontal_flip, random_crop, to_float, to_uint8
 
 
 @pytest.mark.parametrize("xp", [np, jnp])
@@ -41,3 +41,26 @@ def test_a_flip_depends_on_seed_step_and_index_only() -> None:
     np.testing.assert_array_equal(horizontal_flip(IMAGES[order], 3, 7, INDEX[order]), out[order])
     for other in (horizontal_flip(IMAGES, 4, 7, INDEX), horizontal_flip(IMAGES, 3, 8, INDEX)):
         assert 150 < int((out != other).any((1, 2, 3)).sum()) < 360
+
+
+def crops(seed: int = 3, step: int = 7, rows: np.ndarray = INDEX) -> np.ndarray:
+    """(B, 2): by how much each image is shifted down and right, found among all shifts of an image with a black rim."""
+    out = np.asarray(jax.jit(random_crop, static_argnums=4)(IMAGES[rows], seed, step, INDEX[rows], 1))
+    padded = np.pad(IMAGES[rows], ((0, 0), (1, 1), (1, 1), (0, 0)))
+    places = [(i, j) for i in range(3) for j in range(3)]
+    same = np.stack([(out == padded[:, i : i + 4, j : j + 6]).all((1, 2, 3)) for i, j in places])
+    assert (same.sum(0) == 1).all()
+    return np.array(places)[same.argmax(0)]
+
+
+def test_crops_are_of_every_place_as_often() -> None:
+    counts = np.zeros((3, 3))
+    np.add.at(counts, tuple(crops().T), 1)
+    assert np.square(counts - 512 / 9).sum() / (512 / 9) < 26.1  # chi-square, 8 degrees of freedom, p = 0.001
+
+
+def test_a_crop_depends_on_seed_step_and_index_only() -> None:
+    whole, some = crops(), np.array([40, 3, 411, 21])
+    np.testing.assert_array_equal(crops(rows=some), whole[some])
+    for other in (crops(seed=4), crops(step=8)):
+        assert (other != whole).any(1).mean() > 0.7
