@@ -10,9 +10,12 @@ from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from ddaepp_jax.data.augment import crop_and_flip, to_float
 from ddaepp_jax.data.datasets import digits
-from ddaepp_jax.evaluation import features, probes
+from ddaepp_jax.diffusion.noise import image_keys
+from ddaepp_jax.evaluation import features, online, probes
 from ddaepp_jax.evaluation.probes import PROTOCOLS
+from ddaepp_jax.training.sharding import make_mesh
 
 
 @pytest.fixture(scope="module")
@@ -185,3 +188,27 @@ def test_pixels_are_averaged_down_where_images_are_large():
     np.testing.assert_allclose(found.mean(1), images.mean((1, 2, 3)), atol=0.02)
     small = images[:, :8, :8]
     np.testing.assert_array_equal(features.pixels({}, small, None, None, None)["pixels"], small.reshape(2, -1))
+
+
+def test_online_heads_see_a_draw_and_a_crop_of_each_step():
+    """Against a step of the heads on features of the crop and the draw of its number, at the rate of its number."""
+    mesh, rates = make_mesh((1, 1, 1), jax.devices()[:1]), np.array([0.1, 0.3], np.float32)
+    images = np.random.default_rng(0).integers(0, 256, (8, 6, 6, 1), np.uint8)
+    labels, ids = np.arange(8) % 3, np.arange(20, 28)
+
+    def features(params, x0, keys, draw, level):
+        noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, draw), (36,)))(keys)
+        return {"x": x0.reshape(8, -1) + level * noise}
+
+    @jax.jit
+    def expected(number):
+        x0 = to_float(crop_and_flip(jnp.asarray(images), 5, number, jnp.asarray(ids), pad=2, flip=True))
+        seen = features({}, x0, image_keys(5, "probe", jnp.asarray(ids)), number, 0.5)
+        return probes.step(probes.init({"x": 36}, 3, 2), seen, labels, rates, number / 8, 0.1).params
+
+    step = online.make_online_step(features, flip=True, pad=2, l2=0.1, mesh=mesh)
+    constants = {"seed": np.uint32(5), "level": 0.5, "steps": np.float32(8), "rates": rates}
+    for number in (0, 6):
+        heads, _ = step({}, probes.init({"x": 36}, 3, 2), images, labels, ids, {}, constants, jnp.int32(number))
+        check = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+        jax.tree.map(check, heads.params, expected(jnp.int32(number)))
