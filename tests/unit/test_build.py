@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from helpers.errors import expect_error
 from helpers.run import config
+import numpy as np
+import pytest
 
 from ddaepp_jax import build
 from ddaepp_jax import config as schema
@@ -51,3 +53,29 @@ def test_a_set_that_fits_is_resident_and_others_are_streamed():
     assert source.shapes["image"].shape == (1500, 8, 8, 1) and not source.looped  # on a CPU
     made.data.device_bytes = data.nbytes - 1
     assert build.source(made, data, mesh).shapes["image"].shape == (made.train.batch_size, 8, 8, 1)
+
+
+def test_images_are_flipped_and_transformed_where_the_config_says_so():
+    images = jax.random.randint(jax.random.key(0), (64, 8, 8, 1), 0, 256).astype(jnp.uint8)
+    prepared = lambda **data: jax.jit(build.prepare(config(**data)))(images, jnp.int32(3), jnp.arange(64))
+    plain, flipped = (prepared(data__flip=flip)["image"] for flip in (False, True))
+    np.testing.assert_allclose(plain, np.asarray(images, np.float64) / 127.5 - 1, atol=1e-6)
+    kept, mirrored = (
+        np.isclose(flipped, other, atol=1e-6).all((1, 2, 3)) for other in (plain, np.asarray(plain)[:, :, ::-1])
+    )
+    assert (kept ^ mirrored).all() and 16 < mirrored.sum() < 48
+    transformed = prepared(data__augment=0.5)
+    assert transformed["augment_label"].shape == (64, 9) and (transformed["image"] != plain).any()
+
+
+def test_a_level_that_is_left_out_is_the_middle_of_the_probes():
+    process = build.process(config())
+    assert build.noise_level(process, None, "level") == process.probe_levels()[1]
+    assert build.noise_level(process, 500, "level") == 500
+
+
+def test_options_of_a_sampler_come_before_the_configs():
+    made = config()
+    assert made.sampling.clip
+    for options, clip in (({}, True), ({"clip": False}, False)):
+        assert build.sampler(made, "ddim", 4, options).keywords["clip"] is clip
