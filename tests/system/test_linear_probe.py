@@ -271,3 +271,46 @@ def test_groups_change_nothing(run, whole, tmp_path):
     for one, other in zip(found["rows"], whole["rows"], strict=True):
         assert one["layer"] == other["layer"] and one["knn_test"] == other["knn_test"]
         assert abs(one["linear_test"] - other["linear_test"]) <= 100 / 297 + 1e-9
+
+
+def test_heads_learn_from_the_training_part_and_what_is_held_out_chooses(run, tmp_path, monkeypatch):
+    """By how many images each is given: 1350 to train on, 150 to choose by, 297 to test; and the chosen rate."""
+    given = {"standard_scale": set(), "fit": set(), "knn_accuracy": set()}
+    kept = {name: getattr(probes, name) for name in given}
+
+    def recorded(name, arrays):
+        given[name] |= {len(array) for array in arrays}
+
+    def standard_scale(features):
+        recorded("standard_scale", features.values())
+        return kept["standard_scale"](features)
+
+    def fit(features, labels, *rest, **how):
+        recorded("fit", [*features.values(), labels])
+        return kept["fit"](features, labels, *rest, **how)
+
+    def knn_accuracy(bank, bank_labels, features, labels, k):
+        recorded("knn_accuracy", [bank, bank_labels])
+        return len(labels) / 1000
+
+    rates = [0.9, 0.2, 0.3, 0.4], [0.1, 0.2, 0.9, 0.4]  # of the test split and of what is held out
+    for function in (standard_scale, fit, knn_accuracy):
+        monkeypatch.setattr(probes, function.__name__, function)
+    monkeypatch.setattr(
+        probes, "accuracies", lambda heads, features, labels, scales: dict.fromkeys(features, rates[len(labels) == 150])
+    )
+    found = linear_probe.probe(run, linear_probe.settings(run, levels=(11,), epochs=1, knn=5), tmp_path / "probe")
+    assert given == {name: {1350} for name in given}
+    for row in found["rows"]:
+        assert row["learning_rate"] == probes.PROTOCOLS["cached"].learning_rates[2]
+        assert (row["linear_held_out"], row["linear_test"]) == (90, 30)
+        assert (row["knn_held_out"], row["knn_test"]) == pytest.approx((15, 29.7))
+
+
+def test_the_best_row_is_the_one_that_what_is_held_out_chooses(run):
+    rows = [
+        {"layer": layer, "noise_level": 11, "linear_held_out": held_out, "linear_test": test}
+        for layer, held_out, test in (("pixels", 99, 99), ("in_1", 50, 80), ("mid", 60, 70))
+    ]
+    best = lambda held_out: linear_probe._best(rows, linear_probe.settings(run, held_out=held_out), "t")
+    assert (best(0.1)["layer"], best(0)["layer"]) == ("mid", "in_1")
