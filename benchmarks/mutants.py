@@ -32,16 +32,6 @@ OUTCOMES = {0: "survived", 1: "killed", 5: "survived"}  # by pytest's exit code;
 COLUMNS = ("name", "file", "outcome", "by", "test", "seconds")
 
 
-def environment(chosen: str, checkout: Path) -> dict[str, str]:
-    """As the Makefile has it; a test's subprocesses too take the package from the copy."""
-    made = {**os.environ, "PYTHONPATH": str(checkout), "PYTHONDONTWRITEBYTECODE": "1"}
-    if chosen == "quick":
-        made["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-        if sys.version_info[:2] == (3, 11):
-            made["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
-    return made
-
-
 def find_test(name: str, checkout: Path) -> str:
     """The path of a test file."""
     found = sorted((checkout / "tests").glob(f"**/{name}"))
@@ -50,11 +40,28 @@ def find_test(name: str, checkout: Path) -> str:
     return str(found[0].relative_to(checkout))
 
 
-def run_tests(names: list[str], chosen: str, checkout: Path, timeout: float, crashed: bool = False) -> tuple[str, str]:
-    """The outcome, "" where no test could run; and the first test that failed, or else the end of the output."""
+def run_tests(names: list[str], chosen: str, checkout: Path, timeout: float) -> tuple[str, str]:
+    """Run test files up to the first failure; those on eight devices in a pytest of their own.
+
+    Returns:
+      The outcome, "" where no test could run; and the first test that failed, or else the end of the output.
+    """
+    files = [find_test(name, checkout) for name in names]
+    on_eight = [file for file in files if file.startswith("tests/parallel/")]
+    outcome, text = "survived", ""
+    for group in ([file for file in files if file not in on_eight], on_eight):
+        if group and outcome == "survived":
+            outcome, text = run_pytest(group, chosen, checkout, timeout)
+    return outcome, text
+
+
+def run_pytest(files: list[str], chosen: str, checkout: Path, timeout: float, crashed: bool = False) -> tuple[str, str]:
+    """Run test files of one folder's devices, see ``run_tests``."""
     options = ["-x", "-q", "--tb=no", "-rfE", "-p", "no:cacheprovider", "-m", SETS[chosen]]
-    command = [sys.executable, "-m", "pytest", *options, *(find_test(name, checkout) for name in names)]
-    how = dict(cwd=checkout, env=environment(chosen, checkout), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    command = [sys.executable, "-m", "pytest", *options, *files]
+    # A test's subprocesses too take the package from the copy.
+    variables = {**os.environ, "PYTHONPATH": str(checkout), "PYTHONDONTWRITEBYTECODE": "1"}
+    how = dict(cwd=checkout, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     with subprocess.Popen(command, text=True, start_new_session=True, **how) as process:
         try:
             output, _ = process.communicate(timeout=timeout)
@@ -63,7 +70,7 @@ def run_tests(names: list[str], chosen: str, checkout: Path, timeout: float, cra
             return "timeout", ""
     shutil.rmtree(checkout / ".hypothesis", ignore_errors=True)  # the examples that failed are the mutant's own
     if process.returncode < 0 and not crashed:  # a crash of the interpreter is no verdict: once more
-        return run_tests(names, chosen, checkout, timeout, crashed=True)
+        return run_pytest(files, chosen, checkout, timeout, crashed=True)
     failed = re.search(r"^(?:FAILED|ERROR) (\S+::.+?)(?: - .*)?$", output, re.MULTILINE)
     return OUTCOMES.get(process.returncode, ""), failed[1] if failed else output[-2000:]
 

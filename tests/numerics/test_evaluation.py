@@ -6,7 +6,7 @@ import pytest
 from flax import linen as nn
 
 from ddaepp_jax.diffusion.ddpm import DDPM
-from ddaepp_jax.evaluation import frechet, placing, references, scores
+from ddaepp_jax.evaluation import frechet, references, scores
 from ddaepp_jax.evaluation.heldout_loss import make_heldout_loss
 from ddaepp_jax.evaluation.pictures import grid
 from ddaepp_jax.training.sharding import make_mesh
@@ -57,7 +57,7 @@ class Labelled(nn.Module):
 def test_heldout_loss_is_told_the_labels_and_has_a_noise_for_each_level():
     """E (y/10 - epsilon)^2 = 1 + y^2/100; the noise of a level is not that of the next."""
     images, labels = np.zeros((64, 8, 8, 1), np.uint8), np.arange(64, dtype=np.int32) % 30
-    how = dict(levels=[400, 401], seed=0, batch_size=64, mesh=make_mesh((1, 1, 1), jax.devices()[:1]))
+    how = dict(levels=[400, 401], seed=0, batch_size=64, mesh=make_mesh((1, 1, 1)))
     losses = make_heldout_loss(Labelled(), DDPM(), images, labels, **how)({})
     assert losses["mean"] == pytest.approx(1 + np.square(labels / 10).mean(), rel=0.05)
     assert abs(losses["t0400"] - losses["t0401"]) > 1e-3

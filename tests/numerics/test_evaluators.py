@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import jax
 import numpy as np
-from tiny import config
+from helpers.run import config
 
 from ddaepp_jax import build, evaluators
 from ddaepp_jax.evaluation import probes

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.drawn import drawn_inputs
 from flax import linen as nn
+from helpers.drawn import drawn_inputs
 
 from ddaepp_jax.models import dit, unet, uvit
 from ddaepp_jax.models.dit import DiT

@@ -2,10 +2,9 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from helpers.errors import expect_error
 from helpers.run import config
-import numpy as np
-import pytest
 
 from ddaepp_jax import build
 from ddaepp_jax import config as schema
