@@ -27,7 +27,6 @@ CASES = {
     "dit, scan": (DiT(**TRANSFORMER), dit.block_names(4), ("block_1", "block_3", "block_4")),
     "dit, loop": (DiT(**TRANSFORMER, scan=False), dit.block_names(4), ("block_1", "block_4")),
 }
-SLOW = {case: pytest.mark.slow for case in CASES if case != "uvit"}  # to compile
 
 
 def inputs():
@@ -104,7 +103,8 @@ def test_stopping_needs_to_know_where():
         network.apply({"params": drawn(network)}, *inputs(), stop=True)
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, marks=SLOW.get(case, ())) for case in CASES])
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
 def test_one_of_several_is_the_named_one(case):
     """Output, bottleneck and gradients by every parameter; and the same tree and initial values whoever it is."""
     network, _, names = CASES[case]

@@ -257,6 +257,7 @@ def test_bfloat16_keeps_float32_parameters_and_output():
     assert relative_error(out, np.asarray(exact)) < 0.03
 
 
+@pytest.mark.slow
 def test_remat_gives_the_same_gradients():
     """Of a training pass: what is recomputed drops out the same."""
 

@@ -130,6 +130,7 @@ def test_latent_networks_are_converted_without_data(tmp_path, capsys):
         main.train_and_evaluate(run.config, workdir)
 
 
+@pytest.mark.slow
 def test_a_learned_variance_loads_and_is_not_trained(digits, tmp_path):
     """Its half of the output is the reference's (see the golden files); samplers read the mean's; training is refused,
     and weights converted without it are the mean's half."""

@@ -11,7 +11,7 @@ import pytest
 from helpers.errors import expect_error
 from helpers.extractor import CLASSIFIER, untrained_classifier
 from helpers.references import state_dict
-from helpers.run import NO_EVALS, config
+from helpers.run import NO_EVALS, PLAIN, config
 from helpers.scores import differ
 from PIL import Image
 from safetensors.numpy import save_file
@@ -220,12 +220,12 @@ def test_statistics_of_others_are_read(tmp_path):
 
 def test_scores_in_training_and_the_best_checkpoint_by_them(extractor, tmp_path):
     workdir = tmp_path / "run"
-    scoring = dict(evals__fid__every=2, evals__fid__n=20, evals__fid__extractor=str(extractor))
-    main.train_and_evaluate(config(**NO_EVALS | scoring, train__keep_checkpoints=1), workdir)
+    scoring = dict(evals__fid__every=3, evals__fid__n=20, evals__fid__extractor=str(extractor))
+    main.train_and_evaluate(config(**PLAIN | NO_EVALS | scoring, train__keep_checkpoints=1), workdir)
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     name = "fid/ema0.999/classifier-fd20/ddpm4/train"
     found = {row["step"]: row[name] for row in rows if name in row}
-    assert sorted(found) == [2, 4]
+    assert sorted(found) == [3, 6]
     best = load(workdir, step="fid")
     assert best.step == min(found, key=found.get)
     again = scored(workdir, extractor, f"--step={best.step}", "--n=20")

@@ -90,7 +90,7 @@ def test_one_compilation_a_program(tmp_path):
             names.append(fields["fun_name"].removeprefix("jit(").removesuffix(")"))
 
     jax.monitoring.register_event_duration_secs_listener(listen)
-    fields = dict(train__steps=14, train__steps_per_dispatch=5, train__log_every=3, train__checkpoint_every=7)
+    fields = PLAIN | dict(train__steps=14, train__steps_per_dispatch=5, train__log_every=3, train__checkpoint_every=7)
     evals = {f"evals__{name}__every": 7 for name in ("samples", "heldout_loss", "probe", "knn", "features")}
     try:
         main.train_and_evaluate(config(**fields, **evals), tmp_path / "run")
@@ -102,7 +102,7 @@ def test_one_compilation_a_program(tmp_path):
 
 def test_best_checkpoints_stay_and_open_by_name(tmp_path):
     """Beside the newest: the best by held-out loss, which falls here, and by the probe, which is as it is."""
-    fields = NO_EVALS | dict(train__steps=16, train__checkpoint_every=2, train__keep_checkpoints=1)
+    fields = PLAIN | NO_EVALS | dict(train__steps=16, train__checkpoint_every=2, train__keep_checkpoints=1)
     fields |= dict(evals__probe__every=2, evals__heldout_loss__every=4)
     main.train_and_evaluate(config(**fields), tmp_path / "run")
     logged = rows(tmp_path / "run")
@@ -163,9 +163,9 @@ def test_a_distilled_run_resumes_with_its_teacher(plain, tmp_path):
 
 def test_init_from_another_run(tmp_path, capsys):
     """Self-conditioning is added to a plain network; its own parameters start as they always do."""
-    fields = NO_EVALS | dict(train__steps=1)
+    fields = PLAIN | NO_EVALS | dict(train__steps=1)
     main.train_and_evaluate(config(**fields, model__self_condition=False), tmp_path / "plain")
-    more = config(**fields, init_from=str(tmp_path / "plain"), optimizer__learning_rate=1e-9)
+    more = config(**fields, init_from=str(tmp_path / "plain"))  # the first step's learning rate is 0
     state = main.train_and_evaluate(more, tmp_path / "more")
     assert "self_conditioning/" in capsys.readouterr().out
     expected = load(tmp_path / "plain").params
@@ -185,14 +185,14 @@ def test_non_finite_loss_stops_and_saves_nothing(tmp_path):
 
 
 def test_profiler_window(tmp_path):
-    main.train_and_evaluate(config(**NO_EVALS, profile__start=1, profile__steps=2), tmp_path / "run")
+    main.train_and_evaluate(config(**PLAIN | NO_EVALS, profile__start=1, profile__steps=2), tmp_path / "run")
     assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
 
 
 def test_dry_run_prints_and_writes_nothing(tmp_path, capsys):
-    main.train_and_evaluate(config(), tmp_path / "run", dry_run=True)
+    main.train_and_evaluate(config(**PLAIN), tmp_path / "run", dry_run=True)
     out = capsys.readouterr().out
-    for part in ('"bottleneck": "mid"', "network/mid/attn/qkv/kernel", "steps: 4", "memory:", "Total:"):
+    for part in ('"bottleneck": "mid"', "network/mid/attn/qkv/kernel", "steps: 6", "memory:", "Total:"):
         assert part in out
     assert not (tmp_path / "run").exists()
 
