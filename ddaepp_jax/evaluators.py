@@ -91,8 +91,8 @@ def _heldout_loss(config: ConfigDict, learner: Learner, held_out: Dataset, mesh:
 
     def on_and_off(params: Any) -> dict[str, float]:
         values = losses(params)
-        off = {CONDITION: jax.tree.map(lambda leaf: 0 * leaf, params[CONDITION])}
-        values["condition_off"] = losses({**params, **off})["mean"]
+        zeros = jax.tree.map(lambda leaf: 0 * leaf, params[CONDITION])
+        values["condition_off"] = losses({**params, CONDITION: zeros})["mean"]
         if jax.process_index() == 0:
             on, off = values["mean"], values["condition_off"]
             tqdm.write(f"held-out loss {on:.4f}, with the network's condition on itself switched off {off:.4f}")

@@ -224,7 +224,7 @@ def test_the_steps_gradient_holds_the_teacher_fixed(sgd_step):
 
 
 def test_weight_zero_is_training_without_it():
-    """The program is the same, whatever the other fields are; with a schedule of zeros, its numbers are."""
+    """The program is the same, whatever the other fields are."""
 
     def program(made):
         step, init = one_step(made)
