@@ -81,6 +81,7 @@ def test_self_distillation_on_more_devices(distilled_on_one, mesh):
 REAL = dict(train__steps=5, model__class_conditional=True)
 
 
+@pytest.mark.slow
 def test_the_real_optimizer_on_eight_devices():
     (_, _, one), (_, _, eight) = train(config(**REAL)), train(config(**REAL), (2, 4, 1))
     np.testing.assert_allclose(one, eight, rtol=1e-5)
