@@ -204,7 +204,8 @@ def start_backend(coordinator: str = "", num_processes: int = 1, process_id: int
     """Everything that has to happen before the first computation, once a program.
 
     The persistent compilation cache is on (JAX_COMPILATION_CACHE_DIR names another place, or none by being empty), but
-    for several processes on CPUs.
+    not for several CPU devices: a program of theirs that JAX (0.10 to 0.12) reads from the cache runs its collectives
+    in another order on each device, and these then wait for each other for ever.
     With a coordinator, "host:port" or "auto" on a pod or cluster that JAX knows, the processes join into one run.
     """
     if coordinator not in ("", "auto") and not re.fullmatch(r".+:\d+", coordinator):
@@ -217,7 +218,7 @@ def start_backend(coordinator: str = "", num_processes: int = 1, process_id: int
         jax.distributed.initialize()
     elif coordinator:
         jax.distributed.initialize(coordinator, num_processes=num_processes, process_id=process_id)
-    if coordinator and jax.default_backend() == "cpu":  # from the cache, collectives of processes can wait for ever
+    if jax.default_backend() == "cpu" and jax.device_count() > 1:
         jax.config.update("jax_enable_compilation_cache", False)
     elif "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "ddaepp_jax" / "xla"))

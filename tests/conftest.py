@@ -4,7 +4,8 @@ Tests run on one CPU device; those of ``tests/parallel`` run on eight simulated 
 promotion and warnings are errors (pyproject.toml). Programs are compiled as users compile them.
 
 JAX keeps compiled programs in one cache for all checkouts, keyed by its version, the flags and the program, so that a
-second run of the tests compiles next to nothing. ``JAX_COMPILATION_CACHE_DIR`` names another place.
+second run of the tests compiles next to nothing. ``JAX_COMPILATION_CACHE_DIR`` names another place. Programs of eight
+devices are not kept (see ``ddaepp_jax.cli.start_backend``).
 """
 
 import os
@@ -36,6 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
     asked = [Path(argument.split("::")[0]).resolve() for argument in config.args]
     parallel = all(path.is_relative_to(PARALLEL) for path in asked)
     jax.config.update("jax_num_cpu_devices", DEVICES if parallel else 1)
+    jax.config.update("jax_enable_compilation_cache", not parallel)
     jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
