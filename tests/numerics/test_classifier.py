@@ -29,6 +29,7 @@ def distance(ours, theirs):
     return max(jax.tree.leaves(apart))
 
 
+@pytest.mark.slow
 def test_it_learns_digits(tmp_path):
     module, params = trained(tmp_path / "saved", images=6000)
     test = digits("test")

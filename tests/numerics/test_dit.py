@@ -141,19 +141,12 @@ def loss(network, params, x, t, y, capture=None):
 
 
 @pytest.mark.parametrize(
-    ("scan", "remat"),
-    [
-        (True, False),
-        pytest.param(True, True, marks=pytest.mark.slow),
-        pytest.param(False, True, marks=pytest.mark.slow),
-    ],
-    ids=["scan", "scan and remat", "remat"],
+    ("scan", "remat"), [(True, False), (True, True), (False, True)], ids=["scan", "scan and remat", "remat"]
 )
 @pytest.mark.parametrize(
-    ("options", "conditioned"),
-    [({}, True), pytest.param(LIGHTNING, False, marks=pytest.mark.slow)],
-    ids=["dit, conditioned", "lightningdit"],
+    ("options", "conditioned"), [({}, True), (LIGHTNING, False)], ids=["dit, conditioned", "lightningdit"]
 )
+@pytest.mark.slow
 def test_scan_remat_and_capture_change_no_number(options, conditioned, scan, remat):
     """Against the loop with all features: outputs, features and gradients, the design's 1e-4 bound and closer."""
     network, params, x, t, y = small(self_condition=conditioned, scan=False, **options)

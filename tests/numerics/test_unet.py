@@ -156,6 +156,7 @@ def test_conditioning_is_of_the_blocks_after_k_and_what_the_module_says():
     assert min(changes[name] for name in ("out_1", "out_2", "out_3", "out_4")) > 1e-2
 
 
+@pytest.mark.slow
 def test_gradient_flows_through_the_pooled_feature():
     """The gradient by an early block, whose influence goes through the pooled feature too, is what differences say."""
     with jax.enable_x64(True):

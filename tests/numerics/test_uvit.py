@@ -135,9 +135,9 @@ def test_conditioning_is_what_the_module_says():
         dict(),
         pytest.param(dict(projection="mlp"), marks=pytest.mark.slow),
         pytest.param(dict(time_scale=False), marks=pytest.mark.slow),
-        dict(inject="token"),
+        pytest.param(dict(inject="token"), marks=pytest.mark.slow),
         pytest.param(dict(pool="cls"), marks=pytest.mark.slow),
-        dict(bottleneck="in_2", num_classes=3, augment_dim=9, remat=True),
+        pytest.param(dict(bottleneck="in_2", num_classes=3, augment_dim=9, remat=True), marks=pytest.mark.slow),
     ],
     ids=str,
 )

@@ -80,6 +80,7 @@ def distance(ours, theirs):
     return max(jax.tree.leaves(apart))
 
 
+@pytest.mark.slow
 def test_a_classifier_is_trained_as_on_one_device(tmp_path):
     """Batches of 60 images do not divide by eight: the padding has no part in the mean, nor in the accuracy."""
     recipe, test = Recipe(depth=10, width=1, stride=1, batch_size=60, images=600), digits("test")

@@ -21,9 +21,9 @@ def test_bad_field(given, field, words, tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_probes_batch(plain, monkeypatch):
+def test_a_probes_batch(conditional, monkeypatch):
     """A batch of the online protocol is shared by all devices; one of the cached protocol is not."""
     monkeypatch.setattr(linear_probe, "store", lambda *_, **__: pytest.fail("made features"))
     with expect_error("batch_size", "12", "multiple of 8"):
-        linear_probe.main([f"--workdir={plain}", "--protocol=online", "--batch_size=12"])
-    assert linear_probe.settings(load(plain), "cached", batch_size=12).protocol.batch_size == 12
+        linear_probe.main([f"--workdir={conditional}", "--protocol=online", "--batch_size=12"])
+    assert linear_probe.settings(load(conditional), "cached", batch_size=12).protocol.batch_size == 12

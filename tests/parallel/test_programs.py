@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from helpers.pixels import check_pixels_equal
-from helpers.run import CONDITIONAL, NO_EVALS, PLAIN, config, snapshots
+from helpers.run import CONDITIONAL, NO_EVALS, config, snapshots
 from helpers.scores import differ
 
 from ddaepp_jax import build, fid, find_bottleneck, linear_probe, load, main
@@ -39,13 +39,14 @@ def on_one_device(monkeypatch):
 # ---- training ----
 
 
-def test_a_run_goes_on_with_other_shards(plain, tmp_path):
+def test_a_run_goes_on_with_other_shards(conditional, tmp_path):
     """Saved on 8 x 1 devices, restored on 2 x 4 with sharded parameters: the restored bits are the saved ones."""
-    run = shutil.copytree(plain, tmp_path / "run")
-    main.train_and_evaluate(config(**PLAIN, mesh__data=2, mesh__fsdp=4), run)
-    check_equal(load(run).state(), load(plain).state())
+    run = shutil.copytree(conditional, tmp_path / "run")
+    main.train_and_evaluate(config(**CONDITIONAL, mesh__data=2, mesh__fsdp=4), run)
+    check_equal(load(run).state(), load(conditional).state())
 
 
+@pytest.mark.slow
 def test_a_dry_run_shows_the_shards(tmp_path, capsys):
     main.train_and_evaluate(config(**NO_EVALS, mesh__data=2, mesh__fsdp=4), tmp_path / "run", dry_run=True)
     out = capsys.readouterr().out
@@ -77,7 +78,9 @@ def test_the_search_streams_its_data_on_eight_devices(tmp_path, monkeypatch):
 # ---- features, samples, probes, scores ----
 
 
-@pytest.mark.parametrize("sampler", ["ddim", pytest.param("dpmpp_2m", marks=pytest.mark.slow), "ddpm"])
+@pytest.mark.parametrize(
+    "sampler", ["ddim", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dpmpp_2m", "ddpm"))]
+)
 def test_samples_are_those_of_one_device(run, on_one_device, conditional, sampler):
     one = on_one_device(conditional)
     assert run.mesh.size == 8 and one.mesh.size == 1
@@ -95,11 +98,12 @@ def test_features_are_those_of_one_device(run, on_one_device, conditional):
         np.testing.assert_allclose(eight[layer], one[layer], atol=2e-5)
 
 
+@pytest.mark.slow
 def test_an_average_made_from_snapshots_is_the_same_bit_for_bit(conditional, on_one_device):
     check_equal(load(conditional, sigma_rel=0.06).params, on_one_device(conditional, sigma_rel=0.06).params)
 
 
-@pytest.mark.parametrize("protocol", ["cached", "online"])
+@pytest.mark.parametrize("protocol", ["cached", pytest.param("online", marks=pytest.mark.slow)])
 def test_a_probe_is_that_of_one_device(conditional, on_one_device, tmp_path, protocol):
     """Features agree to 2e-5, so an image or two change their class at most."""
     found = {}
@@ -114,7 +118,7 @@ def test_a_probe_is_that_of_one_device(conditional, on_one_device, tmp_path, pro
             assert abs(one[name] - eight[name]) <= 200 / 297 + 1e-9
 
 
-@pytest.mark.parametrize("batch_size", [8, 100])
+@pytest.mark.parametrize("batch_size", [8, pytest.param(100, marks=pytest.mark.slow)])
 def test_scores_are_those_of_one_device(conditional, extractor, tmp_path, batch_size):
     """37 samples and 297 images do not divide by the devices: each counts once."""
     found = {}

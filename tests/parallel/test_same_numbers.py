@@ -14,11 +14,14 @@ def one_device():
     return train(config(**SGD))
 
 
-@pytest.mark.parametrize("mesh", [(8, 1, 1), (2, 4, 1), pytest.param((1, 8, 1), marks=pytest.mark.slow)], ids=str)
+@pytest.mark.parametrize(
+    "mesh", [(2, 4, 1), *(pytest.param(mesh, marks=pytest.mark.slow) for mesh in ((8, 1, 1), (1, 8, 1)))], ids=str
+)
 def test_eight_devices(one_device, mesh):
     check_same(one_device, train(config(**SGD), mesh))
 
 
+@pytest.mark.slow
 def test_tensor_axis(one_device):
     rules = (("qkv/kernel|fc1/kernel", ("", "tensor")), ("proj/kernel|fc2/kernel", ("tensor", "")), (".*", ("fsdp",)))
     check_same(one_device, train(config(**SGD, mesh__rules=rules), (2, 2, 2)))
@@ -51,7 +54,7 @@ def test_a_scans_flops_are_those_of_all_blocks():
 
 
 def test_streamed_data(one_device):
-    check_same(one_device, train(config(**SGD, data__device_bytes=0), (2, 4, 1)))
+    check_same(one_device, train(config(**SGD, data__device_bytes=0), (8, 1, 1)))
 
 
 def distilled():
@@ -87,6 +90,7 @@ def test_the_real_optimizer_on_eight_devices():
     np.testing.assert_allclose(one, eight, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_parameters_are_sharded_from_birth():
     """Under FSDP every large leaf of parameters, moments and EMA lives in parts of an eighth, or a fourth."""
     program, _, _ = compiled(config(**REAL), (2, 4, 1))

@@ -91,6 +91,7 @@ def test_a_stopped_search_goes_on(tmp_path, compilations, monkeypatch, capsys):
     assert "gap to the lowest" in out and ("paste into the config" in out or "tie: " in out)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_its_run_alone(tmp_path, monkeypatch):
     """The steps of the others go on."""
     train, seen = find_bottleneck._curve, []

@@ -161,6 +161,7 @@ def test_a_distilled_run_resumes_with_its_teacher(plain, tmp_path):
         main.train_and_evaluate(cosine, tmp_path / "cosine")
 
 
+@pytest.mark.slow
 def test_init_from_another_run(tmp_path, capsys):
     """Self-conditioning is added to a plain network; its own parameters start as they always do."""
     fields = PLAIN | NO_EVALS | dict(train__steps=1)
@@ -197,6 +198,7 @@ def test_dry_run_prints_and_writes_nothing(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_image_folder_trains(tmp_path):
     rng = np.random.default_rng(0)
     for split in ("train", "test"):

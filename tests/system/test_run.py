@@ -30,7 +30,7 @@ def test_labels_and_guidance(run):
     assert (three != run.sample(n=8, labels=3, steps=5, guidance=4.0)).any()
 
 
-@pytest.mark.parametrize("interval", [(), (200, 700)])
+@pytest.mark.parametrize("interval", [pytest.param((), marks=pytest.mark.slow), (200, 700)])
 def test_guidance_by_a_worse_run(conditional, run, interval):
     """Against the formula: each of the two denoisers is autoguided, then the one taken away from the other."""
     guide, labels = ddaepp_jax.load(conditional, step=24, decay=0.5), jnp.arange(12) % 10
