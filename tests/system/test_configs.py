@@ -1,10 +1,11 @@
 """Every config file: the whole one describes a network that exists, and ``:tiny`` trains, samples and probes."""
 
 import re
+import shutil
 
 import jax
 import pytest
-from helpers.configs import FILES, opened
+from helpers.configs import FILES, check_tiny_variant, opened
 
 from ddaepp_jax import build, validation
 from ddaepp_jax.errors import InputError
@@ -52,6 +53,13 @@ def test_whole_config_is_valid_and_has_its_size(file):
     assert conditioned / plain < 1.013 or plain < 3e6
     build.sampler(config, config.sampling.sampler, config.sampling.steps)
     assert f"--config=configs/{file.name}" in file.read_text()  # its docstring has the command
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_tiny_variant_trains_samples_and_probes(file, tmp_path, extractor):
+    own = shutil.copytree(extractor, tmp_path / "classifier")  # reference statistics are kept in it
+    check_tiny_variant(opened(file, ":tiny"), tmp_path, own)
 
 
 def test_other_variants_are_valid():

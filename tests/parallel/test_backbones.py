@@ -1,4 +1,4 @@
-"""The tiny variant of every config on eight devices."""
+"""Each backbone on eight devices, in the tiny variant of a config that has it."""
 
 import shutil
 
@@ -8,8 +8,9 @@ from helpers.configs import FILES, check_tiny_variant, opened
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_tiny_variant_trains_samples_and_probes(file, tmp_path, extractor):
+@pytest.mark.parametrize("name", ["uvit_cifar_cond", "unet_digits", "dit_s_cifar"])
+def test_tiny_variant_trains_samples_and_probes(name, tmp_path, extractor):
     assert len(jax.devices()) == 8
+    (file,) = (file for file in FILES if file.stem == name)
     own = shutil.copytree(extractor, tmp_path / "classifier")  # reference statistics are kept in it
     check_tiny_variant(opened(file, ":tiny"), tmp_path, own)
