@@ -36,10 +36,9 @@ def kill(workdir, fields, step):
     assert process.wait() == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("dispatch", [1, 2])
-def test_a_killed_run_resumes_bit_for_bit(tmp_path, dispatch):
+def test_a_killed_run_resumes_bit_for_bit(tmp_path):
     """6 steps = 3 steps, SIGKILL, the same command, 3 more: parameters, EMA and optimizer."""
-    fields = PLAIN | NO_EVALS | dict(train__steps_per_dispatch=dispatch)
+    fields = PLAIN | NO_EVALS
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     train(whole, fields)
     kill(killed, fields, 3)

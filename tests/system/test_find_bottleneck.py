@@ -128,7 +128,7 @@ def test_a_unets_widths_are_a_group_each(tmp_path, compilations):
     found = find_bottleneck.search(made, tmp_path, seeds=(0,), candidates=("in_1", "out_3", "in_2"))
     assert list(found["candidates"]) == ["in_1", "in_2", "out_3"]  # in the network's order
     assert compilations == [(0, "in_1"), (0, "in_2")]
-    check_curves(made, tmp_path, 0, ["in_2", "out_3"])
+    check_curves(made, tmp_path, 0, ["out_3"])
 
 
 @pytest.mark.slow
