@@ -221,7 +221,8 @@ def start_backend(coordinator: str = "", num_processes: int = 1, process_id: int
     if jax.default_backend() == "cpu" and jax.device_count() > 1:
         jax.config.update("jax_enable_compilation_cache", False)
     elif "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "ddaepp_jax" / "xla"))
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(caches / "ddaepp_jax" / "xla"))
 
 
 def launch(program: Callable[[Sequence[str]], None]) -> NoReturn:

@@ -352,9 +352,10 @@ def main(argv: Sequence[str]) -> None:
         replace(run.workdir / "probe" / "best.json", (json.dumps(found["best"] | {"of": str(out)}) + "\n").encode())
     except OSError as error:
         raise InputError(f"--out: cannot write {out} ({error.strerror}); give another") from None
-    print(f"\n{probe_results.table(found)}\n\nchosen on {found['data']['chosen on']}")
+    print(f"\n{probe_results.table(found)}\n\n* chosen by linear heads on {found['data']['chosen on']}")
     print(f"look at {out}-grid.png and {out}-layers.png; all numbers are in {out}.json and .csv")
-    print(f"\n{probe_results.summary(found)}")
+    print("\nThe layer and noise level that all heads together choose, on the same images:\n")
+    print(probe_results.summary(found))
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -1,7 +1,7 @@
 """What every test shares: devices, the compilation cache, the bound on a quick test's time, and trained runs.
 
 Tests run on one CPU device; those of ``tests/parallel`` run on eight simulated ones, in a pytest of their own. Rank
-promotion and warnings are errors (pyproject.toml). Programs are compiled as users compile them.
+promotion is an error, and so are warnings (pyproject.toml). Programs are compiled as users compile them.
 
 JAX keeps compiled programs in one cache for all checkouts, keyed by its version, the flags and the program, so that a
 second run of the tests compiles next to nothing. ``JAX_COMPILATION_CACHE_DIR`` names another place. Programs of eight
@@ -36,6 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Set the number of devices by what is to be tested, before JAX starts its backend."""
     asked = [Path(argument.split("::")[0]).resolve() for argument in config.args]
     parallel = all(path.is_relative_to(PARALLEL) for path in asked)
+    jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", DEVICES if parallel else 1)
     jax.config.update("jax_enable_compilation_cache", not parallel)
     jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -1,4 +1,4 @@
-"""Tiny runs for tests: the config's own path on chosen devices, in float32. A program is compiled once a process."""
+"""Tiny runs for tests: the config's own path on chosen devices, in float32; and the programs compiled last."""
 
 import functools
 import json
