@@ -90,6 +90,9 @@ def test_compilation_cache(monkeypatch):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     cli.start_backend()
     assert updates["jax_compilation_cache_dir"].endswith("/ddaepp_jax/xla")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
+    cli.start_backend()
+    assert updates["jax_compilation_cache_dir"] == "/elsewhere/ddaepp_jax/xla"
     updates.clear()
     monkeypatch.setattr(jax, "device_count", lambda: 8)
     cli.start_backend()
