@@ -7,9 +7,12 @@ HERE = Path(__file__).parent
 README = HERE / "README.md"
 # Read, not imported: an import would need what is about to be installed.
 VERSION = re.search(
-    r'^__version__ = "([^"]+)"', (HERE / "ddaepp_jax" / "__init__.py").read_text(encoding="utf-8"), re.MULTILINE
+    r'^__version__ = "([^"]+)"',
+    (HERE / "ddaepp_jax" / "__init__.py").read_text(encoding="utf-8"),
+    re.MULTILINE,
 )[1]
-JAX = ">=0.10.2,<0.13"  # pip picks the newest that the Python has: 0.10 on 3.11, 0.11 and newer from 3.12 on
+# pip picks the newest that the Python has: 0.10 on 3.11, 0.11 and newer from 3.12 on
+JAX = ">=0.10.2,<0.13"
 
 setup(
     name="ddaepp_jax",
@@ -49,7 +52,8 @@ setup(
         "wandb": ["wandb"],
         "convert": ["safetensors>=0.6.2", "torch>=2.6"],  # to read released weights
         "test": [
-            "filelock>=3.20",  # the tests share trained runs, and JAX a compilation cache of limited size
+            # the tests share trained runs, and JAX a compilation cache of limited size
+            "filelock>=3.20",
             "pytest>=9",
             "pytest-xdist>=3.8",
             "hypothesis>=6.140",

@@ -1,10 +1,13 @@
-"""What searching for the bottleneck costs beside as many separate runs, compilation included, as JSON lines.
+"""What searching for the bottleneck costs beside as many separate runs, compilation included, as
+JSON lines.
 
-    python benchmarks/find_bottleneck.py --config=configs/uvit_cifar.py:study --candidates=in_1,mid --steps=50
+    python benchmarks/find_bottleneck.py --config=configs/uvit_cifar.py:study --candidates=in_1,mid
+    --steps=50
 
-Images are random bytes in the shape of the data. Each separate run compiles its own program; the persistent compilation
-cache is off. Seconds are of the wall and of the processor: on a shared machine the second is the steadier one. Rows go
-to ``--out``, by default benchmarks/results/find_bottleneck.jsonl.
+Images are random bytes in the shape of the data. Each separate run compiles its own program; the
+persistent compilation cache is off. Seconds are of the wall and of the processor: on a shared
+machine the second is the steadier one. Rows go to ``--out``, by default
+benchmarks/results/find_bottleneck.jsonl.
 """
 
 import json
@@ -63,7 +66,12 @@ def program(argv: Sequence[str]) -> None:
     config.train.update(steps=args.steps, epochs=None, images=None)
     jax.config.update("jax_enable_compilation_cache", False)
     build.dataset = lambda config, split: random_images(config)
-    row = {"config": args.config, "changes": changes, "candidates": args.candidates, "steps": args.steps}
+    row = {
+        "config": args.config,
+        "changes": changes,
+        "candidates": args.candidates,
+        "steps": args.steps,
+    }
     row |= measure(config, args.candidates) | machine()
     print(json.dumps(row, indent=2))
     with args.out.open("a") as file:

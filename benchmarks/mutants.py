@@ -1,12 +1,15 @@
-"""Which mistakes the tests see: mutants of the package made by hand, each against the test files that could see it.
+"""Which mistakes the tests see: mutants of the package made by hand, each against the test files
+that could see it.
 
     python benchmarks/mutants.py --out=mutants.jsonl
     python benchmarks/mutants.py --out=mutants.jsonl --only flip-always kid-biased
 
-The mutants are in mutants.toml: a file, a text that is there once, what stands there instead, and the names of test
-files, in whatever folder of tests/ they are. The checkout is copied, and mutants are made in the copy alone. The quick
-tests run first, as ``make quick`` runs them, up to the first failure; a mutant that they don't see meets the slow tests
-of the same files. A test file has to pass without a mutant first, once. What is in the JSON lines is not done again.
+The mutants are in mutants.toml: a file, a text that is there once, what stands there instead, and
+  the names of test
+files, in whatever folder of tests/ they are. The checkout is copied, and mutants are made in the
+copy alone. The quick tests run first, as ``make quick`` runs them, up to the first failure; a
+mutant that they don't see meets the slow tests of the same files. A test file has to pass without a
+mutant first, once. What is in the JSON lines is not done again.
 """
 
 import argparse
@@ -28,7 +31,11 @@ from tabulate import tabulate
 ROOT = Path(__file__).parents[1]
 LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "runs", "build", "dist", "*.egg-info")
 SETS = {"quick": "not slow", "slow": "slow"}
-OUTCOMES = {0: "survived", 1: "killed", 5: "survived"}  # by pytest's exit code; 5: no test is chosen
+OUTCOMES = {
+    0: "survived",
+    1: "killed",
+    5: "survived",
+}  # by pytest's exit code; 5: no test is chosen
 COLUMNS = ("name", "file", "outcome", "by", "test", "seconds")
 
 
@@ -44,7 +51,8 @@ def run_tests(names: list[str], chosen: str, checkout: Path, timeout: float) -> 
     """Run test files up to the first failure; those on eight devices in a pytest of their own.
 
     Returns:
-      The outcome, "" where no test could run; and the first test that failed, or else the end of the output.
+      The outcome, "" where no test could run; and the first test that failed, or else the end of
+      the output.
     """
     files = [find_test(name, checkout) for name in names]
     on_eight = [file for file in files if file.startswith("tests/parallel/")]
@@ -55,7 +63,9 @@ def run_tests(names: list[str], chosen: str, checkout: Path, timeout: float) -> 
     return outcome, text
 
 
-def run_pytest(files: list[str], chosen: str, checkout: Path, timeout: float, crashed: bool = False) -> tuple[str, str]:
+def run_pytest(
+    files: list[str], chosen: str, checkout: Path, timeout: float, crashed: bool = False
+) -> tuple[str, str]:
     """Run test files of one folder's devices, see ``run_tests``."""
     options = ["-x", "-q", "--tb=no", "-rfE", "-p", "no:cacheprovider", "-m", SETS[chosen]]
     command = [sys.executable, "-m", "pytest", *options, *files]
@@ -68,8 +78,12 @@ def run_pytest(files: list[str], chosen: str, checkout: Path, timeout: float, cr
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)  # and with it what the tests have started
             return "timeout", ""
-    shutil.rmtree(checkout / ".hypothesis", ignore_errors=True)  # the examples that failed are the mutant's own
-    if process.returncode < 0 and not crashed:  # a crash of the interpreter is no verdict: once more
+    shutil.rmtree(
+        checkout / ".hypothesis", ignore_errors=True
+    )  # the examples that failed are the mutant's own
+    if (
+        process.returncode < 0 and not crashed
+    ):  # a crash of the interpreter is no verdict: once more
         return run_pytest(files, chosen, checkout, timeout, crashed=True)
     failed = re.search(r"^(?:FAILED|ERROR) (\S+::.+?)(?: - .*)?$", output, re.MULTILINE)
     return OUTCOMES.get(process.returncode, ""), failed[1] if failed else output[-2000:]
@@ -79,11 +93,15 @@ def mutated(mutant: dict[str, Any], checkout: Path) -> str:
     """The text of the mutant's file as it is to be."""
     text = (checkout / mutant["file"]).read_text()
     if (count := text.count(mutant["find"])) != 1:
-        raise SystemExit(f"{mutant['name']}: its text is in {mutant['file']} {count} times, not once")
+        raise SystemExit(
+            f"{mutant['name']}: its text is in {mutant['file']} {count} times, not once"
+        )
     return text.replace(mutant["find"], mutant["replace"])
 
 
-def try_mutant(mutant: dict[str, Any], chosen: str, checkout: Path, timeout: float) -> dict[str, Any]:
+def try_mutant(
+    mutant: dict[str, Any], chosen: str, checkout: Path, timeout: float
+) -> dict[str, Any]:
     """A row: what the quick or the slow tests make of the mutant."""
     file, start = checkout / mutant["file"], time.monotonic()
     original = file.read_text()
@@ -100,16 +118,29 @@ def try_mutant(mutant: dict[str, Any], chosen: str, checkout: Path, timeout: flo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="mutants (default: all)")
-    parser.add_argument("--out", type=Path, required=True, help="JSON lines, a row a mutant, each added as it comes")
-    parser.add_argument("--timeout", type=float, default=600.0, help="seconds that a call of the tests may take (600)")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="JSON lines, a row a mutant, each added as it comes"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=600.0,
+        help="seconds that a call of the tests may take (600)",
+    )
     args = parser.parse_args()
     listed = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())["mutant"]
     mutants = {mutant["name"]: mutant for mutant in listed}
     if len(mutants) < len(listed) or set(args.only or ()) - mutants.keys():
         raise SystemExit("a name is there twice, or one of --only is not there")
-    rows = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
+    rows = (
+        [json.loads(line) for line in args.out.read_text().splitlines()]
+        if args.out.exists()
+        else []
+    )
 
     def keep(row: dict[str, Any]) -> None:
         rows.append(row)
@@ -131,7 +162,9 @@ def main() -> None:
                     if unmutated not in rows:
                         outcome, text = run_tests([test], chosen, checkout, args.timeout)
                         if outcome != "survived":
-                            raise SystemExit(f"{test}, {chosen}: does not pass without a mutant: {text}")
+                            raise SystemExit(
+                                f"{test}, {chosen}: does not pass without a mutant: {text}"
+                            )
                         keep(unmutated)
                 row = try_mutant(mutants[name], chosen, checkout, args.timeout)
                 seconds += row["seconds"]

@@ -1,13 +1,16 @@
-"""How near averages made from snapshots come to the same averages tracked in training, by width and snapshots.
+"""How near averages made from snapshots come to the same averages tracked in training, by width and
+snapshots.
 
     python benchmarks/posthoc_ema.py --steps=2000
 
-One run of a config, at a constant learning rate, so that averages have something to do, tracks averages of many widths
-and keeps snapshots of the two that are usual, 0.05 and 0.10. At its end each other one is made of these two: of all
-snapshots, every second, every fourth, every eighth. The error is |made - tracked| / |tracked - last|, over all
-parameters of the network: as a part of what the average does to the last parameters. Beside it are the same for the
-nearer of the two, as it is; |made - tracked| / |tracked|; and the error of the profile, which takes no training to
-know. Rows go to ``--out``.jsonl, the plot to ``--out``.png.
+One run of a config, at a constant learning rate, so that averages have something to do, tracks
+averages of many widths and keeps snapshots of the two that are usual, 0.05 and 0.10. At its end
+each other one is made of these two: of all snapshots, every second, every fourth, every eighth. The
+  error is |made - tracked| / |tracked - last|, over all
+parameters of the network: as a part of what the average does to the last parameters. Beside it are
+  the same for the
+nearer of the two, as it is; |made - tracked| / |tracked|; and the error of the profile, which takes
+no training to know. Rows go to ``--out``.jsonl, the plot to ``--out``.png.
 """
 
 import functools
@@ -26,7 +29,8 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from ddaepp_jax import cli, load, main
-from ddaepp_jax.evaluation import placing, plots
+from ddaepp_jax.base import parallel
+from ddaepp_jax.reporting import plots
 from ddaepp_jax.training import posthoc
 
 KEPT = (0.05, 0.1)
@@ -42,11 +46,13 @@ def distance(one: Any, other: Any = None) -> float:
     return float(np.sqrt(sum(np.square(leaf).sum() for leaf in jax.tree.leaves(wide))))
 
 
-def measure(workdir: Path, counts: Sequence[int] = SNAPSHOTS, kept: Sequence[float] = KEPT) -> list[dict[str, Any]]:
+def measure(
+    workdir: Path, counts: Sequence[int] = SNAPSHOTS, kept: Sequence[float] = KEPT
+) -> list[dict[str, Any]]:
     """A row a number of snapshots and a width that a finished run tracked."""
     run, rows = load(workdir), []
     total, every = run.step, run.config.ema.snapshot_every
-    last, everywhere = run.state().params["network"], placing.whole(run.mesh)
+    last, everywhere = run.state().params["network"], parallel.replicated(run.mesh)
     posthoc.restore_networks = functools.cache(posthoc.restore_networks)  # each is read once
     tracked = {width: load(workdir, sigma_rel=width).params for width in run.config.ema.sigma_rel}
     for count in counts:
@@ -74,7 +80,9 @@ def measure(workdir: Path, counts: Sequence[int] = SNAPSHOTS, kept: Sequence[flo
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: errors in percent, a line a width, a column a number of snapshots, and the nearest's."""
+    """Markdown: errors in percent, a line a width, a column a number of snapshots, and the
+    nearest's.
+    """
     counts = sorted({row["snapshots"] for row in rows})
     lines = []
     for width in sorted({row["sigma_rel"] for row in rows}):
@@ -96,9 +104,22 @@ def plot(rows: Sequence[Mapping[str, Any]], kept: Sequence[float] = KEPT) -> Fig
     def line(count: int, name: str) -> list[list[float]]:
         return [[row["sigma_rel"], row[name]] for row in others if row["snapshots"] == count]
 
-    axes.plot(*np.transpose(line(counts[0], "nearest")), "--", color="#666666", lw=1, label="the nearest of the two")
+    axes.plot(
+        *np.transpose(line(counts[0], "nearest")),
+        "--",
+        color="#666666",
+        lw=1,
+        label="the nearest of the two",
+    )
     for count, colour in zip(counts, plots.COLOURS, strict=False):
-        axes.plot(*np.transpose(line(count, "error")), "o-", ms=3.5, lw=1.5, color=colour, label=f"{count} snapshots")
+        axes.plot(
+            *np.transpose(line(count, "error")),
+            "o-",
+            ms=3.5,
+            lw=1.5,
+            color=colour,
+            label=f"{count} snapshots",
+        )
     for width in kept:
         axes.axvline(width, color="#666666", ls=":", lw=1)
     axes.set(xscale="log", yscale="log", xlabel="sigma_rel of the average")
@@ -113,14 +134,34 @@ def plot(rows: Sequence[Mapping[str, Any]], kept: Sequence[float] = KEPT) -> Fig
 def program(argv: Sequence[str]) -> None:
     parser = cli.Parser("benchmarks.posthoc_ema", __doc__)
     add = parser.add_argument
-    add("--config", default="configs/uvit_digits.py", metavar="FILE[:VARIANT]", help="--config.FIELD=VALUE changes it")
+    add(
+        "--config",
+        default="configs/uvit_digits.py",
+        metavar="FILE[:VARIANT]",
+        help="--config.FIELD=VALUE changes it",
+    )
     add("--steps", type=int, default=2000, help=f"of the run, a multiple of {SNAPSHOTS[-1]} (2000)")
-    add("--workdir", type=Path, help="where the run goes, and stays (default: a temporary directory)")
-    add("--out", type=Path, default=Path(__file__).parent / "results" / "posthoc_ema", help="path without suffix")
+    add(
+        "--workdir",
+        type=Path,
+        help="where the run goes, and stays (default: a temporary directory)",
+    )
+    add(
+        "--out",
+        type=Path,
+        default=Path(__file__).parent / "results" / "posthoc_ema",
+        help="path without suffix",
+    )
     args, rest = parser.parse_known_args(argv)
-    fields = {"train.steps": args.steps, "ema.sigma_rel": WIDTHS, "ema.snapshot_every": args.steps // SNAPSHOTS[-1]}
+    fields = {
+        "train.steps": args.steps,
+        "ema.sigma_rel": WIDTHS,
+        "ema.snapshot_every": args.steps // SNAPSHOTS[-1],
+    }
     fields |= {"optimizer.schedule": "constant"}
-    fields |= {f"evals.{name}.every": 0 for name in ("heldout_loss", "samples", "probe", "knn", "features")}
+    fields |= {
+        f"evals.{name}.every": 0 for name in ("heldout_loss", "samples", "probe", "knn", "features")
+    }
     overrides = [f"--config.{name}={value}" for name, value in fields.items()]
     config = cli.parse_config([f"--config={args.config}", *overrides, *rest])
     cli.start_backend()
@@ -137,9 +178,13 @@ def program(argv: Sequence[str]) -> None:
         "seconds": round(time.perf_counter() - start),
         **machine(),
     }
-    args.out.with_suffix(".jsonl").write_text("".join(json.dumps(row | common) + "\n" for row in rows))
+    args.out.with_suffix(".jsonl").write_text(
+        "".join(json.dumps(row | common) + "\n" for row in rows)
+    )
     plot(rows).savefig(args.out.with_suffix(".png"), dpi=160)
-    print(f"\n{table(rows)}\n\nerrors in percent; look at {args.out}.png, rows are in {args.out}.jsonl")
+    print(
+        f"\n{table(rows)}\n\nerrors in percent; look at {args.out}.png, rows are in {args.out}.jsonl"
+    )
 
 
 if __name__ == "__main__":

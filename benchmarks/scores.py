@@ -1,11 +1,13 @@
-"""How long the scores of two sets of features take: Frechet distance, precision and recall, KID, Inception score.
+"""How long the scores of two sets of features take: Frechet distance, precision and recall, KID,
+Inception score.
 
     python benchmarks/scores.py
     python benchmarks/scores.py --images=5000 --neighbours=1000 --repeats=3
 
-Features are random and rectified, with variances that fall over the dimensions, as wide as Inception's; logits are
-normal. Wall and CPU seconds, of all threads: on a machine that does something else too the latter tell more. Rows go
-to ``--out``, by default benchmarks/results/scores.jsonl.
+Features are random and rectified, with variances that fall over the dimensions, as wide as
+Inception's; logits are normal. Wall and CPU seconds, of all threads: on a machine that does
+something else too the latter tell more. Rows go to ``--out``, by default
+benchmarks/results/scores.jsonl.
 """
 
 import json
@@ -21,10 +23,10 @@ import scipy
 from machine import machine
 
 from ddaepp_jax import cli
-from ddaepp_jax.evaluation import frechet
-from ddaepp_jax.evaluation.inception_score import inception_score
-from ddaepp_jax.evaluation.kid import kid
-from ddaepp_jax.evaluation.precision_recall import precision_recall
+from ddaepp_jax.scoring import frechet
+from ddaepp_jax.scoring.inception_score import inception_score
+from ddaepp_jax.scoring.kid import kid
+from ddaepp_jax.scoring.precision_recall import precision_recall
 
 CLASSES = 1008  # of Inception's logits
 
@@ -51,7 +53,12 @@ def program(argv: Sequence[str]) -> None:
     parser = cli.Parser("benchmarks.scores", __doc__)
     add = parser.add_argument
     add("--images", type=int, default=50_000, help="a set, but for precision and recall (50000)")
-    add("--neighbours", type=int, default=10_000, help="images a set for precision and recall (10000)")
+    add(
+        "--neighbours",
+        type=int,
+        default=10_000,
+        help="images a set for precision and recall (10000)",
+    )
     add("--dims", type=int, default=2048, help="of a feature (2048)")
     add("--repeats", type=int, default=1, help="of which the quickest counts (1)")
     add("--out", type=Path, default=Path(__file__).parent / "results" / "scores.jsonl")
@@ -66,7 +73,10 @@ def program(argv: Sequence[str]) -> None:
             lambda: frechet.distance(frechet.gaussian(real), frechet.gaussian(fake)),
         ),
         "frechet, of moments": (args.images, lambda: frechet.distance(*moments)),
-        "precision and recall": (min(args.neighbours, args.images), lambda: precision_recall(real[few], fake[few])),
+        "precision and recall": (
+            min(args.neighbours, args.images),
+            lambda: precision_recall(real[few], fake[few]),
+        ),
         "kid": (args.images, lambda: kid(real, fake)),
         "inception score": (args.images, lambda: inception_score(logits)),
     }
@@ -78,9 +88,15 @@ def program(argv: Sequence[str]) -> None:
     }
     rows = []
     for name, (images, score) in scores.items():
-        row = {"score": name, "images": images, "dims": CLASSES if name == "inception score" else args.dims}
+        row = {
+            "score": name,
+            "images": images,
+            "dims": CLASSES if name == "inception score" else args.dims,
+        }
         row |= timed(score, args.repeats)
-        row["peak_gib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 1)  # features included
+        row["peak_gib"] = round(
+            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 1
+        )  # features included
         rows.append(row | common)
         print(json.dumps(rows[-1]), flush=True)
     args.out.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -1,15 +1,18 @@
-"""Variants of a config against each other, over seeds: trained, probed, put into one table and one plot with spread.
+"""Variants of a config against each other, over seeds: trained, probed, put into one table and one
+plot with spread.
 
     python benchmarks/study.py --name=self_conditioning --config=configs/uvit_cifar.py:study \\
-        --variant=plain:model.self_condition=False --variant=self-conditioned:model.self_condition=True
+        --variant=plain:model.self_condition=False
+        --variant=self-conditioned:model.self_condition=True
     python benchmarks/study.py --name=distillation --config=configs/ablation_study.py:{} \\
         --variant=plain --variant=conditioned --variant=distilled --variant=both
 
-The first variant is the base: the others are trained for as many steps, and where a step's FLOPs (XLA's cost analysis)
-differ by more than a percent, once more for as many FLOPs; {} in --config is the variant's name. Where the config
-scores samples (evals.fid), the last distance is a column. The same command again goes on where it stopped, and a run
-that another study has made is taken from there. In benchmarks/results/NAME: runs.jsonl (a row a run), logs/ (each run's
-metrics), table.md, plot.png.
+The first variant is the base: the others are trained for as many steps, and where a step's FLOPs
+  (XLA's cost analysis)
+differ by more than a percent, once more for as many FLOPs; {} in --config is the variant's name.
+Where the config scores samples (evals.fid), the last distance is a column. The same command again
+goes on where it stopped, and a run that another study has made is taken from there. In
+benchmarks/results/NAME: runs.jsonl (a row a run), logs/ (each run's metrics), table.md, plot.png.
 """
 
 import argparse
@@ -31,10 +34,16 @@ from tabulate import tabulate
 from train_step import Step, random_images
 
 from ddaepp_jax import cli, linear_probe, load, main
-from ddaepp_jax.evaluation import plots
-from ddaepp_jax.evaluation.probe_results import PIXELS
+from ddaepp_jax.reporting import plots
+from ddaepp_jax.reporting.probes import PIXELS
 
-MADE_BY = ("config", "overrides", "seed", "steps", "probed")  # of a row: what its numbers are a function of
+MADE_BY = (
+    "config",
+    "overrides",
+    "seed",
+    "steps",
+    "probed",
+)  # of a row: what its numbers are a function of
 BUDGETS = ("steps", "compute")
 CLOSE = 0.01  # FLOPs a step so close count as equal: one run serves both budgets
 MEASURES = {  # column of a row -> its name in table and plot
@@ -55,19 +64,31 @@ def of_variant(config: str, variant: str) -> str:
 def steps_by_budget(
     overrides: Mapping[str, Sequence[str]], config: str, budgets: Sequence[str]
 ) -> dict[str, dict[str, int]]:
-    """{variant: {"steps": as many as the base's, "compute": as many FLOPs}}, of those ``budgets`` alone."""
+    """{variant: {"steps": as many as the base's, "compute": as many FLOPs}}, of those ``budgets``
+    alone.
+    """
     flops, steps = {}, 0
     for variant, fields in overrides.items():
         made = cli.parse_config([f"--config={of_variant(config, variant)}", *fields])
         flops[variant], steps = Step(made, random_images(made)).program.flops, made.train.steps
     base = next(iter(flops.values()))
-    ratios = {variant: base / cost if abs(base / cost - 1) > CLOSE else 1 for variant, cost in flops.items()}
-    made = {variant: {"steps": steps, "compute": round(steps * ratio)} for variant, ratio in ratios.items()}
+    ratios = {
+        variant: base / cost if abs(base / cost - 1) > CLOSE else 1
+        for variant, cost in flops.items()
+    }
+    made = {
+        variant: {"steps": steps, "compute": round(steps * ratio)}
+        for variant, ratio in ratios.items()
+    }
     return {variant: {name: counts[name] for name in budgets} for variant, counts in made.items()}
 
 
 def run_one(
-    config: str, fields: Sequence[str], workdir: Path, images: Sequence[int] = (), **probed: Sequence[Any]
+    config: str,
+    fields: Sequence[str],
+    workdir: Path,
+    images: Sequence[int] = (),
+    **probed: Sequence[Any],
 ) -> dict[str, Any]:
     """Train and probe one run, at some ``layers`` and ``levels``; its row.
 
@@ -79,14 +100,30 @@ def run_one(
     run = load(workdir)
     for split, number in zip(("split", "eval_split"), images, strict=False):
         run.config.data[split] += f"[:{number}]"
-    found = linear_probe.probe(run, linear_probe.settings(run, **probed), workdir / "probe" / "study")
+    found = linear_probe.probe(
+        run, linear_probe.settings(run, **probed), workdir / "probe" / "study"
+    )
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     (pixels,) = (row for row in found["rows"] if row["layer"] == PIXELS)
     distances = [(k, v) for row in rows for k, v in row.items() if re.match("fid/.*-fd", k)]
-    columns = ("layer", "noise_level", "learning_rate", "linear_held_out", "linear_test", "knn_test")
+    columns = (
+        "layer",
+        "noise_level",
+        "learning_rate",
+        "linear_held_out",
+        "linear_test",
+        "knn_test",
+    )
     return {
-        "train_loss": [row["denoising/loss"] for row in rows if "loss" in row][-1],  # the part that all variants have
-        "heldout_loss": [v for row in rows for k, v in row.items() if k.startswith("heldout_loss") and "mean" in k][-1],
+        "train_loss": [row["denoising/loss"] for row in rows if "loss" in row][
+            -1
+        ],  # the part that all variants have
+        "heldout_loss": [
+            v
+            for row in rows
+            for k, v in row.items()
+            if k.startswith("heldout_loss") and "mean" in k
+        ][-1],
         **{name: found["best"][name] for name in columns},
         **({"frechet": distances[-1][1], "frechet_of": distances[-1][0]} if distances else {}),
         "pixels_linear_test": pixels["linear_test"],
@@ -128,8 +165,14 @@ def spread(values: Sequence[float], digits: int) -> str:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: means with standard deviations over seeds, differences to the base by seed, and raw pixels."""
-    lines, base, measures = [], rows[0]["variant"], {k: v for k, v in MEASURES.items() if k in rows[0]}
+    """Markdown: means with standard deviations over seeds, differences to the base by seed, and raw
+    pixels.
+    """
+    lines, base, measures = (
+        [],
+        rows[0]["variant"],
+        {k: v for k, v in MEASURES.items() if k in rows[0]},
+    )
     for budget in BUDGETS:
         of_budget = [row for row in rows if budget in row["budgets"]]
         for variant in dict.fromkeys(row["variant"] for row in of_budget):
@@ -141,16 +184,24 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
                 digits = 2 if "test" in name else 4
                 line.append(spread([row[name] for row in mine.values()], digits))
                 both = sorted(mine.keys() & theirs.keys())
-                difference.append(spread([mine[seed][name] - theirs[seed][name] for seed in both], digits))
+                difference.append(
+                    spread([mine[seed][name] - theirs[seed][name] for seed in both], digits)
+                )
             lines += [line] + [difference] * (variant != base)
-    pixels = [np.mean([row[f"pixels_{name}"] for row in rows]) for name in ("linear_test", "knn_test")]
+    pixels = [
+        np.mean([row[f"pixels_{name}"] for row in rows]) for name in ("linear_test", "knn_test")
+    ]
     lines.append(["", "raw pixels", "", "", "", "", *(f"{value:.2f}" for value in pixels)])
-    return tabulate(lines, ["budget", "variant", "seeds", "steps", *measures.values()], tablefmt="github")
+    return tabulate(
+        lines, ["budget", "variant", "seeds", "steps", *measures.values()], tablefmt="github"
+    )
 
 
 @rc_context(plots.STYLE)
 def plot(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """A panel a measure, a line of them a budget: seeds as points, joined; means as bars; raw pixels as a line."""
+    """A panel a measure, a line of them a budget: seeds as points, joined; means as bars; raw
+    pixels as a line.
+    """
     variants = list(dict.fromkeys(row["variant"] for row in rows))
     measures = {name: title for name, title in MEASURES.items() if name in rows[0]}
     budgets = {budget: [row for row in rows if budget in row["budgets"]] for budget in BUDGETS}
@@ -169,8 +220,12 @@ def plot(rows: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def draw_seeds(axes: Axes, rows: Sequence[Mapping[str, Any]], variants: Sequence[str], name: str) -> None:
-    """A measure by variant: differences are to be read along a seed's line, not between the means alone."""
+def draw_seeds(
+    axes: Axes, rows: Sequence[Mapping[str, Any]], variants: Sequence[str], name: str
+) -> None:
+    """A measure by variant: differences are to be read along a seed's line, not between the means
+    alone.
+    """
     places = {variant: i for i, variant in enumerate(variants)}
     for seed in sorted({row["seed"] for row in rows}):
         points = sorted((places[row["variant"]], row[name]) for row in rows if row["seed"] == seed)
@@ -184,7 +239,9 @@ def draw_seeds(axes: Axes, rows: Sequence[Mapping[str, Any]], variants: Sequence
     axes.grid(axis="x", visible=False)
 
 
-def planned(args: argparse.Namespace, overrides: Mapping[str, Sequence[str]]) -> Iterator[dict[str, Any]]:
+def planned(
+    args: argparse.Namespace, overrides: Mapping[str, Sequence[str]]
+) -> Iterator[dict[str, Any]]:
     """The study's rows without what is measured, seed by seed."""
     budgets = steps_by_budget(overrides, args.config, args.budgets)
     for seed, (variant, fields) in itertools.product(args.seeds, overrides.items()):
@@ -195,7 +252,9 @@ def planned(args: argparse.Namespace, overrides: Mapping[str, Sequence[str]]) ->
                 "steps": steps,
                 "config": of_variant(args.config, variant),
                 "overrides": [field for field in fields if "data_dir" not in field],
-                "probed": {name: list(getattr(args, name)) for name in ("images", "layers", "levels")},
+                "probed": {
+                    name: list(getattr(args, name)) for name in ("images", "layers", "levels")
+                },
                 "budgets": [name for name, wanted in budgets[variant].items() if wanted == steps],
             }
 
@@ -205,12 +264,20 @@ def study(args: argparse.Namespace, common: Sequence[str]) -> None:
     results, overrides = args.out / args.name, {}
     for text in args.variant:
         variant, _, fields = text.partition(":")
-        overrides[variant] = [*common, *(f"--config.{field}" for field in fields.split(",") if field)]
+        overrides[variant] = [
+            *common,
+            *(f"--config.{field}" for field in fields.split(",") if field),
+        ]
     results.mkdir(parents=True, exist_ok=True)
     file = results / "runs.jsonl"
     rows = read_rows(file) if file.exists() else []
     done = {(row["variant"], row["seed"], row["steps"]) for row in rows}
-    elsewhere = [row for other in sorted(args.out.glob("*/runs.jsonl")) if other != file for row in read_rows(other)]
+    elsewhere = [
+        row
+        for other in sorted(args.out.glob("*/runs.jsonl"))
+        if other != file
+        for row in read_rows(other)
+    ]
     for row in planned(args, overrides):
         variant, seed, steps = key = row["variant"], row["seed"], row["steps"]
         if key in done:
@@ -234,14 +301,46 @@ def program(argv: Sequence[str]) -> None:
     parser = cli.Parser("benchmarks.study", __doc__)
     add = parser.add_argument
     add("--name", required=True, help="of the study, and of its folder of results")
-    add("--config", required=True, metavar="FILE[:VARIANT]", help="--config.FIELD=VALUE changes it for all variants")
-    add("--variant", action="append", required=True, metavar="NAME:FIELD=VALUE,..", help="may be repeated; base first")
+    add(
+        "--config",
+        required=True,
+        metavar="FILE[:VARIANT]",
+        help="--config.FIELD=VALUE changes it for all variants",
+    )
+    add(
+        "--variant",
+        action="append",
+        required=True,
+        metavar="NAME:FIELD=VALUE,..",
+        help="may be repeated; base first",
+    )
     add("--seeds", type=cli.several(int), default=(0, 1, 2), help="with commas (0,1,2)")
-    add("--budgets", nargs="+", choices=BUDGETS, default=BUDGETS, help="what is equal (default: each in turn)")
+    add(
+        "--budgets",
+        nargs="+",
+        choices=BUDGETS,
+        default=BUDGETS,
+        help="what is equal (default: each in turn)",
+    )
     add("--layers", type=cli.several(str), default=(), help="layers probed (default: all)")
-    add("--levels", type=cli.several(float), default=(), help="noise levels probed (default: the process's)")
-    add("--images", type=cli.several(int), default=(), help="TRAIN,TEST: how many are probed (default: all)")
-    add("--workdir", type=Path, default=Path("runs/studies"), help="where the runs go (runs/studies)")
+    add(
+        "--levels",
+        type=cli.several(float),
+        default=(),
+        help="noise levels probed (default: the process's)",
+    )
+    add(
+        "--images",
+        type=cli.several(int),
+        default=(),
+        help="TRAIN,TEST: how many are probed (default: all)",
+    )
+    add(
+        "--workdir",
+        type=Path,
+        default=Path("runs/studies"),
+        help="where the runs go (runs/studies)",
+    )
     add("--out", type=Path, default=Path(__file__).parent / "results", help="where the results go")
     args, common = parser.parse_known_args(argv)
     cli.start_backend()

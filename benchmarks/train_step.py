@@ -1,15 +1,17 @@
 """Throughput, MFU, compile time, memory and the input path of the train step, as JSON lines.
 
-    python benchmarks/train_step.py --config=configs/uvit_digits.py --config=configs/uvit_cifar.py:small
-    python benchmarks/train_step.py --config=configs/uvit_cifar.py --pair=model.self_condition --batch_size=4
+    python benchmarks/train_step.py --config=configs/uvit_digits.py
+    --config=configs/uvit_cifar.py:small python benchmarks/train_step.py
+    --config=configs/uvit_cifar.py --pair=model.self_condition --batch_size=4
 
-``--config.FIELD=VALUE`` changes a field of every config. Images are random bytes in the shape of the data, so none are
-needed. With ``--pair=FIELD`` a boolean field is measured on against off, with ``--pair=FIELD=A,B`` its value B against
-A: by XLA's cost analysis (the whole step's, the loss's alone) and by interleaved timing pairs with a 95 % interval:
-single steps scatter by several percent on a shared machine. XLA counts the bytes of a scan's body once: take them with
---config.model.scan=False. ``--topology=v5e:2x2`` compiles the pair for four TPU chips that need not be here (libtpu
-has to be): their memory, where a CPU's says nothing. Rows go to ``--out``, by default
-benchmarks/results/train_step.jsonl.
+``--config.FIELD=VALUE`` changes a field of every config. Images are random bytes in the shape of
+the data, so none are needed. With ``--pair=FIELD`` a boolean field is measured on against off, with
+``--pair=FIELD=A,B`` its value B against A: by XLA's cost analysis (the whole step's, the loss's
+alone) and by interleaved timing pairs with a 95 % interval: single steps scatter by several percent
+on a shared machine. XLA counts the bytes of a scan's body once: take them with
+--config.model.scan=False. ``--topology=v5e:2x2`` compiles the pair for four TPU chips that need not
+be here (libtpu has to be): their memory, where a CPU's says nothing. Rows go to ``--out``, by
+  default benchmarks/results/train_step.jsonl.
 """
 
 import argparse
@@ -29,8 +31,8 @@ from machine import machine
 from ml_collections import ConfigDict
 
 from ddaepp_jax import build, cli
+from ddaepp_jax.base import parallel
 from ddaepp_jax.data.datasets import Dataset
-from ddaepp_jax.training import sharding
 from ddaepp_jax.training.clock import peak_flops
 from ddaepp_jax.training.program import Program, compile_program
 from ddaepp_jax.training.source import Source
@@ -46,18 +48,24 @@ def random_images(config: ConfigDict) -> Dataset:
     images = np.random.default_rng(0).integers(0, 256, (EXAMPLES, *shape), np.uint8)
     labels = (np.arange(EXAMPLES) % 10).astype(np.int32)
     names = tuple("0123456789")
-    return Dataset("random", "train", shape, 10, names, EXAMPLES, lambda rows: (images[rows], labels[rows]))
+    return Dataset(
+        "random", "train", shape, 10, names, EXAMPLES, lambda rows: (images[rows], labels[rows])
+    )
 
 
 def compiled(config: ConfigDict, data: Dataset, mesh: Mesh) -> tuple[Program, Source]:
     """The train program and its source."""
-    learner = build.learner(config, data.image_shape, data.num_classes, total=2**30 // config.train.batch_size)
+    learner = build.learner(
+        config, data.image_shape, data.num_classes, total=2**30 // config.train.batch_size
+    )
     source = build.source(config, data, mesh)
     return compile_program(learner, mesh, config.mesh.rules, source, build.prepare(config)), source
 
 
 class Step:
-    """One compiled train program with its state; a call takes ``steps`` steps and waits for them."""
+    """One compiled train program with its state; a call takes ``steps`` steps and waits for
+    them.
+    """
 
     def __init__(self, config: ConfigDict, data: Dataset) -> None:
         self.mesh = build.mesh(config)
@@ -68,11 +76,13 @@ class Step:
     def __call__(self, steps: int) -> float:
         """Seconds of ``steps`` steps."""
         self._step += steps
-        limit = sharding.put(np.int32(self._step), sharding.replicated(self.mesh))
+        limit = parallel.put(np.int32(self._step), parallel.replicated(self.mesh))
         totals = self.program.zeros()
         start = time.perf_counter()
         for _ in range(1 if self.source.looped else steps):
-            self._state, totals, _ = self.program.run(self._state, totals, next(self._batches), limit)
+            self._state, totals, _ = self.program.run(
+                self._state, totals, next(self._batches), limit
+            )
         jax.block_until_ready(totals)
         return time.perf_counter() - start
 
@@ -92,7 +102,9 @@ def input_path(config: ConfigDict, source: Source) -> Callable[[int], float]:
 
     def run(steps: int) -> float:
         start = time.perf_counter()
-        jax.block_until_ready([compiled(next(batches), numbers[step % 100]) for step in range(steps)])
+        jax.block_until_ready(
+            [compiled(next(batches), numbers[step % 100]) for step in range(steps)]
+        )
         return time.perf_counter() - start
 
     return run
@@ -154,13 +166,19 @@ def of_pair(config: ConfigDict, text: str) -> list[ConfigDict]:
     return made
 
 
-def analysed(configs: Sequence[ConfigDict], data: Dataset, programs: Sequence[Program]) -> dict[str, float]:
+def analysed(
+    configs: Sequence[ConfigDict], data: Dataset, programs: Sequence[Program]
+) -> dict[str, float]:
     """Ratios that the compiler knows, of the second config to the first."""
     base, other = programs
     devices = base.state.step.sharding.mesh.size
     forward = [forward_flops(config, data) for config in configs]
-    backward = [program.flops * devices - flops for program, flops in zip(programs, forward, strict=True)]
-    base_size, other_size = (sum(leaf.size for leaf in jax.tree.leaves(p.state.params)) for p in programs)
+    backward = [
+        program.flops * devices - flops for program, flops in zip(programs, forward, strict=True)
+    ]
+    base_size, other_size = (
+        sum(leaf.size for leaf in jax.tree.leaves(p.state.params)) for p in programs
+    )
     return {
         "flops_ratio": other.flops / base.flops,
         "forward_flops_ratio": forward[1] / forward[0],
@@ -172,7 +190,9 @@ def analysed(configs: Sequence[ConfigDict], data: Dataset, programs: Sequence[Pr
 
 
 def measure_pair(configs: Sequence[ConfigDict], pairs: int) -> dict[str, Any]:
-    """The second config against the first: ratios of cost analysis and of interleaved step times."""
+    """The second config against the first: ratios of cost analysis and of interleaved step
+    times.
+    """
     data = random_images(configs[0])
     steps = [Step(config, data) for config in configs]
     for step in steps:
@@ -196,22 +216,39 @@ def measure_pair(configs: Sequence[ConfigDict], pairs: int) -> dict[str, Any]:
 def compile_pair(configs: Sequence[ConfigDict], topology: str) -> dict[str, Any]:
     """The same without times, compiled for TPUs that need not be here."""
     data, devices = random_images(configs[0]), topologies.get_topology_desc(topology, "tpu").devices
-    mesh = sharding.make_mesh((-1, 1, 1), list(devices))
+    mesh = parallel.make_mesh((-1, 1, 1), list(devices))
     programs = [compiled(config, data, mesh)[0] for config in configs]
     on = {"device": devices[0].device_kind, "devices": len(devices)}
-    return on | {"memory_bytes": [program.memory for program in programs], **analysed(configs, data, programs)}
+    return on | {
+        "memory_bytes": [program.memory for program in programs],
+        **analysed(configs, data, programs),
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", action="append", required=True, help="config file[:variant]; may be repeated")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--config", action="append", required=True, help="config file[:variant]; may be repeated"
+    )
     parser.add_argument("--batch_size", type=int, help="instead of the config's")
-    parser.add_argument("--stream", action="store_true", help="stream the images instead of holding them on the device")
-    parser.add_argument("--pair", metavar="FIELD[=A,B]", help="a field to compare: on against off, or B against A")
+    parser.add_argument(
+        "--stream",
+        action="store_true",
+        help="stream the images instead of holding them on the device",
+    )
+    parser.add_argument(
+        "--pair", metavar="FIELD[=A,B]", help="a field to compare: on against off, or B against A"
+    )
     parser.add_argument("--pairs", type=int, default=40)
-    parser.add_argument("--topology", help="compile the pair for TPUs, e.g. v5e:2x2; needs libtpu and no TPU")
+    parser.add_argument(
+        "--topology", help="compile the pair for TPUs, e.g. v5e:2x2; needs libtpu and no TPU"
+    )
     parser.add_argument("--seconds", type=float, default=20, help="of timing a config")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "train_step.jsonl")
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parent / "results" / "train_step.jsonl"
+    )
     args, changes = parser.parse_known_args()  # --config.FIELD=VALUE
     for name in args.config:
         overrides = [f"--config.train.batch_size={args.batch_size}"] if args.batch_size else []
@@ -227,7 +264,11 @@ def main() -> None:
         }
         if args.pair:
             row["pair"], configs = args.pair, of_pair(config, args.pair)
-            row |= compile_pair(configs, args.topology) if args.topology else measure_pair(configs, args.pairs)
+            row |= (
+                compile_pair(configs, args.topology)
+                if args.topology
+                else measure_pair(configs, args.pairs)
+            )
         else:
             row |= measure(config, args.seconds)
         print(json.dumps(row, indent=2))

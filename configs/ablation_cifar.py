@@ -1,19 +1,22 @@
-"""U-ViT-S/2 on CIFAR-10 with self-conditioning and contrastive self-distillation, and what DDAE++ ablates of it.
+"""U-ViT-S/2 on CIFAR-10 with self-conditioning and contrastive self-distillation, and what DDAE++
+ablates of it.
 
     python -m ddaepp_jax.main --config=configs/ablation_cifar.py:both --workdir=runs/both --config.data.data_dir=DIR
 
-DDAE's authors' recipe for U-ViT (FutureXiang/Diffusion): DDPM's steps, 1,300 epochs of 256. The variants "plain",
-"conditioned", "distilled" and "both" cross the two; every other one is "both" with one thing changed. Not yet run here
-at full length; ``ablation_study.py`` is the same in minutes on a CPU.
+DDAE's authors' recipe for U-ViT (FutureXiang/Diffusion): DDPM's steps, 1,300 epochs of 256. The
+variants "plain", "conditioned", "distilled" and "both" cross the two; every other one is "both"
+with one thing changed. Not yet run here at full length; ``ablation_study.py`` is the same in
+minutes on a CPU.
 """
 
-from ddaepp_jax import recipes
+from ddaepp_jax.config import recipes
 
 
 def get_config(variant: str = ""):
-    """Variants: "" ("both"), "tiny", and "plain", "conditioned", "distilled", "both"; "cls_token", "own_token",
-    "no_augment_token", "no_scale", "mlp_projection", "earlier", "later"; "heads_1", "heads_2", "no_batch_norm",
-    "level_1", "level_101", "shared", "symmetric", "flips_only", "photometric".
+    """Variants: "" ("both"), "tiny", and "plain", "conditioned", "distilled", "both"; "cls_token",
+    "own_token", "no_augment_token", "no_scale", "mlp_projection", "earlier", "later"; "heads_1",
+    "heads_2", "no_batch_norm", "level_1", "level_101", "shared", "symmetric", "flips_only",
+    "photometric".
     """
     config = recipes.uvit_ddpm(recipes.long_run(name="cifar10"))
     return recipes.ablated(recipes.distilled(config, hidden=1024, embedding=256), variant)

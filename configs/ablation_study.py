@@ -1,19 +1,20 @@
-"""``ablation_cifar.py`` with 2.6M parameters, minutes of CPU time a run: what benchmarks/study.py compares.
+"""``ablation_cifar.py`` with 2.6M parameters, minutes of CPU time a run: what benchmarks/study.py
+compares.
 
     python -m ddaepp_jax.main --config=configs/ablation_study.py:both --workdir=runs/both --config.data.data_dir=DIR
 
-400 steps of 32 images; the network and its learning rate are those of ``uvit_cifar.py:study``. At the end 500 samples
-are scored by the classifier of the data, which is trained once where there is none.
+400 steps of 32 images; the network and its learning rate are those of ``uvit_cifar.py:study``. At
+the end 500 samples are scored by the classifier of the data, which is trained once where there is
+none.
 """
 
-from ddaepp_jax import recipes
-from ddaepp_jax.config import ddpm
+from ddaepp_jax.config import ddpm, recipes
 
 
 def get_config(variant: str = ""):
-    """Variants: "" ("both"), "tiny", and "plain", "conditioned", "distilled", "both"; "cls_token", "own_token",
-    "no_augment_token", "no_scale", "mlp_projection", "earlier"; "heads_1", "heads_2", "no_batch_norm",
-    "level_1", "level_101", "shared", "symmetric", "flips_only", "photometric".
+    """Variants: "" ("both"), "tiny", and "plain", "conditioned", "distilled", "both"; "cls_token",
+    "own_token", "no_augment_token", "no_scale", "mlp_projection", "earlier"; "heads_1", "heads_2",
+    "no_batch_norm", "level_1", "level_101", "shared", "symmetric", "flips_only", "photometric".
     """
     config = recipes.distilled(recipes.uvit_ddpm(recipes.long_run(name="cifar10")))
     config.diffusion = ddpm(time_input="999t/T")

@@ -1,19 +1,21 @@
-"""DiT-S/2 on CIFAR-10's pixels with self-conditioning and flow matching: a DiT that trains where there is no ImageNet.
+"""DiT-S/2 on CIFAR-10's pixels with self-conditioning and flow matching: a DiT that trains where
+there is no ImageNet.
 
     python -m ddaepp_jax.main --config=configs/dit_s_cifar.py --workdir=runs/dit_s_cifar --config.data.data_dir=TFDS_DIR
 
-1,300 epochs of 256 images; 32.9M parameters in LightningDiT's blocks (arXiv 2501.01423), its authors' optimizer, with a
-warm-up, clipping and a batch of our choice. There is no published figure of this network, process and data set to
-compare with, and it has not yet been run at full length.
+1,300 epochs of 256 images; 32.9M parameters in LightningDiT's blocks (arXiv 2501.01423), its
+authors' optimizer, with a warm-up, clipping and a batch of our choice. There is no published figure
+of this network, process and data set to compare with, and it has not yet been run at full length.
 
-``:small`` is what two CPU cores show in 14 minutes: patches of 4; its loss falls from 1.14 to 0.176, linear accuracy
-reaches 43.6 % (README).
+``:small`` is what two CPU cores show in 14 minutes: patches of 4; its loss falls from 1.14 to
+0.176, linear accuracy reaches 43.6 % (README).
 
-``--config.model.self_condition=False`` is the plain network, ``--config.model.class_conditional=True`` takes labels.
+``--config.model.self_condition=False`` is the plain network,
+``--config.model.class_conditional=True`` takes labels.
 """
 
 from ddaepp_jax import config as schema
-from ddaepp_jax import recipes
+from ddaepp_jax.config import recipes
 
 
 def get_config(variant: str = ""):
@@ -23,7 +25,12 @@ def get_config(variant: str = ""):
     config.diffusion = schema.flow(cosine_loss=False)  # the directions of three channels say little
     config.train.update(steps=None, epochs=1300, batch_size=256)
     config.optimizer.update(
-        learning_rate=2e-4, schedule="constant", warmup_steps=2000, b1=0.9, b2=0.95, weight_decay=0.0
+        learning_rate=2e-4,
+        schedule="constant",
+        warmup_steps=2000,
+        b1=0.9,
+        b2=0.95,
+        weight_decay=0.0,
     )
     config.ema.decays = (0.9999,)
     config.sampling.update(sampler="heun_flow", steps=50)
@@ -33,7 +40,12 @@ def get_config(variant: str = ""):
 def small(config):
     config.model.update(patch_size=4, width=128, depth=6, num_heads=4, bottleneck="block_3")
     config.train.update(
-        epochs=None, steps=800, batch_size=64, steps_per_dispatch=10, log_every=50, checkpoint_every=200
+        epochs=None,
+        steps=800,
+        batch_size=64,
+        steps_per_dispatch=10,
+        log_every=50,
+        checkpoint_every=200,
     )
     config.optimizer.update(learning_rate=1e-3, schedule="cosine", warmup_steps=100)
     config.ema.decays = (0.999,)

@@ -2,15 +2,15 @@
 
     python -m ddaepp_jax.main --config=configs/unet_edm_cifar.py --workdir=runs/unet_edm_cifar
 
-2,000 epochs of batches of 512. Published for the plain network (FID by Heun-18 / linear accuracy): 3.97 / 90.44 % at
-the checkpoint that probes best (epoch 1,200), 3.56 / 89.71 % at the one of the best FID. Not yet run here at full
-length.
+2,000 epochs of batches of 512. Published for the plain network (FID by Heun-18 / linear accuracy):
+3.97 / 90.44 % at the checkpoint that probes best (epoch 1,200), 3.56 / 89.71 % at the one of the
+best FID. Not yet run here at full length.
 
 ``--config.model.self_condition=False`` is the plain network.
 """
 
 from ddaepp_jax import config as schema
-from ddaepp_jax import recipes
+from ddaepp_jax.config import recipes
 
 
 def get_config(variant: str = ""):

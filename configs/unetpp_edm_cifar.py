@@ -1,15 +1,16 @@
-"""The 56.5M DDPM++ UNet with EDM on CIFAR-10, self-conditioned; the recipe of DDAE (arXiv 2303.09769).
+"""The 56.5M DDPM++ UNet with EDM on CIFAR-10, self-conditioned; the recipe of DDAE (arXiv
+2303.09769).
 
     python -m ddaepp_jax.main --config=configs/unetpp_edm_cifar.py --workdir=runs/unetpp_edm_cifar
 
-2,000 epochs of batches of 256. Published for the plain network (FID by Heun-18 / linear accuracy): 2.23 / 94.50 %. Not
-yet run here at full length.
+2,000 epochs of batches of 256. Published for the plain network (FID by Heun-18 / linear accuracy):
+2.23 / 94.50 %. Not yet run here at full length.
 
 ``--config.model.self_condition=False`` is the plain network.
 """
 
 from ddaepp_jax import config as schema
-from ddaepp_jax import recipes
+from ddaepp_jax.config import recipes
 
 
 def get_config(variant: str = ""):

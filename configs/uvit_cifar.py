@@ -2,22 +2,25 @@
 
     python -m ddaepp_jax.main --config=configs/uvit_cifar.py --workdir=runs/uvit_cifar --config.data.data_dir=TFDS_DIR
 
-500,000 steps of 128 images; 44.8M parameters. Published for the plain network: FID 3.11 (1000 steps of the SDE).
-``:ddpm`` is DDAE's authors' recipe (FutureXiang/Diffusion): discrete time, 1,300 epochs of 256; published for the plain
-network: FID 3.33 by DDPM-1000, 4.51 by DDIM-100. Neither has yet been run here at full length.
+500,000 steps of 128 images; 44.8M parameters. Published for the plain network: FID 3.11 (1000 steps
+of the SDE). ``:ddpm`` is DDAE's authors' recipe (FutureXiang/Diffusion): discrete time, 1,300
+epochs of 256; published for the plain network: FID 3.33 by DDPM-1000, 4.51 by DDIM-100. Neither has
+yet been run here at full length.
 
-``:small`` is what a CPU can show in minutes: 1.5M parameters, patches of 4. ``:study`` is what benchmarks/study.py
-compares variants on: a wider, shallower one (2.6M) that learns most in minutes of two CPU cores; its width, depth,
+``:small`` is what a CPU can show in minutes: 1.5M parameters, patches of 4. ``:study`` is what
+benchmarks/study.py compares variants on: a wider, shallower one (2.6M) that learns most in minutes
+  of two CPU cores; its width, depth,
 batch and learning rate were chosen by the loss and by a probe within the training split.
 
-``:edm`` and ``:study_edm`` are the whole and the study's network with EDM. FutureXiang/Diffusion lists this pair as not
-working; 600 steps of ``:study_edm`` learn as they should (README).
+``:edm`` and ``:study_edm`` are the whole and the study's network with EDM. FutureXiang/Diffusion
+lists this pair as not working; 600 steps of ``:study_edm`` learn as they should (README).
 
-``--config.model.self_condition=False`` is the plain network, ``--config.model.class_conditional=True`` takes labels.
+``--config.model.self_condition=False`` is the plain network,
+``--config.model.class_conditional=True`` takes labels.
 """
 
 from ddaepp_jax import config as schema
-from ddaepp_jax import recipes
+from ddaepp_jax.config import recipes
 
 
 def get_config(variant: str = ""):
@@ -36,7 +39,9 @@ def edm(config):
 def small(config):
     config.diffusion = schema.ddpm(time_input="999t/T")
     config.model.update(patch_size=4, width=128, depth=6, num_heads=4)
-    config.train.update(steps=2000, batch_size=64, steps_per_dispatch=10, log_every=50, checkpoint_every=250)
+    config.train.update(
+        steps=2000, batch_size=64, steps_per_dispatch=10, log_every=50, checkpoint_every=250
+    )
     config.optimizer.update(learning_rate=1e-3, warmup_steps=200, clip_norm=1.0)
     config.ema.decays = (0.999,)
     config.evals.heldout_loss.update(every=500, images=256, levels=5)
@@ -51,7 +56,9 @@ def small(config):
 def study(config):
     config.diffusion = schema.ddpm(time_input="999t/T")
     config.model.update(patch_size=4, width=256, depth=2, num_heads=4)
-    config.train.update(steps=1200, batch_size=32, steps_per_dispatch=10, log_every=50, checkpoint_every=200)
+    config.train.update(
+        steps=1200, batch_size=32, steps_per_dispatch=10, log_every=50, checkpoint_every=200
+    )
     config.optimizer.update(learning_rate=2e-3, schedule="cosine", warmup_steps=100, clip_norm=1.0)
     config.ema.decays = (0.999,)
     config.evals.heldout_loss.update(every=400, images=512, levels=5)

@@ -2,13 +2,14 @@
 
     python -m ddaepp_jax.main --config=configs/uvit_cifar100.py --workdir=runs/uvit_cifar100
 
-1,300 epochs of batches of 256. Our sources publish no figure for it. Not yet run here at full length.
+1,300 epochs of batches of 256. Our sources publish no figure for it. Not yet run here at full
+length.
 
 ``--config.model.self_condition=False`` is the plain network.
 """
 
 from ddaepp_jax import config as schema
-from ddaepp_jax import recipes
+from ddaepp_jax.config import recipes
 
 
 def get_config(variant: str = ""):

@@ -2,15 +2,15 @@
 
     python -m ddaepp_jax.main --config=configs/uvit_cifar_cond.py --workdir=runs/uvit_cifar_cond
 
-1,300 epochs of batches of 256; labels are dropped with probability 0.1 for classifier-free guidance. Published for the
-plain network with guidance 1.3 (there w = 0.3): FID 2.87 by DDPM-1000, 3.19 by DDIM-100 (two evaluations a step). Not
-yet run here at full length.
+1,300 epochs of batches of 256; labels are dropped with probability 0.1 for classifier-free
+guidance. Published for the plain network with guidance 1.3 (there w = 0.3): FID 2.87 by DDPM-1000,
+3.19 by DDIM-100 (two evaluations a step). Not yet run here at full length.
 
 ``--config.model.self_condition=False`` is the plain network.
 """
 
 from ddaepp_jax import config as schema
-from ddaepp_jax import recipes
+from ddaepp_jax.config import recipes
 
 
 def get_config(variant: str = ""):

@@ -1,4 +1,5 @@
-"""A plain U-ViT on scikit-learn's handwritten digits, 8x8: the run without ``--config``, as a file to copy and change.
+"""A plain U-ViT on scikit-learn's handwritten digits, 8x8: the run without ``--config``, as a file
+to copy and change.
 
 python -m ddaepp_jax.main --config=configs/uvit_digits.py --workdir=runs/uvit_digits
 """

@@ -1,6 +1,7 @@
 """DDAE++ in JAX: a diffusion model as one learner for generation and recognition.
 
-``ddaepp_jax.load("runs/NAME")`` opens a trained run. The door is lazy: importing the package imports no backend.
+``ddaepp_jax.load("runs/NAME")`` opens a trained run. The door is lazy: importing the package
+imports no backend.
 """
 
 __version__ = "0.1.0"

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from ml_collections import ConfigDict, FieldReference
 
 from ddaepp_jax import config as schema
-from ddaepp_jax.errors import InputError, NonFiniteError
+from ddaepp_jax.base.errors import InputError, NonFiniteError
 from ddaepp_jax.evaluators import RANKS
 from ddaepp_jax.run import Run, load
 
@@ -42,7 +42,9 @@ def several(kind: type) -> Callable[[str], tuple]:
         try:
             return tuple(kind(part) for part in text.split(","))
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not {kind.__name__}s with commas between") from None
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not {kind.__name__}s with commas between"
+            ) from None
 
     return parse
 
@@ -62,8 +64,15 @@ def add_run(parser: Parser, required: bool = True) -> None:
     """The arguments that say which run, and which of its weights; ``open_run`` opens it."""
     add = parser.add_argument
     add("--workdir", required=required, help="run directory")
-    add("--step", help=f"of the checkpoint, or the best by an evaluation: {', '.join(RANKS)} (default: the newest)")
-    add("--decay", type=float, help="of the averaged weights, one of the config's ema.decays (default: the first)")
+    add(
+        "--step",
+        help=f"of the checkpoint, or the best by an evaluation: {', '.join(RANKS)} (default: the newest)",
+    )
+    add(
+        "--decay",
+        type=float,
+        help="of the averaged weights, one of the config's ema.decays (default: the first)",
+    )
     add(
         "--sigma_rel",
         type=float,
@@ -79,7 +88,11 @@ def open_run(args: argparse.Namespace) -> Run:
 def add_sampling(parser: Parser) -> None:
     """The arguments that say how images are sampled; ``sampling`` reads them."""
     add = parser.add_argument
-    add("--guidance", type=float, help="classifier-free guidance scale, 1 is none (default: the config's)")
+    add(
+        "--guidance",
+        type=float,
+        help="classifier-free guidance scale, 1 is none (default: the config's)",
+    )
     add(
         "--guidance_interval",
         type=several(float),
@@ -90,8 +103,16 @@ def add_sampling(parser: Parser) -> None:
         type=int,
         help="the first so many channels that guidance is limited to, 0 is all (default: the config's)",
     )
-    add("--guide", help="run directory of a worse network, for autoguidance (its newest checkpoint, first average)")
-    add("--autoguidance", type=float, default=1.0, help="scale of guidance by --guide, 1 is none (1)")
+    add(
+        "--guide",
+        help="run directory of a worse network, for autoguidance (its newest checkpoint, first average)",
+    )
+    add(
+        "--autoguidance",
+        type=float,
+        default=1.0,
+        help="scale of guidance by --guide, 1 is none (1)",
+    )
     add(
         "--sampler",
         help="ddim, ddpm or dpmpp_2m; of an EDM run heun; of a flow euler, heun_flow or euler_maruyama "
@@ -113,12 +134,25 @@ def add_sampling(parser: Parser) -> None:
 
 def sampling(args: argparse.Namespace) -> dict[str, Any]:
     """What ``add_sampling``'s arguments say, as ``Run.sample`` takes it."""
-    names = ("guidance", "guidance_interval", "guidance_channels", "autoguidance", "sampler", "steps", "batch_size")
+    names = (
+        "guidance",
+        "guidance_interval",
+        "guidance_channels",
+        "autoguidance",
+        "sampler",
+        "steps",
+        "batch_size",
+    )
     guide = load(args.guide) if args.guide else None
-    return {name: getattr(args, name) for name in names} | {"guide": guide, "options": dict(args.options)}
+    return {name: getattr(args, name) for name in names} | {
+        "guide": guide,
+        "options": dict(args.options),
+    }
 
 
-def parse_config(argv: Sequence[str], default: Callable[[], ConfigDict] = schema.get_config) -> ConfigDict:
+def parse_config(
+    argv: Sequence[str], default: Callable[[], ConfigDict] = schema.get_config
+) -> ConfigDict:
     """The config of ``--config=FILE[:VARIANT]`` with overrides ``--config.FIELD=VALUE``, locked."""
     source, overrides = None, []
     for argument in argv:
@@ -138,23 +172,31 @@ def parse_config(argv: Sequence[str], default: Callable[[], ConfigDict] = schema
 
 
 def _read_config(source: str) -> ConfigDict:
-    """What ``get_config`` of FILE[:VARIANT] returns; an exception of the file's own code goes through, as a bug."""
+    """What ``get_config`` of FILE[:VARIANT] returns; an exception of the file's own code goes
+    through, as a bug.
+    """
     file, _, variant = source.partition(":")
     if not Path(file).is_file() or Path(file).suffix != ".py":
-        what = f"{file} is not a Python file" if Path(file).exists() and file else f"no file {file!r}"
+        what = (
+            f"{file} is not a Python file" if Path(file).exists() and file else f"no file {file!r}"
+        )
         raise InputError(f"--config: {what}; give a config file, e.g. configs/NAME.py")
     spec = importlib.util.spec_from_file_location("config_file", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     get_config = getattr(module, "get_config", None)
     if not callable(get_config):
-        raise InputError(f"--config: {file} has no function get_config; see {Path(__file__).with_name('config.py')}")
+        raise InputError(
+            f"--config: {file} has no function get_config; see {Path(__file__).with_name('config.py')}"
+        )
     if variant and not inspect.signature(get_config).parameters:
         raise InputError(f"--config: {file} has no variants; leave :{variant} out")
     config = get_config(*([variant] if variant else []))
     if not isinstance(config, ConfigDict):
         got = type(config).__name__
-        raise InputError(f"--config: get_config of {file} returns a {got}; let it return a ConfigDict")
+        raise InputError(
+            f"--config: get_config of {file} returns a {got}; let it return a ConfigDict"
+        )
     return config
 
 
@@ -166,18 +208,29 @@ def _override(config: ConfigDict, field: str, text: str) -> None:
         holder = holder.get(group) if isinstance(holder, ConfigDict) else None
     if not isinstance(holder, ConfigDict) or name not in holder:
         near = difflib.get_close_matches(field, _names(config), n=1)
-        mend = f"did you mean {near[0]}?" if near else f"the groups of fields are {', '.join(config)}"
+        mend = (
+            f"did you mean {near[0]}?" if near else f"the groups of fields are {', '.join(config)}"
+        )
         raise InputError(f"--config.{field}: no such field; {mend}")
     if isinstance(holder[name], ConfigDict):
-        raise InputError(f"--config.{field}: a group of fields; give one of {', '.join(holder[name])} in it")
+        raise InputError(
+            f"--config.{field}: a group of fields; give one of {', '.join(holder[name])} in it"
+        )
     optional = isinstance(dict(holder.items(preserve_field_references=True))[name], FieldReference)
-    holder[name] = None if optional and text == "None" else _value(field, text, holder.get_type(name))
+    holder[name] = (
+        None if optional and text == "None" else _value(field, text, holder.get_type(name))
+    )
 
 
 def _names(config: ConfigDict, prefix: str = "") -> list[str]:
     """All fields and groups by their dotted names."""
     own = [prefix + name for name in config]
-    return own + [n for k, v in config.items() if isinstance(v, ConfigDict) for n in _names(v, f"{prefix}{k}.")]
+    return own + [
+        n
+        for k, v in config.items()
+        if isinstance(v, ConfigDict)
+        for n in _names(v, f"{prefix}{k}.")
+    ]
 
 
 def _value(field: str, text: str, wanted: type) -> Any:
@@ -203,15 +256,18 @@ def _value(field: str, text: str, wanted: type) -> Any:
 def start_backend(coordinator: str = "", num_processes: int = 1, process_id: int = 0) -> None:
     """Everything that has to happen before the first computation, once a program.
 
-    The persistent compilation cache is on (JAX_COMPILATION_CACHE_DIR names another place, or none by being empty), but
-    not for several CPU devices: a program of theirs that JAX (0.10 to 0.12) reads from the cache runs its collectives
-    in another order on each device, and these then wait for each other for ever.
-    With a coordinator, "host:port" or "auto" on a pod or cluster that JAX knows, the processes join into one run.
+    The persistent compilation cache is on (JAX_COMPILATION_CACHE_DIR names another place, or none
+    by being empty), but not for several CPU devices: a program of theirs that JAX (0.10 to 0.12)
+    reads from the cache runs its collectives in another order on each device, and these then wait
+    for each other for ever. With a coordinator, "host:port" or "auto" on a pod or cluster that JAX
+    knows, the processes join into one run.
     """
     if coordinator not in ("", "auto") and not re.fullmatch(r".+:\d+", coordinator):
         raise InputError(f"--coordinator: {coordinator!r} is neither HOST:PORT nor 'auto'")
     if not 0 <= process_id < num_processes:
-        raise InputError(f"--process_id: {process_id} is not in 0..{num_processes - 1}, below --num_processes")
+        raise InputError(
+            f"--process_id: {process_id} is not in 0..{num_processes - 1}, below --num_processes"
+        )
     import jax
 
     if coordinator == "auto":

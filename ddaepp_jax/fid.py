@@ -5,10 +5,11 @@
     python -m ddaepp_jax.fid --images=samples.npz --reference=cifar10:train --data_dir=DIR
     python -m ddaepp_jax.fid --images=samples/ --reference=VIRTUAL_imagenet256_labeled.npz --resizing=tensorflow1
 
-FID, sFID, Inception Score, KID, precision and recall (k = 3), in one pass. Images and references are .npz files,
-folders, or splits of data sets, NAME:SPLIT. Inception's weights come by `python -m ddaepp_jax.convert
---kind=inception-fid`. Without them --extractor=classifier scores by the features of a classifier of the data, which is
-trained once: a Frechet distance that means something, and no FID. The same command again resumes; more --seeds join
+FID, sFID, Inception Score, KID, precision and recall (k = 3), in one pass. Images and references
+are .npz files, folders, or splits of data sets, NAME:SPLIT. Inception's weights come by `python -m ddaepp_jax.convert
+--kind=inception-fid`. Without them --extractor=classifier scores by the features of a classifier of
+the data, which is trained once: a Frechet distance that means something, and no FID. The same
+  command again resumes; more --seeds join
 those that are there.
 """
 
@@ -24,24 +25,35 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tabulate import tabulate
 
-from ddaepp_jax import build, cli, validation
+from ddaepp_jax import build, cli
 from ddaepp_jax import config as schema
+from ddaepp_jax.base import parallel
+from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.base.files import replace
+from ddaepp_jax.base.results import partial_directory
+from ddaepp_jax.config import validation
 from ddaepp_jax.data import datasets
-from ddaepp_jax.errors import InputError
-from ddaepp_jax.evaluation import image_sets, references
-from ddaepp_jax.evaluation.extractors import Extractor
-from ddaepp_jax.evaluation.image_sets import ImageSet
-from ddaepp_jax.evaluation.references import Reference
-from ddaepp_jax.evaluation.scores import named, sampler_tag, scored, scores
-from ddaepp_jax.evaluation.stored import partial_directory, replace
 from ddaepp_jax.run import Run
-from ddaepp_jax.training import sharding
+from ddaepp_jax.scoring import by_name, image_sets, references
+from ddaepp_jax.scoring.extractors import Extractor
+from ddaepp_jax.scoring.image_sets import ImageSet
+from ddaepp_jax.scoring.references import Reference
+from ddaepp_jax.scoring.scores import named, sampler_tag, scored, scores
 
 N = 50_000  # samples; the literature's number
 BATCH = 64  # images that are read, not sampled
 # Arguments that say nothing of images which are there, and their defaults.
-OF_A_RUN = dict.fromkeys(("step", "decay", "sigma_rel", "guidance", "guidance_interval", "guidance_channels", "guide"))
-OF_A_RUN |= {"sampler": None, "steps": None, "options": (), "autoguidance": 1.0, "seeds": (0,), "npz": False}
+OF_A_RUN = dict.fromkeys(
+    ("step", "decay", "sigma_rel", "guidance", "guidance_interval", "guidance_channels", "guide")
+)
+OF_A_RUN |= {
+    "sampler": None,
+    "steps": None,
+    "options": (),
+    "autoguidance": 1.0,
+    "seeds": (0,),
+    "npz": False,
+}
 
 
 def score_run(
@@ -55,17 +67,20 @@ def score_run(
     how: Mapping[str, Any],
     npz: bool = False,
 ) -> dict[str, Any]:
-    """Sample a run and score the samples; ``out``.json is written after every seed, and resumed within one.
+    """Sample a run and score the samples; ``out``.json is written after every seed, and resumed
+    within one.
 
     Args:
       how: arguments of ``Run.sample``.
       npz: also write ``out``-seed<SEED>.npz, as ADM's evaluator takes it.
 
     Returns:
-      What the JSON holds: "rows", one a seed; "mean" and "std" over them; "metrics", the means by their whole names.
+      What the JSON holds: "rows", one a seed; "mean" and "std" over them; "metrics", the means by
+        their whole names.
 
     Raises:
-      InputError: ``out`` holds scores of something else; or as ``Run.sample`` and ``image_sets.collect``.
+      InputError: ``out`` holds scores of something else; or as ``Run.sample`` and
+        ``image_sets.collect``.
     """
     sampling = {**run.config.sampling.to_dict(), **_plain(how)}
     batch_size = sampling.pop("batch_size")
@@ -89,7 +104,11 @@ def score_run(
         features = image_sets.collect(images, extractor, partial, batch_size, run.mesh)
         rows[seed] = {"seed": seed, **scores(features, reference)}
         if kept is not None:
-            labels = {"arr_1": np.arange(n) % run.num_classes} if run.config.model.class_conditional else {}
+            labels = (
+                {"arr_1": np.arange(n) % run.num_classes}
+                if run.config.model.class_conditional
+                else {}
+            )
             np.savez(f"{made}.npz", arr_0=kept, **labels)
         _write(out, {"run": run.workdir.name, **_summary(identity, [*rows.values()], extractor)})
         shutil.rmtree(partial)
@@ -97,7 +116,9 @@ def score_run(
 
 
 def _plain(how: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of ``Run.sample`` that say something else than the config, the guide by its name."""
+    """The arguments of ``Run.sample`` that say something else than the config, the guide by its
+    name.
+    """
     given = {name: value for name, value in how.items() if value is not None}
     return given | ({"guide": given["guide"].workdir.name} if "guide" in given else {})
 
@@ -107,11 +128,17 @@ def _write(out: Path, found: Mapping[str, Any]) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         replace(out.with_name(f"{out.name}.json"), (json.dumps(found, indent=1) + "\n").encode())
     except OSError as error:
-        raise InputError(f"--out: cannot write {out}.json ({error.strerror}); give another") from None
+        raise InputError(
+            f"--out: cannot write {out}.json ({error.strerror}); give another"
+        ) from None
 
 
-def sampled(run: Run, n: int, seed: int, how: Mapping[str, Any], kept: np.ndarray | None = None) -> ImageSet:
-    """A run's first ``n`` samples of a seed, made when they are read; what is read is also put into ``kept``."""
+def sampled(
+    run: Run, n: int, seed: int, how: Mapping[str, Any], kept: np.ndarray | None = None
+) -> ImageSet:
+    """A run's first ``n`` samples of a seed, made when they are read; what is read is also put into
+    ``kept``.
+    """
 
     def read(numbers: np.ndarray) -> np.ndarray:
         first, last = int(numbers[0]), int(numbers[-1])
@@ -136,25 +163,43 @@ def _resumed(out: Path, identity: Mapping[str, Any]) -> list[dict[str, float]]:
         found = json.loads(file.read_text())
         there, rows = {name: found.get(name) for name in identity}, found["rows"]
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(f"{file}: not scores of this program; remove it or give another --out") from None
-    other = [f"{name}: {there[name]} -> {value}" for name, value in identity.items() if there[name] != value]
+        raise InputError(
+            f"{file}: not scores of this program; remove it or give another --out"
+        ) from None
+    other = [
+        f"{name}: {there[name]} -> {value}"
+        for name, value in identity.items()
+        if there[name] != value
+    ]
     if other:
-        raise InputError(f"{file}: scores of something else ({other[0][:160]}); remove it or give another --out")
+        raise InputError(
+            f"{file}: scores of something else ({other[0][:160]}); remove it or give another --out"
+        )
     return rows
 
 
-def _summary(identity: Mapping[str, Any], rows: Sequence[Mapping[str, float]], extractor: Extractor) -> dict[str, Any]:
+def _summary(
+    identity: Mapping[str, Any], rows: Sequence[Mapping[str, float]], extractor: Extractor
+) -> dict[str, Any]:
     names = [name for name in rows[0] if name != "seed"]
     values = {name: [row[name] for row in rows] for name in names}
     mean = {name: float(np.mean(value)) for name, value in values.items()}
-    spread = {name: float(np.std(value, ddof=1)) for name, value in values.items()} if len(rows) > 1 else {}
+    spread = (
+        {name: float(np.std(value, ddof=1)) for name, value in values.items()}
+        if len(rows) > 1
+        else {}
+    )
     name = identity["reference"]["name"]
     whole = named(mean, identity["n"], extractor.kind, identity["protocol"], name, extractor.suffix)
     return {**identity, "rows": list(rows), "mean": mean, "std": spread, "metrics": whole}
 
 
-def score_images(images: ImageSet, extractor: Extractor, reference: Reference, batch_size: int, mesh: Mesh) -> dict:
-    """Scores of images that are there; the same keys as ``score_run``, of one row without a seed."""
+def score_images(
+    images: ImageSet, extractor: Extractor, reference: Reference, batch_size: int, mesh: Mesh
+) -> dict:
+    """Scores of images that are there; the same keys as ``score_run``, of one row without a
+    seed.
+    """
     partial = extractor.directory / "partial" / f"{images.slug}{extractor.suffix}"
     row = scores(image_sets.collect(images, extractor, partial, batch_size, mesh), reference)
     shutil.rmtree(partial)
@@ -169,7 +214,8 @@ def score_images(images: ImageSet, extractor: Extractor, reference: Reference, b
 
 
 def image_set(text: str, field: str, config: ConfigDict, own: bool) -> ImageSet:
-    """Images by what the user calls them: an .npz file, a folder, NAME:SPLIT of a data set, or a split.
+    """Images by what the user calls them: an .npz file, a folder, NAME:SPLIT of a data set, or a
+    split.
 
     Args:
       own: whether the config has data of its own, whose splits need no name.
@@ -184,8 +230,12 @@ def image_set(text: str, field: str, config: ConfigDict, own: bool) -> ImageSet:
         return image_sets.of_dataset(datasets.folder(path, "train", size), path.resolve().name)
     name, colon, split = text.rpartition(":")
     if not colon and not own:
-        raise InputError(f"{field}: {text!r} is no .npz file, no folder, and not NAME:SPLIT of a data set")
-    return image_sets.of_dataset(build.dataset(of_data(config, name), split), f"{name}-{split}" if colon else split)
+        raise InputError(
+            f"{field}: {text!r} is no .npz file, no folder, and not NAME:SPLIT of a data set"
+        )
+    return image_sets.of_dataset(
+        build.dataset(of_data(config, name), split), f"{name}-{split}" if colon else split
+    )
 
 
 def of_data(config: ConfigDict, name: str) -> ConfigDict:
@@ -198,23 +248,33 @@ def of_data(config: ConfigDict, name: str) -> ConfigDict:
 def main(argv: Sequence[str]) -> None:
     args = _parse(argv)
     if bool(args.workdir) == bool(args.images):
-        raise InputError("--workdir, --images: give one of them, the run or the images that are scored")
+        raise InputError(
+            "--workdir, --images: give one of them, the run or the images that are scored"
+        )
     if not args.workdir and not args.reference:
-        raise InputError("--reference: missing; give what the images are compared with, e.g. cifar10:train")
-    if args.images and (unread := [f"--{name}" for name, value in OF_A_RUN.items() if getattr(args, name) != value]):
-        raise InputError(f"{', '.join(unread)}: of a run, and --images are scored as they are; leave it out")
+        raise InputError(
+            "--reference: missing; give what the images are compared with, e.g. cifar10:train"
+        )
+    if args.images and (
+        unread := [f"--{name}" for name, value in OF_A_RUN.items() if getattr(args, name) != value]
+    ):
+        raise InputError(
+            f"{', '.join(unread)}: of a run, and --images are scored as they are; leave it out"
+        )
     if not args.workdir and ":" not in args.reference and args.extractor == "classifier":
         raise InputError(
             "--extractor: a classifier of which data? Say it by --reference=NAME:SPLIT, or give its directory"
         )
-    if any(seed not in range(2**32) for seed in args.seeds) or len(set(args.seeds)) != len(args.seeds):
+    if any(seed not in range(2**32) for seed in args.seeds) or len(set(args.seeds)) != len(
+        args.seeds
+    ):
         raise InputError(f"--seeds: {args.seeds} are not different numbers in 0..2**32-1")
     cli.start_backend()
     run = cli.open_run(args) if args.workdir else None
     config = _config(args, run)
-    mesh, batch_size = run.mesh if run else sharding.make_mesh((-1, 1, 1)), args.batch_size or BATCH
+    mesh, batch_size = run.mesh if run else parallel.make_mesh((-1, 1, 1)), args.batch_size or BATCH
     images = None if run else _subset(image_set(args.images, "--images", config, own=False), args.n)
-    extractor = build.extractor(args.extractor, config, mesh, args.resizing)
+    extractor = by_name.extractor(args.extractor, config, mesh, args.resizing)
     shape, field = (run.image_shape, "--workdir") if run else (images.image_shape, "--images")
     extractor.check(shape, field)
     wanted = args.reference or config.data.split
@@ -222,7 +282,9 @@ def main(argv: Sequence[str]) -> None:
     if file.suffix == ".npz" and references.is_statistics(file):
         reference = references.read(file, extractor, batch_size, mesh)
     else:
-        reference = references.of(image_set(wanted, "--reference", config, bool(run)), extractor, batch_size, mesh)
+        reference = references.of(
+            image_set(wanted, "--reference", config, bool(run)), extractor, batch_size, mesh
+        )
     if run:
         found = _of_run(args, run, extractor, reference)
     else:
@@ -233,10 +295,14 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _config(args: argparse.Namespace, run: Run | None) -> ConfigDict:
-    """The config that data are read by: the run's, or the default with the data that the reference names."""
+    """The config that data are read by: the run's, or the default with the data that the reference
+    names.
+    """
     config = run.config if run else schema.get_config()
     if run and config.data.name == build.LATENTS:
-        raise InputError("--workdir: a run on latents; without their autoencoder there are no images to score")
+        raise InputError(
+            "--workdir: a run on latents; without their autoencoder there are no images to score"
+        )
     if not run and ":" in args.reference:
         config.data.name = args.reference.rpartition(":")[0]
     if args.data_dir is not None:
@@ -249,19 +315,27 @@ def _config(args: argparse.Namespace, run: Run | None) -> ConfigDict:
 
 def _subset(images: ImageSet, n: int | None) -> ImageSet:
     if n is not None and not 0 < n <= len(images):
-        raise InputError(f"--n: {n} of the {len(images)} images of {images.name}; leave it out to take all")
+        raise InputError(
+            f"--n: {n} of the {len(images)} images of {images.name}; leave it out to take all"
+        )
     return images if n is None else image_sets.subset(images, n)
 
 
-def _of_run(args: argparse.Namespace, run: Run, extractor: Extractor, reference: Reference) -> dict[str, Any]:
+def _of_run(
+    args: argparse.Namespace, run: Run, extractor: Extractor, reference: Reference
+) -> dict[str, Any]:
     how, n = cli.sampling(args), N if args.n is None else args.n
     if n < image_sets.FEWEST:
-        raise InputError(f"--n: {n} images are too few to be scored; give {image_sets.FEWEST} or more")
+        raise InputError(
+            f"--n: {n} images are too few to be scored; give {image_sets.FEWEST} or more"
+        )
     tag = f"{sampler_tag(run.config.sampling, _plain(how))}-{n}-{extractor.kind}{extractor.suffix}-{reference.name}"
     out = Path(args.out or run.workdir / "fid" / f"step{run.step}-{run.average}-{tag}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        found = score_run(run, extractor, reference, out, n=n, seeds=args.seeds, how=how, npz=args.npz)
+        found = score_run(
+            run, extractor, reference, out, n=n, seeds=args.seeds, how=how, npz=args.npz
+        )
     except OSError as error:
         raise InputError(f"--out: cannot write {out} ({error.strerror}); give another") from None
     print(f"all numbers are in {out}.json")
@@ -275,7 +349,13 @@ def table(found: Mapping[str, Any]) -> str:
         spread = found["std"].get(name)
         within = found["mean"].get(f"{name}_std")
         note = f"± {spread:.4g} over {len(found['rows'])} seeds" if spread is not None else ""
-        lines.append([whole, f"{value:.4f}", note or (f"± {within:.4g} within the set" if within is not None else "")])
+        lines.append(
+            [
+                whole,
+                f"{value:.4f}",
+                note or (f"± {within:.4g} within the set" if within is not None else ""),
+            ]
+        )
     return tabulate(lines, tablefmt="plain", disable_numparse=True)
 
 
@@ -283,21 +363,50 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = cli.Parser("ddaepp_jax.fid", __doc__)
     add = parser.add_argument
     cli.add_run(parser, required=False)
-    add("--images", help="instead of a run: an .npz file (arr_0 or images, uint8 NHWC), a folder, or NAME:SPLIT")
+    add(
+        "--images",
+        help="instead of a run: an .npz file (arr_0 or images, uint8 NHWC), a folder, or NAME:SPLIT",
+    )
     add(
         "--reference",
         help="an .npz file of statistics (ours, ADM's, EDM's) or of images, a folder, NAME:SPLIT, or a split of the "
         "run's data (default: the run's training split)",
     )
-    add("--extractor", default="inception", help="inception, classifier, or an extractor's directory (inception)")
-    add("--resizing", help="of Inception's images: pytorch, or tensorflow1 as ADM and EDM have it (pytorch)")
-    add("--n", type=int, help=f"how many samples a seed ({N}); of --images: so many drawn ones (all)")
-    add("--seeds", type=cli.several(int), default=(0,), help="of the samples' start noise, with commas (0)")
+    add(
+        "--extractor",
+        default="inception",
+        help="inception, classifier, or an extractor's directory (inception)",
+    )
+    add(
+        "--resizing",
+        help="of Inception's images: pytorch, or tensorflow1 as ADM and EDM have it (pytorch)",
+    )
+    add(
+        "--n",
+        type=int,
+        help=f"how many samples a seed ({N}); of --images: so many drawn ones (all)",
+    )
+    add(
+        "--seeds",
+        type=cli.several(int),
+        default=(0,),
+        help="of the samples' start noise, with commas (0)",
+    )
     add("--npz", action="store_true", help="also write the samples, as ADM's evaluator takes them")
-    add("--data_dir", help="of the data, where they are not where they were in training; of NAME:SPLIT")
-    add("--size", type=cli.several(int), help="HEIGHT,WIDTH to crop data to (default: the run's; as stored)")
+    add(
+        "--data_dir",
+        help="of the data, where they are not where they were in training; of NAME:SPLIT",
+    )
+    add(
+        "--size",
+        type=cli.several(int),
+        help="HEIGHT,WIDTH to crop data to (default: the run's; as stored)",
+    )
     cli.add_sampling(parser)
-    add("--out", help="of the JSON, without suffix (default: WORKDIR/fid/<what is scored>; with --images: none)")
+    add(
+        "--out",
+        help="of the JSON, without suffix (default: WORKDIR/fid/<what is scored>; with --images: none)",
+    )
     return parser.parse_args(argv)
 
 

@@ -1,12 +1,14 @@
-"""Which block to condition on: one short run a candidate and seed; the lowest denoising loss wins, not the best probe.
+"""Which block to condition on: one short run a candidate and seed; the lowest denoising loss wins,
+not the best probe.
 
     python -m ddaepp_jax.find_bottleneck --config=configs/uvit_cifar.py --steps=1000 --seeds=0,1,2
 
-Runs of one seed have the same data, noise and initial values, and are the config with that seed, `model.bottleneck` and
-`train.steps`; its warm-up takes a fifth of them at most, so that the short run learns. The candidate's number is data:
-blocks of one width share a compiled program, one after another. A winner is named only where its gap to the others
-exceeds the seeds' spread; otherwise it is a tie. The same command again goes on where it stopped, and takes more seeds
-or candidates. In the directory: short_run.json (the config), curves.jsonl, bottleneck.json, curves.png.
+Runs of one seed have the same data, noise and initial values, and are the config with that seed,
+`model.bottleneck` and `train.steps`; its warm-up takes a fifth of them at most, so that the short
+run learns. The candidate's number is data: blocks of one width share a compiled program, one after
+another. A winner is named only where its gap to the others exceeds the seeds' spread; otherwise it
+is a tie. The same command again goes on where it stopped, and takes more seeds or candidates. In
+the directory: short_run.json (the config), curves.jsonl, bottleneck.json, curves.png.
 """
 
 import argparse
@@ -27,22 +29,28 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from ddaepp_jax import build, cli, run_config, validation
+from ddaepp_jax import build, cli
+from ddaepp_jax.base import parallel
+from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.base.files import replace
+from ddaepp_jax.config import saved as run_config
+from ddaepp_jax.config import validation
 from ddaepp_jax.data.datasets import Dataset
-from ddaepp_jax.errors import InputError
-from ddaepp_jax.evaluation import bottleneck_results
-from ddaepp_jax.evaluation.stored import replace
 from ddaepp_jax.models.self_conditioning import OneOf
+from ddaepp_jax.reporting import bottleneck as bottleneck_results
 from ddaepp_jax.run import weights_to_start_from
-from ddaepp_jax.training import graft, sharding
+from ddaepp_jax.training import graft
 from ddaepp_jax.training.program import Program, compile_program
 from ddaepp_jax.training.source import Source
 from ddaepp_jax.training.step import Learner, TrainState
 
 WARMUP = 5  # a part of so many, at most, of a short run
 POINTS = 100  # of a curve, where the run has so many steps
-LOSS = "denoising/loss"  # what candidates are compared by; other objectives take their features at the bottleneck
-NUMBER = "bottleneck"  # under which a candidate's number is handed to the program, beside the images
+# what candidates are compared by; other objectives take their features at the bottleneck
+LOSS = "denoising/loss"
+NUMBER = (
+    "bottleneck"  # under which a candidate's number is handed to the program, beside the images
+)
 
 
 def search(
@@ -62,8 +70,8 @@ def search(
       name: of the config, for the record.
 
     Returns:
-      What ``bottleneck_results.decide`` does, with "config", "steps", "warmup_steps", "seeds", and "line", which sets
-      the config to the best block.
+      What ``bottleneck_results.decide`` does, with "config", "steps", "warmup_steps", "seeds", and
+      "line", which sets the config to the best block.
 
     Raises:
       InputError: names the field, option or file that is wrong.
@@ -71,10 +79,14 @@ def search(
     _check(config, steps, seeds)
     mesh, data = build.mesh(config), build.dataset(config, config.data.split)
     config = config.copy_and_resolve_references()
-    config.train.update(steps=min(steps, build.total_steps(config, len(data))), epochs=None, images=None)
+    config.train.update(
+        steps=min(steps, build.total_steps(config, len(data))), epochs=None, images=None
+    )
     config.optimizer.warmup_steps = min(config.optimizer.warmup_steps, config.train.steps // WARMUP)
     network = build.network(config, data.image_shape, data.num_classes)
-    widths = _widths(_shapes(network, data.image_shape)[0], candidates, last=config.model.name == "dit")
+    widths = _widths(
+        _shapes(network, data.image_shape)[0], candidates, last=config.model.name == "dit"
+    )
     weights = _weights(config, network, data.image_shape, widths)
     if data.nbytes <= config.data.device_bytes:
         data = data.resident()  # read once, not once a run
@@ -84,7 +96,9 @@ def search(
     # A log file gets a line now and then, a terminal a bar.
     interval = 0.5 if sys.stderr.isatty() else 30
     total = len(left) * config.train.steps
-    how = dict(unit="step", smoothing=0, mininterval=interval, dynamic_ncols=True)  # a pause to compile is no new rate
+    how = dict(
+        unit="step", smoothing=0, mininterval=interval, dynamic_ncols=True
+    )  # a pause to compile is no new rate
     with tqdm(total=total, disable=not left, **how) as bar:
         for seed in seeds:
             for width in dict.fromkeys(widths.values()):
@@ -95,7 +109,11 @@ def search(
                     with (workdir / "curves.jsonl").open("a") as file:
                         file.write(json.dumps(row) + "\n")
     curves = {block: {seed: done[seed, block] for seed in seeds} for block in widths}
-    known = {"config": name, "steps": config.train.steps, "warmup_steps": config.optimizer.warmup_steps}
+    known = {
+        "config": name,
+        "steps": config.train.steps,
+        "warmup_steps": config.optimizer.warmup_steps,
+    }
     return _conclude(workdir, curves, {**known, "seeds": list(seeds)})
 
 
@@ -105,9 +123,13 @@ def _check(config: ConfigDict, steps: int, seeds: Sequence[int]) -> None:
     if steps < 1:
         raise InputError(f"--steps: {steps} is not positive")
     if not seeds or len(set(seeds)) < len(seeds) or not all(0 <= seed < 2**32 for seed in seeds):
-        raise InputError(f"--seeds: {','.join(map(str, seeds))} are not different numbers in 0..2**32-1")
+        raise InputError(
+            f"--seeds: {','.join(map(str, seeds))} are not different numbers in 0..2**32-1"
+        )
     if not config.objectives.denoising.weight:
-        raise InputError("objectives.denoising.weight: 0, and candidates are compared by its loss; set it to 1")
+        raise InputError(
+            "objectives.denoising.weight: 0, and candidates are compared by its loss; set it to 1"
+        )
     if not config.model.self_condition:
         raise InputError("model.self_condition: False, and so no block conditions; set it to True")
     if config.model.get("inject", "add") == "token":
@@ -119,7 +141,10 @@ def _check(config: ConfigDict, steps: int, seeds: Sequence[int]) -> None:
 
 def _shapes(network: nn.Module, image_shape: tuple[int, int, int]) -> tuple[Mapping[str, Any], Any]:
     """Of a network's features and of its parameters; nothing is computed."""
-    x, t = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.float32)
+    x, t = (
+        jax.ShapeDtypeStruct((1, *image_shape), jnp.float32),
+        jax.ShapeDtypeStruct((1,), jnp.float32),
+    )
     (_, features), variables = jax.eval_shape(network.init_with_output, jax.random.key(0), x, t)
     return features, variables["params"]
 
@@ -138,17 +163,26 @@ def _widths(features: Mapping[str, Any], names: Sequence[str], last: bool) -> di
         build.choose("--candidates: of blocks that something follows", name, blocks)
     chosen = [name for name in blocks if not names or name in names]
     if len(chosen) < 2:
-        raise InputError(f"--candidates: {', '.join(chosen)} alone has nothing to be compared with; give more")
+        raise InputError(
+            f"--candidates: {', '.join(chosen)} alone has nothing to be compared with; give more"
+        )
     return {name: features[name].shape[-1] for name in chosen}
 
 
 def _weights(
-    config: ConfigDict, network: nn.Module, image_shape: tuple[int, int, int], widths: Mapping[str, int]
+    config: ConfigDict,
+    network: nn.Module,
+    image_shape: tuple[int, int, int],
+    widths: Mapping[str, int],
 ) -> Any | None:
-    """The weights of ``init_from``, which have to fit candidates of every width; None where it is empty."""
+    """The weights of ``init_from``, which have to fit candidates of every width; None where it is
+    empty.
+    """
     weights = None
     for block in {width: block for block, width in widths.items()}.values():
-        weights = weights_to_start_from(config, _shapes(network.clone(bottleneck=block), image_shape)[1])
+        weights = weights_to_start_from(
+            config, _shapes(network.clone(bottleneck=block), image_shape)[1]
+        )
     return weights
 
 
@@ -166,16 +200,23 @@ def _train(
     if not missing:
         return
     config = config.copy_and_resolve_references()
-    config.seed, config.model.bottleneck = seed, group[0]  # whichever it is, the initial state is the same
+    config.seed, config.model.bottleneck = (
+        seed,
+        group[0],
+    )  # whichever it is, the initial state is the same
     learner = build.learner(config, data.image_shape, data.num_classes, config.train.steps)
     source = build.source(config, data, mesh)
 
     def of_data(learner: Learner, data: Mapping[str, Array]) -> Learner:
-        return dataclasses.replace(learner, network=learner.network.clone(bottleneck=OneOf(group, data[NUMBER])))
+        return dataclasses.replace(
+            learner, network=learner.network.clone(bottleneck=OneOf(group, data[NUMBER]))
+        )
 
     numbered = [_numbered(source, number, mesh) for number in range(len(group))]
     bar.set_description(f"seed {seed}, compiling")
-    program = compile_program(learner, mesh, config.mesh.rules, numbered[0], build.prepare(config), of_data)
+    program = compile_program(
+        learner, mesh, config.mesh.rules, numbered[0], build.prepare(config), of_data
+    )
     for name in missing:
         bar.set_description(f"seed {seed}, {name}")
         before, start, state = bar.n, time.perf_counter(), program.init()
@@ -189,8 +230,8 @@ def _train(
 
 def _numbered(source: Source, number: int, mesh: Mesh) -> Source:
     """A source that hands a candidate's number over too, as data."""
-    placed = sharding.replicated(mesh)
-    value = sharding.put(np.int32(number), placed)
+    placed = parallel.replicated(mesh)
+    value = parallel.put(np.int32(number), placed)
     shape = jax.ShapeDtypeStruct((), jnp.int32, sharding=placed)
 
     def fetch(data: Mapping[str, Array], step: Array) -> Mapping[str, Array]:
@@ -199,13 +240,22 @@ def _numbered(source: Source, number: int, mesh: Mesh) -> Source:
     def open(start: int, stop: int) -> Iterator[Mapping[str, Array]]:
         return ({**data, NUMBER: value} for data in source.open(start, stop))
 
-    return dataclasses.replace(source, shapes={**source.shapes, NUMBER: shape}, fetch=fetch, open=open)
+    return dataclasses.replace(
+        source, shapes={**source.shapes, NUMBER: shape}, fetch=fetch, open=open
+    )
 
 
 def _curve(
-    program: Program, state: TrainState, source: Source, train: ConfigDict, mesh: Mesh, advance: Callable[[int], Any]
+    program: Program,
+    state: TrainState,
+    source: Source,
+    train: ConfigDict,
+    mesh: Mesh,
+    advance: Callable[[int], Any],
 ) -> dict[str, Any]:
-    """Train to the end: "stops", steps, and "loss", the mean since the stop before; they end before a "bad_step"."""
+    """Train to the end: "stops", steps, and "loss", the mean since the stop before; they end before
+    a "bad_step".
+    """
     each = -(-train.steps // POINTS)
     row = {"stops": [], "loss": [], "bad_step": None}
     batches, step, pending = source.open(0, train.steps), 0, None
@@ -225,7 +275,7 @@ def _curve(
         totals = program.zeros()
         while step < stop:
             step = min(stop, step + train.steps_per_dispatch) if source.looped else step + 1
-            limit = sharding.put(np.int32(step), sharding.replicated(mesh))
+            limit = parallel.put(np.int32(step), parallel.replicated(mesh))
             state, totals, _ = program.run(state, totals, next(batches), limit)
         if pending and not settle(*pending):  # of the part before, while this one runs
             break
@@ -236,7 +286,9 @@ def _curve(
 
 
 def _claim(config: ConfigDict, workdir: Path) -> None:
-    """Make the directory, or check that it holds a search by this config, whatever its seed and bottleneck."""
+    """Make the directory, or check that it holds a search by this config, whatever its seed and
+    bottleneck.
+    """
     file = workdir / "short_run.json"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -244,20 +296,28 @@ def _claim(config: ConfigDict, workdir: Path) -> None:
             old = run_config.from_json(file.read_text(errors="replace"), str(file))
             old.seed, old.model.bottleneck = config.seed, config.model.bottleneck
             lengths = old.train.steps, config.train.steps
-            changed = [f"train.steps: {lengths[0]} -> {lengths[1]}"] if lengths[0] != lengths[1] else []
+            changed = (
+                [f"train.steps: {lengths[0]} -> {lengths[1]}"] if lengths[0] != lengths[1] else []
+            )
             changed += [line for line in run_config.changes(old, config) if line not in changed]
             if changed:
-                raise InputError(f"{file}: a search by another config ({'; '.join(changed)}); use another --workdir")
+                raise InputError(
+                    f"{file}: a search by another config ({'; '.join(changed)}); use another --workdir"
+                )
         elif any(workdir.iterdir()):
             raise InputError(f"--workdir: {workdir} is not empty and holds no search; use another")
         else:
             file.write_text(run_config.to_json(config))
     except OSError as error:
-        raise InputError(f"--workdir: cannot write {workdir} ({error.strerror}); use another") from None
+        raise InputError(
+            f"--workdir: cannot write {workdir} ({error.strerror}); use another"
+        ) from None
 
 
 def _done(file: Path) -> dict[tuple[int, str], dict[str, Any]]:
-    """The runs that are there, by seed and block; what a stopped program left half-written is cut."""
+    """The runs that are there, by seed and block; what a stopped program left half-written is
+    cut.
+    """
     lines = file.read_text().splitlines(keepends=True) if file.exists() else []
     whole = [line for line in lines if line.endswith("\n")]
     if whole != lines:
@@ -266,10 +326,14 @@ def _done(file: Path) -> dict[tuple[int, str], dict[str, Any]]:
         rows = [json.loads(line) for line in whole]
         return {(row["seed"], row["bottleneck"]): row for row in rows}
     except (ValueError, KeyError, TypeError):
-        raise InputError(f"{file}: not the curves of a search; remove it or use another --workdir") from None
+        raise InputError(
+            f"{file}: not the curves of a search; remove it or use another --workdir"
+        ) from None
 
 
-def _conclude(workdir: Path, curves: bottleneck_results.Curves, known: Mapping[str, Any]) -> dict[str, Any]:
+def _conclude(
+    workdir: Path, curves: bottleneck_results.Curves, known: Mapping[str, Any]
+) -> dict[str, Any]:
     """Decide, write bottleneck.json and curves.png; ``known`` is recorded beside the decision."""
     score = lambda row: bottleneck_results.score(row, known["steps"])
     found = bottleneck_results.decide(
@@ -283,22 +347,42 @@ def _conclude(workdir: Path, curves: bottleneck_results.Curves, known: Mapping[s
 
 def main(argv: Sequence[str]) -> None:
     args, rest = _parse(argv)
-    config = cli.parse_config([*([f"--config={args.config}"] if args.config is not None else []), *rest])
+    config = cli.parse_config(
+        [*([f"--config={args.config}"] if args.config is not None else []), *rest]
+    )
     cli.start_backend()
     name = args.config or "digits"
     workdir = Path(args.workdir or f"runs/{Path(name.split(':')[0]).stem}_bottleneck")
-    found = search(config, workdir, candidates=args.candidates, steps=args.steps, seeds=args.seeds, name=name)
+    found = search(
+        config, workdir, candidates=args.candidates, steps=args.steps, seeds=args.seeds, name=name
+    )
     print(f"\n{found['steps']} steps a run, {found['warmup_steps']} of them warm-up\n")
     print(f"{bottleneck_results.table(found)}\n\n{bottleneck_results.advice(found)}")
-    print(f"\nlook at {workdir}/curves.png; all numbers are in {workdir}/bottleneck.json and curves.jsonl")
+    print(
+        f"\nlook at {workdir}/curves.png; all numbers are in {workdir}/bottleneck.json and curves.jsonl"
+    )
 
 
 def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = cli.Parser("ddaepp_jax.find_bottleneck", __doc__)
     add = parser.add_argument
-    add("--config", metavar="FILE[:VARIANT]", help="(default: digits); --config.FIELD=VALUE overrides a field")
-    add("--candidates", type=cli.several(str), default=(), help="blocks (default: all that something follows)")
-    add("--steps", type=int, default=1000, help="of a run (1000, or the config's own where it is shorter)")
+    add(
+        "--config",
+        metavar="FILE[:VARIANT]",
+        help="(default: digits); --config.FIELD=VALUE overrides a field",
+    )
+    add(
+        "--candidates",
+        type=cli.several(str),
+        default=(),
+        help="blocks (default: all that something follows)",
+    )
+    add(
+        "--steps",
+        type=int,
+        default=1000,
+        help="of a run (1000, or the config's own where it is shorter)",
+    )
     add("--seeds", type=cli.several(int), default=(0, 1, 2), help="with commas (0,1,2)")
     add("--workdir", help="where the results go (default: runs/<config's name>_bottleneck)")
     return parser.parse_known_args(argv)

@@ -1,14 +1,16 @@
-"""How much a run's features know: linear heads and nearest neighbours at every layer and noise level.
+"""How much a run's features know: linear heads and nearest neighbours at every layer and noise
+level.
 
     python -m ddaepp_jax.linear_probe --workdir=runs/digits
     python -m ddaepp_jax.linear_probe --workdir=runs/uvit_cifar --protocol=online --layers=out_1 --levels=0.001,0.011
 
-A noise level costs one forward pass an image, whatever the number of layers. Protocols: `cached` takes each image's
-features once and trains the heads on those; `online` draws noise, crops and mirror images anew at every epoch (DDAE's);
-`imagenet` is the recipe of l-DAE. Beside accuracy stands what features are like: how far two views of an image
-agree and, by uniformity, effective rank and spread, how much of their space the images fill. The best (layer, level,
-learning rate) is chosen on images held out from the training split and stored with the run; with --held_out=0 it is
-chosen on the test split, as papers do. The same command again resumes.
+A noise level costs one forward pass an image, whatever the number of layers. Protocols: `cached`
+takes each image's features once and trains the heads on those; `online` draws noise, crops and
+mirror images anew at every epoch (DDAE's); `imagenet` is the recipe of l-DAE. Beside accuracy
+stands what features are like: how far two views of an image agree and, by uniformity, effective
+  rank and spread, how much of their space the images fill. The best (layer, level,
+learning rate) is chosen on images held out from the training split and stored with the run; with
+--held_out=0 it is chosen on the test split, as papers do. The same command again resumes.
 """
 
 import argparse
@@ -25,15 +27,18 @@ from typing import Any
 import numpy as np
 
 from ddaepp_jax import build, cli
+from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.base.files import replace
+from ddaepp_jax.base.results import partial_directory
 from ddaepp_jax.data.augment import crop_pad
-from ddaepp_jax.errors import InputError
-from ddaepp_jax.evaluation import features as feature
-from ddaepp_jax.evaluation import online, probe_results, probes
-from ddaepp_jax.evaluation.diagnostics import diagnose
-from ddaepp_jax.evaluation.probe_results import PIXELS
-from ddaepp_jax.evaluation.probes import PROTOCOLS, Protocol, Scales
-from ddaepp_jax.evaluation.splits import Splits
-from ddaepp_jax.evaluation.stored import partial_directory, replace, store, widths
+from ddaepp_jax.probing import features as feature
+from ddaepp_jax.probing import heads as probes
+from ddaepp_jax.probing import online
+from ddaepp_jax.probing.diagnostics import PIXELS, diagnose
+from ddaepp_jax.probing.heads import PROTOCOLS, Protocol, Scales
+from ddaepp_jax.probing.splits import Splits
+from ddaepp_jax.probing.stored import store, widths
+from ddaepp_jax.reporting import probes as probe_results
 from ddaepp_jax.run import Run
 
 BATCH = 256  # images of a forward pass where features are only read
@@ -51,7 +56,8 @@ class Settings:
       levels: noise levels in the process's unit.
       held_out: the part of the training split that chooses; 0: the test split does.
       knn: neighbours; 0: none are asked.
-      flip: whether mirror images are drawn; pad: pixels around an image that crops are drawn from (``online``).
+      flip: whether mirror images are drawn; pad: pixels around an image that crops are drawn from
+        (``online``).
       seed: of noise, crops and order.
     """
 
@@ -68,7 +74,9 @@ class Settings:
     @property
     def tag(self) -> str:
         """The protocol as metrics' names carry it: cached-15ep, crop-flip-15ep."""
-        drawn = "-".join([*(["crop"] if self.pad else []), *(["flip"] if self.flip else [])]) or "fresh"
+        drawn = (
+            "-".join([*(["crop"] if self.pad else []), *(["flip"] if self.flip else [])]) or "fresh"
+        )
         return f"{drawn if self.protocol.fresh else 'cached'}-{self.protocol.epochs}ep"
 
 
@@ -83,7 +91,8 @@ def settings(
     seed: int = 0,
     **changed: Any,
 ) -> Settings:
-    """Settings of a run: the config's ``probe`` where nothing else is given; ``changed`` are a protocol's fields.
+    """Settings of a run: the config's ``probe`` where nothing else is given; ``changed`` are a
+    protocol's fields.
 
     Raises:
       InputError: names what is wrong.
@@ -93,7 +102,9 @@ def settings(
     made = build.choose("protocol", name, PROTOCOLS)
     if name == defaults.protocol and changed.get("epochs") is None:
         changed["epochs"] = defaults.epochs
-    made = dataclasses.replace(made, **{field: value for field, value in changed.items() if value is not None})
+    made = dataclasses.replace(
+        made, **{field: value for field, value in changed.items() if value is not None}
+    )
     for layer in layers:
         build.choose("layers", layer, run.layers)
     held_out = defaults.held_out if held_out is None else held_out
@@ -102,7 +113,12 @@ def settings(
     for field, value, ok, wanted in (
         ("epochs", made.epochs, made.epochs > 0, "positive"),
         ("batch_size", made.batch_size, made.batch_size > 0, "positive"),
-        ("learning_rates", rates, bool(rates) and all(0 < rate < float("inf") for rate in rates), "positive numbers"),
+        (
+            "learning_rates",
+            rates,
+            bool(rates) and all(0 < rate < float("inf") for rate in rates),
+            "positive numbers",
+        ),
         ("l2", made.l2, 0 <= made.l2 < float("inf"), "0 or positive"),
         ("held_out", held_out, 0 <= held_out < 1, "in [0, 1)"),
         ("knn", knn, knn >= 0, "0 (none) or positive"),
@@ -111,12 +127,16 @@ def settings(
         if not ok:
             raise InputError(f"{field}: {value} is not {wanted}")
     if made.fresh and made.batch_size % run.mesh.size:
-        raise InputError(f"batch_size: {made.batch_size} is not a multiple of {run.mesh.size}, the number of devices")
+        raise InputError(
+            f"batch_size: {made.batch_size} is not a multiple of {run.mesh.size}, the number of devices"
+        )
     return Settings(
         name=name,
         protocol=made,
         layers=tuple(layers) or _blocks(run),
-        levels=tuple(_plain(run.noise_level(level)) for level in levels or run.process.probe_levels()),
+        levels=tuple(
+            _plain(run.noise_level(level)) for level in levels or run.process.probe_levels()
+        ),
         held_out=held_out,
         knn=knn,
         flip=made.fresh and run.config.data.flip,
@@ -126,7 +146,9 @@ def settings(
 
 
 def _plain(level: np.number) -> int | float:
-    """The Python number that is written as the level is: 11, 0.05995 and not 0.05995000153779984."""
+    """The Python number that is written as the level is: 11, 0.05995 and not
+    0.05995000153779984.
+    """
     return json.loads(str(level))
 
 
@@ -137,12 +159,14 @@ def _blocks(run: Run) -> tuple[str, ...]:
 
 
 def probe(run: Run, chosen: Settings, out: Path) -> dict[str, Any]:
-    """Probe a run; ``out``.json and .csv are written after every noise level, and resumed from there.
+    """Probe a run; ``out``.json and .csv are written after every noise level, and resumed from
+    there.
 
     Levels that are there already stay beside those asked for.
 
     Returns:
-      What the JSON holds: "settings"; "levels"; "rows", one a layer and level, accuracies in percent and what
+      What the JSON holds: "settings"; "levels"; "rows", one a layer and level, accuracies in
+        percent and what
       ``diagnostics.diagnose`` says of the features; "best"; "seconds" by level.
 
     Raises:
@@ -150,7 +174,11 @@ def probe(run: Run, chosen: Settings, out: Path) -> dict[str, Any]:
     """
     fields = dataclasses.asdict(chosen)
     del fields["levels"]
-    average = {"decay": run.decay} if run.sigma_rel is None else {"decay": None, "sigma_rel": run.sigma_rel}
+    average = (
+        {"decay": run.decay}
+        if run.sigma_rel is None
+        else {"decay": None, "sigma_rel": run.sigma_rel}
+    )
     identity = {"step": run.step} | average | fields.pop("protocol") | fields
     identity = json.loads(json.dumps(identity))  # tuples as JSON reads them
     rows, seconds = _resumed(out, identity)
@@ -167,7 +195,8 @@ def probe(run: Run, chosen: Settings, out: Path) -> dict[str, Any]:
         found = {
             "run": run.workdir.name,
             "protocol": chosen.tag,
-            "data": images.described | {"diagnosed on": f"two views each of {len(_diagnosed(images))} that choose"},
+            "data": images.described
+            | {"diagnosed on": f"two views each of {len(_diagnosed(images))} that choose"},
             "settings": identity,
             "levels": sorted({row["noise_level"] for row in rows} - {None}),
             "best": _best(rows, chosen, run.process.unit),
@@ -185,7 +214,9 @@ def _images(run: Run, chosen: Settings) -> Splits:
     if not train.num_classes:
         raise InputError(f"data.name: {train.name} has no labels; a probe needs them")
     if train.image_shape != run.image_shape:
-        raise InputError(f"data.data_dir: images of {train.image_shape}; the run has {run.image_shape}")
+        raise InputError(
+            f"data.data_dir: images of {train.image_shape}; the run has {run.image_shape}"
+        )
     if train.nbytes + test.nbytes <= data.device_bytes:
         train, test = train.resident(), test.resident()
     return Splits(train, test, chosen.held_out, chosen.seed)
@@ -200,7 +231,9 @@ def _resumed(out: Path, identity: dict[str, Any]) -> tuple[list[dict], dict[str,
         found = json.loads(file.read_text())
         there, rows, seconds = found["settings"], found["rows"], found["seconds"]
     except (ValueError, KeyError, TypeError):
-        raise InputError(f"{file}: not a probe's results; remove it or give another --out") from None
+        raise InputError(
+            f"{file}: not a probe's results; remove it or give another --out"
+        ) from None
     other = [f"{k}: {there.get(k)} -> {v}" for k, v in identity.items() if there.get(k) != v]
     if other:
         more = f" and {len(other) - 3} more" if len(other) > 3 else ""
@@ -208,32 +241,63 @@ def _resumed(out: Path, identity: dict[str, Any]) -> tuple[list[dict], dict[str,
             f"{file}: a probe with other settings ({'; '.join(other[:3])}{more}); remove it or give another --out"
         )
     if any("spread" not in row for row in rows):
-        raise InputError(f"{file}: an older version's probe, without spread and rank; remove it or give another --out")
+        raise InputError(
+            f"{file}: an older version's probe, without spread and rank; remove it or give another --out"
+        )
     return rows, seconds
 
 
 def _probe_level(
-    run: Run, chosen: Settings, images: Splits, features: feature.Features, level: float | None, directory: Path
+    run: Run,
+    chosen: Settings,
+    images: Splits,
+    features: feature.Features,
+    level: float | None,
+    directory: Path,
 ) -> list[dict]:
-    """A row a layer: features of all images at this level, linear heads on them, kNN. ``level`` None: pixels."""
+    """A row a layer: features of all images at this level, linear heads on them, kNN. ``level``
+    None: pixels.
+    """
     title = PIXELS if level is None else f"level {level:g}"
-    common = {"level": np.int32(0) if level is None else run.noise_level(level), "seed": chosen.seed, "mesh": run.mesh}
+    common = {
+        "level": np.int32(0) if level is None else run.noise_level(level),
+        "seed": chosen.seed,
+        "mesh": run.mesh,
+    }
     protocol, sizes = chosen.protocol, widths(features, run.params, run.image_shape)
     stored_of = dict(images.parts)
-    if protocol.fresh and not chosen.knn:  # then nothing but a scale asks for features of the training images
+    if (
+        protocol.fresh and not chosen.knn
+    ):  # then nothing but a scale asks for features of the training images
         stored_of["fit"] = stored_of["fit"][: SCALE_BY if protocol.standardise else 0]
     ids = np.concatenate(list(stored_of.values()))
     stored, labels = store(
-        directory, features, run.params, images.read, ids, sizes, batch_size=BATCH, title=f"features, {title}", **common
+        directory,
+        features,
+        run.params,
+        images.read,
+        ids,
+        sizes,
+        batch_size=BATCH,
+        title=f"features, {title}",
+        **common,
     )
     ends = np.cumsum([len(part) for part in stored_of.values()])
-    parts = {name: slice(end - len(part), end) for (name, part), end in zip(stored_of.items(), ends, strict=True)}
+    parts = {
+        name: slice(end - len(part), end)
+        for (name, part), end in zip(stored_of.items(), ends, strict=True)
+    }
     by, diagnoses = images.chosen_by, _diagnoses(run, images, features, common)
 
     def fit(layers: Mapping[str, np.ndarray], scales: Scales) -> probes.Heads:
         if not protocol.fresh:
             return probes.fit(
-                layers, labels[parts["fit"]], scales, protocol, num_classes=images.num_classes, seed=chosen.seed
+                layers,
+                labels[parts["fit"]],
+                scales,
+                protocol,
+                num_classes=images.num_classes,
+                seed=chosen.seed,
             )
         return online.fit(
             features,
@@ -251,23 +315,35 @@ def _probe_level(
         )
 
     rows = []
-    for group in [list(sizes)] if protocol.fresh else _groups(sizes, len(ids), run.config.data.device_bytes):
+    for group in (
+        [list(sizes)] if protocol.fresh else _groups(sizes, len(ids), run.config.data.device_bytes)
+    ):
         trained_on = {layer: stored[layer][parts["fit"]] for layer in group}
         scales = probes.standard_scale(trained_on) if protocol.standardise else {}
         heads = fit(trained_on, scales)
         linear = {
-            name: probes.accuracies(heads, {layer: stored[layer][part] for layer in group}, labels[part], scales)
+            name: probes.accuracies(
+                heads, {layer: stored[layer][part] for layer in group}, labels[part], scales
+            )
             for name, part in parts.items()
             if name in {by, "test"}
         }
         for layer in group:
             rate = int(np.argmax(linear[by][layer]))
-            row = {"layer": layer, "noise_level": level, "learning_rate": protocol.learning_rates[rate]}
-            row |= {f"linear_{name}": 100 * float(found[layer][rate]) for name, found in linear.items()}
+            row = {
+                "layer": layer,
+                "noise_level": level,
+                "learning_rate": protocol.learning_rates[rate],
+            }
+            row |= {
+                f"linear_{name}": 100 * float(found[layer][rate]) for name, found in linear.items()
+            }
             known = parts["fit"]
             for name in linear if chosen.knn else ():
                 asked, bank = parts[name], stored[layer][known]
-                accuracy = probes.knn_accuracy(bank, labels[known], stored[layer][asked], labels[asked], chosen.knn)
+                accuracy = probes.knn_accuracy(
+                    bank, labels[known], stored[layer][asked], labels[asked], chosen.knn
+                )
                 row[f"knn_{name}"] = 100 * accuracy
             rows.append(row | diagnoses[layer])
     return rows
@@ -282,11 +358,16 @@ def _diagnosed(images: Splits) -> np.ndarray:
 def _diagnoses(
     run: Run, images: Splits, features: feature.Features, common: Mapping[str, Any]
 ) -> dict[str, dict[str, float]]:
-    """What each layer's features are like, by two views that differ as the training steps of ``online`` do."""
+    """What each layer's features are like, by two views that differ as the training steps of
+    ``online`` do.
+    """
     ids, flip = _diagnosed(images), run.config.data.flip
     read = lambda rows: images.read(ids[rows])[0]
     how = dict(pad=crop_pad(run.image_shape), flip=flip, batch_size=BATCH, **common)
-    return {layer: diagnose(*pair) for layer, pair in feature.views(features, run.params, read, ids, **how).items()}
+    return {
+        layer: diagnose(*pair)
+        for layer, pair in feature.views(features, run.params, read, ids, **how).items()
+    }
 
 
 def _groups(sizes: Mapping[str, int], n: int, device_bytes: int) -> list[list[str]]:
@@ -303,7 +384,9 @@ def _groups(sizes: Mapping[str, int], n: int, device_bytes: int) -> list[list[st
 
 
 def _best(rows: Sequence[Mapping[str, Any]], chosen: Settings, unit: str) -> dict[str, Any] | None:
-    """The row that the linear heads choose, with its metric's name; None where there are rows of pixels alone."""
+    """The row that the linear heads choose, with its metric's name; None where there are rows of
+    pixels alone.
+    """
     by = "linear_held_out" if chosen.held_out else "linear_test"
     inner = [row for row in rows if row["layer"] != PIXELS]
     if not inner:
@@ -349,10 +432,15 @@ def main(argv: Sequence[str]) -> None:
         for name, figure in probe_results.figures(found).items():
             figure.savefig(f"{out}-{name}.png", dpi=160)
         (run.workdir / "probe").mkdir(exist_ok=True)
-        replace(run.workdir / "probe" / "best.json", (json.dumps(found["best"] | {"of": str(out)}) + "\n").encode())
+        replace(
+            run.workdir / "probe" / "best.json",
+            (json.dumps(found["best"] | {"of": str(out)}) + "\n").encode(),
+        )
     except OSError as error:
         raise InputError(f"--out: cannot write {out} ({error.strerror}); give another") from None
-    print(f"\n{probe_results.table(found)}\n\n* chosen by linear heads on {found['data']['chosen on']}")
+    print(
+        f"\n{probe_results.table(found)}\n\n* chosen by linear heads on {found['data']['chosen on']}"
+    )
     print(f"look at {out}-grid.png and {out}-layers.png; all numbers are in {out}.json and .csv")
     print("\nThe layer and noise level that all heads together choose, on the same images:\n")
     print(probe_results.summary(found))
@@ -369,16 +457,30 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         type=cli.several(float),
         help="noise levels with commas, in the process's unit (default: the process's)",
     )
-    add("--held_out", type=float, help="part of the training split that chooses; 0: the test split (the config's)")
+    add(
+        "--held_out",
+        type=float,
+        help="part of the training split that chooses; 0: the test split (the config's)",
+    )
     add("--knn", type=int, help="nearest neighbours; 0: none (the config's)")
     add("--epochs", type=int, help="of the heads (default: the protocol's)")
     add("--batch_size", type=int, help="of the heads (default: the protocol's)")
-    add("--learning_rates", type=cli.several(float), help="with commas; the best counts (default: the protocol's)")
-    add("--standardise", type=_bool, help="scale features to mean 0, variance 1 (default: the protocol's)")
+    add(
+        "--learning_rates",
+        type=cli.several(float),
+        help="with commas; the best counts (default: the protocol's)",
+    )
+    add(
+        "--standardise",
+        type=_bool,
+        help="scale features to mean 0, variance 1 (default: the protocol's)",
+    )
     add("--l2", type=float, help="weight of |W|^2 / 2 (default: the protocol's)")
     add("--seed", type=int, default=0, help="of noise, crops and order (0)")
     add("--data_dir", help="of the data, where they are not where they were in training")
-    add("--out", help="path without suffix (default: WORKDIR/probe/step<STEP>-<AVERAGE>-<PROTOCOL>)")
+    add(
+        "--out", help="path without suffix (default: WORKDIR/probe/step<STEP>-<AVERAGE>-<PROTOCOL>)"
+    )
     return parser.parse_args(argv)
 
 

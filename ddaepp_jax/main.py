@@ -15,9 +15,11 @@ import jax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from ddaepp_jax import __version__, build, cli, evaluators, run_config, validation
+from ddaepp_jax import __version__, build, cli, evaluators
+from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.config import saved as run_config
+from ddaepp_jax.config import validation
 from ddaepp_jax.data.datasets import Dataset
-from ddaepp_jax.errors import InputError
 from ddaepp_jax.run import weights_to_start_from
 from ddaepp_jax.training import graft, loop, snapshots
 from ddaepp_jax.training.checkpoint import Checkpoints
@@ -28,7 +30,9 @@ from ddaepp_jax.training.step import TrainState
 from ddaepp_jax.training.writers import Writer
 
 
-def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike, *, dry_run: bool = False) -> TrainState | None:
+def train_and_evaluate(
+    config: ConfigDict, workdir: str | os.PathLike, *, dry_run: bool = False
+) -> TrainState | None:
     """Run a config into ``workdir``; resumes what is there.
 
     Returns:
@@ -55,24 +59,38 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike, *, dry_ru
         multihost_utils.sync_global_devices("the run directory is claimed")
     source = build.source(config, data, mesh)
     program = compile_program(learner, mesh, config.mesh.rules, source, build.prepare(config))
-    _say(f"compiled in {program.compile_seconds:.1f} s; {_bytes(program.memory)} a device, {_flops(program)}")
+    _say(
+        f"compiled in {program.compile_seconds:.1f} s; {_bytes(program.memory)} a device, {_flops(program)}"
+    )
     if config.ema.snapshot_every:
         each, number = snapshots.nbytes(shapes.ema), -(-total // config.ema.snapshot_every)
-        _say(f"snapshots: {number} of {_bytes(each)}, {_bytes(number * each)} in all (ema.snapshot_every)")
+        _say(
+            f"snapshots: {number} of {_bytes(each)}, {_bytes(number * each)} in all (ema.snapshot_every)"
+        )
     if dry_run:
         _describe(config, program, data, total)
         return None
 
-    checkpoints = Checkpoints(workdir / "checkpoints", config.train.keep_checkpoints, evaluators.RANKS)
+    checkpoints = Checkpoints(
+        workdir / "checkpoints", config.train.keep_checkpoints, evaluators.RANKS
+    )
     state = _initial_state(program, checkpoints, weights)
     del weights
     start = int(state.step)
     if start >= total:
         _say(f"{workdir} has all of its {total} steps; train.steps makes it longer")
     writer = Writer(
-        workdir, active=jax.process_index() == 0, start=start, config=config.to_dict(), **config.logging.to_dict()
+        workdir,
+        active=jax.process_index() == 0,
+        start=start,
+        config=config.to_dict(),
+        **config.logging.to_dict(),
     )
-    meta = {"image_shape": data.image_shape, "num_classes": data.num_classes, "class_names": data.class_names}
+    meta = {
+        "image_shape": data.image_shape,
+        "num_classes": data.num_classes,
+        "class_names": data.class_names,
+    }
     kept = Snapshots(workdir / "snapshots", start) if config.ema.snapshot_every else None
     with contextlib.ExitStack() as stack:
         for opened in filter(None, (checkpoints, writer, kept)):
@@ -110,22 +128,32 @@ def _schedule(config: ConfigDict, total: int, evaluations: Mapping[str, Evaluati
 
 
 def _claim(config: ConfigDict, workdir: Path) -> None:
-    """Make the run directory, or check that it holds a run of this config; the config is written either way."""
+    """Make the run directory, or check that it holds a run of this config; the config is written
+    either way.
+    """
     file = workdir / "config.json"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if file.exists():
-            changed = run_config.changes(run_config.from_json(file.read_text(errors="replace"), str(file)), config)
+            changed = run_config.changes(
+                run_config.from_json(file.read_text(errors="replace"), str(file)), config
+            )
             if changed:
-                raise InputError(f"{file}: this run has another config ({'; '.join(changed)}); use another --workdir")
+                raise InputError(
+                    f"{file}: this run has another config ({'; '.join(changed)}); use another --workdir"
+                )
         elif any(workdir.iterdir()):
-            raise InputError(f"--workdir: {workdir} is not empty and not a run directory; use another")
+            raise InputError(
+                f"--workdir: {workdir} is not empty and not a run directory; use another"
+            )
         text = run_config.to_json(config)
         if not file.exists() or file.read_text() != text:
             file.write_text(text)
         (workdir / "version.txt").write_text(f"ddaepp_jax {__version__}, jax {jax.__version__}\n")
     except OSError as error:
-        raise InputError(f"--workdir: cannot write {workdir} ({error.strerror}); use another") from None
+        raise InputError(
+            f"--workdir: cannot write {workdir} ({error.strerror}); use another"
+        ) from None
 
 
 def _held_out(config: ConfigDict) -> Dataset | None:
@@ -146,7 +174,9 @@ def _weights_to_start_from(config: ConfigDict, workdir: Path, network: Any) -> A
 
 
 def _initial_state(program: Program, checkpoints: Checkpoints, weights: Any | None) -> TrainState:
-    """The newest good checkpoint's state, else a fresh one, from ``weights`` where they are given."""
+    """The newest good checkpoint's state, else a fresh one, from ``weights`` where they are
+    given.
+    """
     restored = checkpoints.restore(program.state)
     if restored:
         state, damage = restored
@@ -170,12 +200,16 @@ def _describe(config: ConfigDict, program: Program, data: Dataset, total: int) -
     print(run_config.to_json(config), end="")
     specs = {
         name: leaf.sharding.spec
-        for name, leaf in zip(program.leaf_names, jax.tree.leaves(program.state.params), strict=True)
+        for name, leaf in zip(
+            program.leaf_names, jax.tree.leaves(program.state.params), strict=True
+        )
     }
     print(parameter_overview.get_parameter_overview(program.state.params, include_stats=False))
     print("sharding (others are replicated):")
     print("\n".join(f"  {name}: {spec}" for name, spec in specs.items() if any(spec)) or "  none")
-    print(f"data: {data.name} {data.split}, {len(data)} images of {data.image_shape}, {_bytes(data.nbytes)} as uint8")
+    print(
+        f"data: {data.name} {data.split}, {len(data)} images of {data.image_shape}, {_bytes(data.nbytes)} as uint8"
+    )
     print(f"steps: {total}, {total * config.train.batch_size / len(data):.1f} epochs")
     print(f"memory: {_bytes(program.memory)} a device, by the compiler; {_flops(program)}")
 
@@ -202,15 +236,22 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--workdir", help="run directory (default: runs/<config's name>)")
     parser.add_argument(
-        "--dry_run", action="store_true", help="print config, parameters, sharding and memory, and stop"
+        "--dry_run",
+        action="store_true",
+        help="print config, parameters, sharding and memory, and stop",
     )
     parser.add_argument(
-        "--coordinator", default="", metavar="HOST:PORT", help="join several processes; 'auto' on a pod or a cluster"
+        "--coordinator",
+        default="",
+        metavar="HOST:PORT",
+        help="join several processes; 'auto' on a pod or a cluster",
     )
     parser.add_argument("--num_processes", type=int, default=1, help="with --coordinator=HOST:PORT")
     parser.add_argument("--process_id", type=int, default=0, help="with --coordinator=HOST:PORT")
     args, rest = parser.parse_known_args(argv)
-    config = cli.parse_config([*([f"--config={args.config}"] if args.config is not None else []), *rest])
+    config = cli.parse_config(
+        [*([f"--config={args.config}"] if args.config is not None else []), *rest]
+    )
     cli.start_backend(args.coordinator, args.num_processes, args.process_id)
     name = Path((args.config or "uvit_digits").split(":")[0]).stem
     train_and_evaluate(config, args.workdir or Path("runs") / name, dry_run=args.dry_run)

@@ -1,10 +1,12 @@
-"""What a run did, as one page to look at: numbers, curves, samples, probes, config; or several runs side by side.
+"""What a run did, as one page to look at: numbers, curves, samples, probes, config; or several runs
+side by side.
 
     python -m ddaepp_jax.report --workdir=runs/digits
     python -m ddaepp_jax.report --compare runs/plain runs/conditioned --out=both.html
 
-It reads the run directory's files and nothing else: it needs no accelerator, no data and no whole checkpoint, takes
-seconds, and can be made while the run trains. The page is one file that asks for nothing from a network.
+It reads the run directory's files and nothing else: it needs no accelerator, no data and no whole
+checkpoint, takes seconds, and can be made while the run trains. The page is one file that asks for
+nothing from a network.
 """
 
 import argparse
@@ -23,9 +25,9 @@ from ml_collections import ConfigDict
 
 from ddaepp_jax import cli
 from ddaepp_jax import config as schema
-from ddaepp_jax.errors import InputError
-from ddaepp_jax.evaluation import plots, probe_results
-from ddaepp_jax.reporting import html
+from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.reporting import html, plots
+from ddaepp_jax.reporting import probes as probe_results
 from ddaepp_jax.reporting.record import BY_LEVEL, PROBED, RATE, Record, headlines, probed, read
 
 DASHES = ("solid", "dashed", "dotted")
@@ -63,7 +65,9 @@ def report(workdirs: Sequence[Path]) -> str:
     """
     paths, length = [path.resolve() for path in workdirs], 1
     if len(set(paths)) < len(paths):
-        raise InputError(f"--compare: {statistics.mode(map(str, paths))} is given twice; give different runs")
+        raise InputError(
+            f"--compare: {statistics.mode(map(str, paths))} is given twice; give different runs"
+        )
     names = [path.name for path in paths]
     while len(set(names)) < len(names):
         length += 1
@@ -74,7 +78,11 @@ def report(workdirs: Sequence[Path]) -> str:
 
 def _alone(run: Record) -> str:
     model = run.config.model
-    sizes = [f"{name} {model[name]}" for name in ("depth", "width", "num_heads", "patch_size") if name in model]
+    sizes = [
+        f"{name} {model[name]}"
+        for name in ("depth", "width", "num_heads", "patch_size")
+        if name in model
+    ]
     kinds = [name for name in ("self_condition", "class_conditional") if model.get(name)]
     about = f"{run.config.data.name}; {', '.join([model.name, *sizes, *kinds])}; {run.version or 'version unknown'}"
     tiles = "".join(
@@ -92,14 +100,22 @@ def _alone(run: Record) -> str:
     for title, line in _missing([run]).items():
         sections[title] += line
     return html.page(
-        run.name, f'<p class="quiet">{html.escape(about)}</p>', f'<dl class="tiles">{tiles}</dl>', sections
+        run.name,
+        f'<p class="quiet">{html.escape(about)}</p>',
+        f'<dl class="tiles">{tiles}</dl>',
+        sections,
     )
 
 
 def _lines(runs: Sequence[Record], pattern: str) -> dict[str, plots.Series]:
-    """Of one run every metric that matches, and three evaluations by level; of several each run's last."""
+    """Of one run every metric that matches, and three evaluations by level; of several each run's
+    last.
+    """
     if len(runs) > 1:
-        every = {run.name: run.by_level() if pattern == BY_LEVEL else run.metrics(pattern) for run in runs}
+        every = {
+            run.name: run.by_level() if pattern == BY_LEVEL else run.metrics(pattern)
+            for run in runs
+        }
         return {name: [*series.values()][-1] for name, series in every.items() if series}
     if pattern != BY_LEVEL:
         return runs[0].metrics(pattern)
@@ -113,7 +129,9 @@ def _curves(runs: Sequence[Record], styles: Mapping[str, tuple[str, str]]) -> st
     for title, pattern, ylabel, log, where in PANELS:
         series = _lines(runs, pattern) if where[len(runs) > 1] else {}
         if series:
-            figure = plots.panel(series, "noise level" if pattern == BY_LEVEL else "step", ylabel, log)
+            figure = plots.panel(
+                series, "noise level" if pattern == BY_LEVEL else "step", ylabel, log
+            )
             if styles:
                 plots.restyle(figure, styles)
             cells.append(html.plot(title, figure))
@@ -129,7 +147,9 @@ def _samples(run: Record) -> str:
     earlier = [html.picture(f"step {step:,}", run.grids[step]) for step in steps[1::every]]
     strip = f'<div class="strip">{"".join(earlier)}</div>' if earlier else ""
     return (
-        html.grid(large, "two") + strip + (f'<p class="quiet">One in {every} of the earlier grids.</p>' * (every > 1))
+        html.grid(large, "two")
+        + strip
+        + (f'<p class="quiet">One in {every} of the earlier grids.</p>' * (every > 1))
     )
 
 
@@ -140,16 +160,25 @@ def _probe(name: str, probe: Mapping[str, Any]) -> str:
     for row in probe_results.at_best(probe):
         layer = "b" if row["layer"] == best["layer"] else "span"
         cells.append(
-            [html.tag(layer, row["layer"]), *(f"{row[column]:{form}}" for column, (_, form) in columns.items())]
+            [
+                html.tag(layer, row["layer"]),
+                *(f"{row[column]:{form}}" for column, (_, form) in columns.items()),
+            ]
         )
-    data = ". ".join(f"{what.capitalize()} {images}" for what, images in probe["data"].items() if what != "name")
+    data = ". ".join(
+        f"{what.capitalize()} {images}" for what, images in probe["data"].items() if what != "name"
+    )
     wide = len(probe["levels"]) > MANY
     for figure in () if wide else figures.values():
         figure.set_figwidth(4)
     shown = [
         html.plot("By layer and noise level", figures["grid"]),
         html.plot("By layer", figures["layers"]),
-        html.table([f"level {best['noise_level']:g}", *(title for title, _ in columns.values())], cells, "numbers"),
+        html.table(
+            [f"level {best['noise_level']:g}", *(title for title, _ in columns.values())],
+            cells,
+            "numbers",
+        ),
     ]
     about = f"<p>Best: {html.tag('code', best['metric'])}. {html.escape(data)}. Accuracies in percent.</p>"
     about += "".join(f"<p>{html.escape(line)}</p>" for line in probe_results.collapsed(probe))
@@ -172,15 +201,20 @@ def _scores(name: str, scores: Mapping[str, Any]) -> str:
     if accuracy := extractor["made"].get("accuracy"):
         about += f", of {accuracy:.1f} % accuracy"
     images = reference.get("images", {}).get("images")
-    about += f"; against {images:,} images of {reference['name']}" if images else f"; against {reference['name']}"
-    return (
-        f"<h3>{html.escape(name)}</h3><p>{html.escape(about)}.</p>{html.table(['score', *columns], cells, 'numbers')}"
+    about += (
+        f"; against {images:,} images of {reference['name']}"
+        if images
+        else f"; against {reference['name']}"
     )
+    table = html.table(["score", *columns], cells, "numbers")
+    return f"<h3>{html.escape(name)}</h3><p>{html.escape(about)}.</p>{table}"
 
 
 def _fields(config: ConfigDict) -> dict[str, str]:
     """Values as Python writes them, by dotted name."""
-    return {name: repr(value) for name, value in sorted(flatten_dict(config.to_dict(), sep=".").items())}
+    return {
+        name: repr(value) for name, value in sorted(flatten_dict(config.to_dict(), sep=".").items())
+    }
 
 
 def _config(config: ConfigDict) -> str:
@@ -193,10 +227,15 @@ def _config(config: ConfigDict) -> str:
         groups.setdefault(group, []).append(
             [html.tag("b" if name in changed else "span", field), html.tag("code", value)]
         )
-    each = (f"<h3>{html.escape(group or 'run')}</h3>{html.table([], rows)}" for group, rows in groups.items())
+    each = (
+        f"<h3>{html.escape(group or 'run')}</h3>{html.table([], rows)}"
+        for group, rows in groups.items()
+    )
     whole = "".join(f"<section>{group}</section>" for group in each)
     rows = [(name, fields[name], defaults.get(name, "no such field")) for name in sorted(changed)]
-    different = html.table(["field", "value", "default"], [[html.tag("code", text) for text in row] for row in rows])
+    different = html.table(
+        ["field", "value", "default"], [[html.tag("code", text) for text in row] for row in rows]
+    )
     return (
         f"<p>{len(changed)} of {len(fields)} fields differ from the defaults.</p>{different if changed else ''}"
         f'<details><summary>The whole config</summary><div class="groups">{whole}</div></details>'
@@ -208,19 +247,26 @@ def _timings(run: Record) -> str:
     cells = []
     for name, title in ((RATE, "images/s/device"), ("mfu", "MFU")):
         for _, values in run.metrics(name).values():
-            cells.append([title, f"median {statistics.median(values):,.4g}, last {values[-1]:,.4g}"])
+            cells.append(
+                [title, f"median {statistics.median(values):,.4g}, last {values[-1]:,.4g}"]
+            )
     known = {step: beside for step, beside in run.saved.items() if beside}
     for mesh in [beside["mesh"] for beside in known.values()][-1:]:
         for steps, rates in run.metrics(RATE).values():
             images = np.diff(steps, prepend=0) * run.config.train.batch_size
             seconds = float(np.sum(images / np.asarray(rates))) / math.prod(mesh.values())
-            cells.append(["training", f"{_time(seconds)}, without evaluation, checkpoints and compilation"])
+            cells.append(
+                ["training", f"{_time(seconds)}, without evaluation, checkpoints and compilation"]
+            )
         cells.append(["devices", ", ".join(f"{axis} {size}" for axis, size in mesh.items())])
     for step, beside in known.items():
         written = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(beside["written"]))
         cells.append([f"checkpoint {step:,}", f"written {written} UTC"])
     for name, probe in run.probes.items():
-        parts = {"pixels" if level == "None" else f"level {level}": s for level, s in probe["seconds"].items()}
+        parts = {
+            "pixels" if level == "None" else f"level {level}": s
+            for level, s in probe["seconds"].items()
+        }
         each = ", ".join(f"{part} {_time(seconds)}" for part, seconds in parts.items())
         cells.append([name, f"{_time(sum(parts.values()))}: {each}"])
     cells.append(["software", run.version or "no version.txt"])
@@ -229,13 +275,18 @@ def _timings(run: Record) -> str:
 
 def _together(runs: Sequence[Record]) -> str:
     colours = itertools.product(DASHES, plots.COLOURS)
-    styles = {run.name: (colour, dashes) for run, (dashes, colour) in zip(runs, itertools.cycle(colours), strict=False)}
+    styles = {
+        run.name: (colour, dashes)
+        for run, (dashes, colour) in zip(runs, itertools.cycle(colours), strict=False)
+    }
     names = [html.key(name, *style) for name, style in styles.items()]
     newest = [(run, max(run.grids)) for run in runs if run.grids]
     sections = {
         "Curves": f"<p>{''.join(names)}</p>{_curves(runs, styles)}",
         "Probes": _layers(runs, styles),
-        "Samples": html.grid(html.picture(f"{run.name}, step {step:,}", run.grids[step]) for run, step in newest),
+        "Samples": html.grid(
+            html.picture(f"{run.name}, step {step:,}", run.grids[step]) for run, step in newest
+        ),
         "Config": _differences(runs, names),
     }
     for title, line in _missing(runs).items():
@@ -246,11 +297,18 @@ def _together(runs: Sequence[Record]) -> str:
 
 def _missing(runs: Sequence[Record]) -> dict[str, str]:
     """A line by section for what is not there yet, with the command that makes it."""
-    lines = dict.fromkeys(("Curves", "Samples", "Probes", *(["Scores"] if len(runs) == 1 else [])), "")
+    lines = dict.fromkeys(
+        ("Curves", "Samples", "Probes", *(["Scores"] if len(runs) == 1 else [])), ""
+    )
     for run in runs:
         for section, program, found, text in (
             ("Curves", "main --config=FILE", run.rows, "No metrics yet; they are written by"),
-            ("Samples", "sample", run.grids or run.drawn, "No samples yet; they are drawn in training, or by"),
+            (
+                "Samples",
+                "sample",
+                run.grids or run.drawn,
+                "No samples yet; they are drawn in training, or by",
+            ),
             ("Probes", "linear_probe", run.probes, "No probe yet; one is made by"),
             ("Scores", "fid", run.scores or len(runs) > 1, "No scores yet; they are made by"),
         ):
@@ -266,11 +324,18 @@ def _headline_table(runs: Sequence[Record], names: Sequence[str]) -> str:
     columns = {title: [each.get(title) for each in found] for title in itertools.chain(*found)}
     cells = [[name] for name in names]
     for column in columns.values():
-        better, values = {number.better for number in column if number}, {number.value for number in column if number}
+        better, values = (
+            {number.better for number in column if number},
+            {number.value for number in column if number},
+        )
         best = better.pop()(values) if len(values) > 1 and None not in better else None
         for row, number in zip(cells, column, strict=True):
-            row.append("" if not number else html.tag("b" if number.value == best else "span", number.text))
-    notes = [(name, each[PROBED].note) for name, each in zip(names, found, strict=True) if PROBED in each]
+            row.append(
+                "" if not number else html.tag("b" if number.value == best else "span", number.text)
+            )
+    notes = [
+        (name, each[PROBED].note) for name, each in zip(names, found, strict=True) if PROBED in each
+    ]
     return html.table(["run", *map(html.escape, columns)], cells, "numbers") + "".join(
         f'<p class="quiet">{name}{html.escape(note)}</p>' for name, note in notes
     )
@@ -288,13 +353,23 @@ def _layers(runs: Sequence[Record], styles: Mapping[str, tuple[str, str]]) -> st
         return ""
     figure = plots.layer_curves(lines, sorted(floors))
     plots.restyle(figure, styles)
-    return html.grid([html.plot("Linear probe by layer, each run at its best noise level; dotted: raw pixels", figure)])
+    return html.grid(
+        [
+            html.plot(
+                "Linear probe by layer, each run at its best noise level; dotted: raw pixels",
+                figure,
+            )
+        ]
+    )
 
 
 def _differences(runs: Sequence[Record], names: Sequence[str]) -> str:
     """The fields that are not the same in all runs."""
     fields = [_fields(run.config) | {"version.txt": run.version} for run in runs]
-    rows = [(name, *(own.get(name, "no such field") for own in fields)) for name in sorted(set().union(*fields))]
+    rows = [
+        (name, *(own.get(name, "no such field") for own in fields))
+        for name in sorted(set().union(*fields))
+    ]
     cells = [[html.tag("code", text) for text in row] for row in rows if len(set(row[1:])) > 1]
     return html.table(["field", *names], cells) if cells else "<p>The configs are the same.</p>"
 
@@ -327,7 +402,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = cli.Parser("ddaepp_jax.report", __doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--workdir", type=Path, help="run directory")
-    what.add_argument("--compare", type=Path, nargs="*", metavar="RUN", help="run directories, side by side")
+    what.add_argument(
+        "--compare", type=Path, nargs="*", metavar="RUN", help="run directories, side by side"
+    )
     where = "the page (default: WORKDIR/report.html; of several runs: comparison.html in the current directory)"
     parser.add_argument("--out", type=Path, help=where)
     return parser.parse_args(argv)

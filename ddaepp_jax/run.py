@@ -13,13 +13,14 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from ddaepp_jax import build, run_config
-from ddaepp_jax.errors import InputError
-from ddaepp_jax.evaluation import placing
-from ddaepp_jax.evaluation.features import extract, make_feature_batch, noisy
-from ddaepp_jax.evaluation.sampling import make_sample_batch, sample_images
+from ddaepp_jax import build
+from ddaepp_jax.base import parallel
+from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.config import saved as run_config
 from ddaepp_jax.evaluators import RANKS
-from ddaepp_jax.training import checkpoint, ema, graft, posthoc, sharding
+from ddaepp_jax.probing.features import extract, make_feature_batch, noisy
+from ddaepp_jax.sampling.draw import make_sample_batch, sample_images
+from ddaepp_jax.training import checkpoint, ema, graft, posthoc
 from ddaepp_jax.training.program import abstract_state
 
 
@@ -32,20 +33,24 @@ def load(
     """Open a run directory on the devices that are here, whatever it was trained on.
 
     Args:
-      step: of the checkpoint, or "heldout_loss", "probe" or "fid": the best by that evaluation; the newest by default.
+      step: of the checkpoint, or "heldout_loss", "probe" or "fid": the best by that evaluation; the
+        newest by default.
       decay: of the averaged weights, one of ``ema.decays``; the first by default.
-      sigma_rel: instead of it, the relative width of a power-function average: one of ``ema.sigma_rel``, or another,
-        which is made from the run's snapshots, as of the last one at or before ``step``; no checkpoint need be there.
+      sigma_rel: instead of it, the relative width of a power-function average: one of
+        ``ema.sigma_rel``, or another, which is made from the run's snapshots, as of the last one at
+        or before ``step``; no checkpoint need be there.
 
     Raises:
-      InputError: not a run directory, no such checkpoint or average, one out of the snapshots' reach, or a damaged
-        checkpoint.
+      InputError: not a run directory, no such checkpoint or average, one out of the snapshots'
+        reach, or a damaged checkpoint.
     """
     return Run(Path(workdir), step, decay, sigma_rel)
 
 
 def weights_to_start_from(config: ConfigDict, network: Any) -> Any | None:
-    """The weights of ``init_from`` on the host, checked against a network's shapes; None where it is empty."""
+    """The weights of ``init_from`` on the host, checked against a network's shapes; None where it
+    is empty.
+    """
     if not config.init_from:
         return None
     try:
@@ -66,16 +71,23 @@ class Run:
       params: the network's averaged parameters, on every device.
       step: that the weights are of: the checkpoint's, or the last snapshot's.
       decay, sigma_rel: of the average, one of them None.
-      profile_error: relative L2 error of an average's profile that snapshots were combined to; 0.0 of a tracked one.
+      profile_error: relative L2 error of an average's profile that snapshots were combined to; 0.0
+        of a tracked one.
       image_shape, num_classes, class_names: of the data.
     """
 
     def __init__(
-        self, workdir: Path, step: int | str | None = None, decay: float | None = None, sigma_rel: float | None = None
+        self,
+        workdir: Path,
+        step: int | str | None = None,
+        decay: float | None = None,
+        sigma_rel: float | None = None,
     ) -> None:
         file = workdir / "config.json"
         if not file.is_file():
-            raise InputError(f"{workdir}: not a run directory (no config.json); give the --workdir of a training run")
+            raise InputError(
+                f"{workdir}: not a run directory (no config.json); give the --workdir of a training run"
+            )
         self.workdir = workdir
         self.config = run_config.from_json(file.read_text(errors="replace"), str(file))
         self._checkpoints = workdir / "checkpoints"
@@ -87,14 +99,16 @@ class Run:
         saved = (self._checkpoints / str(self.step)).is_dir()
         combined = sigma_rel is not None and not (saved and sigma_rel in self.config.ema.sigma_rel)
         if not (saved or combined):
-            raise InputError(f"step: no checkpoint {step} in {self._checkpoints}; the newest is {newest}")
+            raise InputError(
+                f"step: no checkpoint {step} in {self._checkpoints}; the newest is {newest}"
+            )
         meta = checkpoint.read_meta(self._checkpoints, self.step if saved else newest)
         self.image_shape, self.num_classes = tuple(meta["image_shape"]), meta["num_classes"]
         self.class_names = tuple(meta["class_names"])
-        self.mesh = sharding.make_mesh((-1, 1, 1))
+        self.mesh = parallel.make_mesh((-1, 1, 1))
         self.module = build.network(self.config, self.image_shape, self.num_classes)
         self.process = build.process(self.config)
-        everywhere, self.profile_error = placing.whole(self.mesh), 0.0
+        everywhere, self.profile_error = parallel.replicated(self.mesh), 0.0
         if combined:
             tracked = self.config.ema.sigma_rel
             self.params, self.step, self.profile_error = posthoc.reconstruct(
@@ -102,21 +116,29 @@ class Run:
             )
         else:
             name = str(self.decay) if sigma_rel is None else ema.power_name(self.sigma_rel)
-            self.params = checkpoint.restore_networks(self._checkpoints, self.step, [name], everywhere)[name]
+            self.params = checkpoint.restore_networks(
+                self._checkpoints, self.step, [name], everywhere
+            )[name]
         self._compiled: dict[Any, Any] = {}
 
-    def _chosen(self, decay: float | None, sigma_rel: float | None) -> tuple[float | None, float | None]:
+    def _chosen(
+        self, decay: float | None, sigma_rel: float | None
+    ) -> tuple[float | None, float | None]:
         """The decay or else the width of the average that was asked for."""
         if sigma_rel is None:
             decays = self.config.ema.decays
             if decay is not None and decay not in decays:
-                raise InputError(f"decay: no average {decay}; {self.workdir / 'config.json'} has ema.decays={decays}")
+                raise InputError(
+                    f"decay: no average {decay}; {self.workdir / 'config.json'} has ema.decays={decays}"
+                )
             return decays[0] if decay is None else decay, None
         if decay is not None:
             raise InputError(f"decay, sigma_rel: {decay} and {sigma_rel} given; give one of them")
         narrowest, widest = ema.WIDTHS
         if not narrowest <= sigma_rel < widest:
-            raise InputError(f"sigma_rel: {sigma_rel} is not from {narrowest} to below {widest:.4f}, a plain mean's")
+            raise InputError(
+                f"sigma_rel: {sigma_rel} is not from {narrowest} to below {widest:.4f}, a plain mean's"
+            )
         return None, float(sigma_rel)
 
     @property
@@ -136,8 +158,10 @@ class Run:
         """Pooled features of noisy images.
 
         Args:
-          images: (N, H, W, C) uint8; of a run on latents, float32 latents, each channel in units of its deviation.
-          noise_level: in the process's unit (DDPM: a time step, EDM: sigma; see ``process.probe_levels()``).
+          images: (N, H, W, C) uint8; of a run on latents, float32 latents, each channel in units of
+            its deviation.
+          noise_level: in the process's unit (DDPM: a time step, EDM: sigma; see
+            ``process.probe_levels()``).
           layers: names out of ``self.layers``.
           seed: image i's noise is a function of (seed, i).
           draws: of noise, whose features are averaged.
@@ -149,11 +173,15 @@ class Run:
         wanted = "float32" if self.config.data.name == build.LATENTS else "uint8"
         if images.dtype != wanted or images.shape[1:] != self.image_shape:
             shape = ", ".join(map(str, self.image_shape))
-            raise InputError(f"images: {images.dtype} {images.shape}; give {wanted} of shape (N, {shape})")
+            raise InputError(
+                f"images: {images.dtype} {images.shape}; give {wanted} of shape (N, {shape})"
+            )
         _check(seed, draws=draws, batch_size=batch_size, **{"number of images": len(images)})
         for layer in layers:
             build.choose("layers", layer, self.layers)
-        feature_batch = make_feature_batch(noisy(self.module, self.process, tuple(layers)), self.mesh)
+        feature_batch = make_feature_batch(
+            noisy(self.module, self.process, tuple(layers)), self.mesh
+        )
         pieces = list(
             extract(
                 feature_batch,
@@ -183,7 +211,9 @@ class Run:
 
     @property
     def probed(self) -> dict[str, Any] | None:
-        """What ``linear_probe`` chose last: "layer", "noise_level", accuracies; None before a probe."""
+        """What ``linear_probe`` chose last: "layer", "noise_level", accuracies; None before a
+        probe.
+        """
         file = self.workdir / "probe" / "best.json"
         return json.loads(file.read_text()) if file.exists() else None
 
@@ -204,22 +234,28 @@ class Run:
         autoguidance: float = 1.0,
         guide: "Run | None" = None,
     ) -> np.ndarray:
-        """Sample images. Image i's start noise is a function of (seed, i), whatever the batch and the devices.
+        """Sample images. Image i's start noise is a function of (seed, i), whatever the batch and
+        the devices.
 
         Args:
           n: how many.
-          labels: a class, or one an image; class-conditional runs only, which otherwise run through their classes.
+          labels: a class, or one an image; class-conditional runs only, which otherwise run through
+            their classes.
           guidance: scale of classifier-free guidance, 1 is none.
-          guidance_interval: noise levels (low, high), inclusive, that it is limited to; () is every level.
+          guidance_interval: noise levels (low, high), inclusive, that it is limited to; () is every
+            level.
           guidance_channels: the first so many that it is limited to; 0 is all.
-          autoguidance: scale of guidance by ``guide``, a worse run of the same process and labels; 1 is none.
-          sampler, steps, guidance, guidance_interval, guidance_channels, batch_size: the config's ``sampling`` by
+          autoguidance: scale of guidance by ``guide``, a worse run of the same process and labels;
+            1 is none.
+          sampler, steps, guidance, guidance_interval, guidance_channels, batch_size: the config's
+          ``sampling`` by
             default.
           options: of the sampler, e.g. {"clip": False}, {"s_churn": 30.0}, instead of the config's.
           first: number of the first image: parts of one set can be made at different places.
 
         Returns:
-          (N, H, W, C) uint8; float32 latents, each channel in units of its deviation, of a run on latents.
+          (N, H, W, C) uint8; float32 latents, each channel in units of its deviation, of a run on
+          latents.
         """
         defaults = self.config.sampling
         guidance = defaults.guidance if guidance is None else guidance
@@ -258,7 +294,9 @@ class Run:
                 bar.update(len(piece))
         return np.concatenate(pieces)
 
-    def _labels(self, labels: Sequence[int] | int | None, ids: np.ndarray, guidance: float) -> np.ndarray | None:
+    def _labels(
+        self, labels: Sequence[int] | int | None, ids: np.ndarray, guidance: float
+    ) -> np.ndarray | None:
         if not self.config.model.class_conditional:
             if labels is not None or guidance != 1:
                 what = "labels" if labels is not None else "guidance"
@@ -268,7 +306,9 @@ class Run:
             return None
         given = ids % self.num_classes if labels is None else np.asarray(labels)
         if given.dtype.kind not in "iu" or given.shape not in ((), ids.shape):
-            raise InputError(f"labels: {given.dtype} {given.shape}; give a class, or {len(ids)} of them, one an image")
+            raise InputError(
+                f"labels: {given.dtype} {given.shape}; give a class, or {len(ids)} of them, one an image"
+            )
         given = np.broadcast_to(given, ids.shape)
         if (given < 0).any() or (given >= self.num_classes).any():
             wrong = given[(given < 0) | (given >= self.num_classes)][0]
@@ -276,14 +316,22 @@ class Run:
         return given
 
     def _check_guide(self, guide: "Run | None", autoguidance: float) -> None:
-        """Refuse a guide that estimates something else than this run, and either of the two alone."""
+        """Refuse a guide that estimates something else than this run, and either of the two
+        alone.
+        """
         if guide is None:
             if autoguidance != 1:
-                raise InputError(f"autoguidance: {autoguidance} without a guide; give guide, a worse run")
+                raise InputError(
+                    f"autoguidance: {autoguidance} without a guide; give guide, a worse run"
+                )
             return
         if autoguidance == 1:
-            raise InputError("guide: given, but autoguidance is 1, which is none; give a scale, e.g. 2")
-        process = dataclasses.replace(guide.process, time_input=self.process.time_input)  # that is the network's own
+            raise InputError(
+                "guide: given, but autoguidance is 1, which is none; give a scale, e.g. 2"
+            )
+        process = dataclasses.replace(
+            guide.process, time_input=self.process.time_input
+        )  # that is the network's own
         for what, theirs, ours in (
             ("the shape of its images", guide.image_shape, self.image_shape),
             ("its process", process, self.process),
@@ -300,7 +348,9 @@ class Run:
     def state(self) -> Any:
         """Everything that was saved: the ``TrainState`` of the checkpoint, on every device."""
         if not (self._checkpoints / str(self.step)).is_dir():
-            raise InputError(f"step: no checkpoint {self.step} in {self._checkpoints}; averages alone were saved there")
+            raise InputError(
+                f"step: no checkpoint {self.step} in {self._checkpoints}; averages alone were saved there"
+            )
         learner = build.learner(self.config, self.image_shape, self.num_classes, total=1)
         target = abstract_state(learner, self.mesh, self.image_shape, ())
         return checkpoint.restore_state(self._checkpoints, self.step, target)

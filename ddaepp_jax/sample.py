@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from ddaepp_jax import build, cli
-from ddaepp_jax.errors import InputError
-from ddaepp_jax.evaluation.pictures import grid
+from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.reporting.pictures import grid
 
 GRID_AT_MOST = 400  # images in the picture; the npz holds all
 
@@ -33,17 +33,30 @@ def main(argv: Sequence[str]) -> None:
     if args.labels is not None:  # 3,5: half of the images are of class 3, the other half of 5
         labels = np.repeat(args.labels, -(-max(args.n, 0) // len(args.labels)))[: args.n]
     average = "" if run.sigma_rel is None else f"_{run.average}"
-    out = Path(args.out or Path(args.workdir) / "samples" / f"step{run.step}_seed{args.seed}{average}")
+    out = Path(
+        args.out or Path(args.workdir) / "samples" / f"step{run.step}_seed{args.seed}{average}"
+    )
     with _writing(out):  # before the work, so that nobody waits for an error
         out.parent.mkdir(parents=True, exist_ok=True)
-    images = run.sample(n=args.n, seed=args.seed, labels=labels, first=args.first, progress=True, **cli.sampling(args))
+    images = run.sample(
+        n=args.n,
+        seed=args.seed,
+        labels=labels,
+        first=args.first,
+        progress=True,
+        **cli.sampling(args),
+    )
     if run.config.data.name == build.LATENTS:
         with _writing(out):
             np.savez(f"{out}.npz", latents=images, **({} if labels is None else {"labels": labels}))
-        print(f"{len(images)} latents are in {out}.npz, for their autoencoder to decode; there is no picture of them")
+        print(
+            f"{len(images)} latents are in {out}.npz, for their autoencoder to decode; there is no picture of them"
+        )
         return
     with _writing(out):
-        columns = args.columns or (run.num_classes if run.config.model.class_conditional and labels is None else 0)
+        columns = args.columns or (
+            run.num_classes if run.config.model.class_conditional and labels is None else 0
+        )
         grid(images[:GRID_AT_MOST], columns).save(f"{out}.png")
         arrays = {"images": images} if labels is None else {"images": images, "labels": labels}
         np.savez(f"{out}.npz", **arrays)
@@ -56,15 +69,28 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     cli.add_run(parser)
     add("--n", type=int, default=64, help="how many images (64)")
     add("--seed", type=int, default=0, help="of the images' start noise (0)")
-    add("--first", type=int, default=0, help="number of the first image: parts of one set can be made apart (0)")
+    add(
+        "--first",
+        type=int,
+        default=0,
+        help="number of the first image: parts of one set can be made apart (0)",
+    )
     add(
         "--labels",
         type=cli.several(int),
         help="a class, or several with commas; class-conditional runs (default: all in turn)",
     )
     cli.add_sampling(parser)
-    add("--columns", type=int, default=0, help="of the grid (default: about square; the classes where there are some)")
-    add("--out", help="path without suffix (default: WORKDIR/samples/step<STEP>_seed<SEED>[_sigma_rel<WIDTH>])")
+    add(
+        "--columns",
+        type=int,
+        default=0,
+        help="of the grid (default: about square; the classes where there are some)",
+    )
+    add(
+        "--out",
+        help="path without suffix (default: WORKDIR/samples/step<STEP>_seed<SEED>[_sigma_rel<WIDTH>])",
+    )
     return parser.parse_args(argv)
 
 

@@ -1,1 +1,3 @@
-"""Images addressed by index, their order, their augmentation. No iterator state, no TensorFlow at run time."""
+"""Images addressed by index, their order, their augmentation. No iterator state, no TensorFlow at
+run time.
+"""

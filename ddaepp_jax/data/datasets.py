@@ -1,4 +1,6 @@
-"""Sets of images addressed by index: scikit-learn's digits, TensorFlow Datasets (without TensorFlow), image folders."""
+"""Sets of images addressed by index: scikit-learn's digits, TensorFlow Datasets (without
+TensorFlow), image folders.
+"""
 
 import dataclasses
 import os
@@ -10,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.data import images as pixels
-from ddaepp_jax.errors import InputError
 
 Read = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
@@ -30,7 +32,8 @@ class Dataset:
         num_classes: 0 where the set has no labels; all labels then read 0.
         class_names: num_classes names, in the order of the labels.
         length: number of images.
-        read: (B,) indices -> images (B, H, W, C) uint8 and labels (B,) int32; threads may call it at once.
+        read: (B,) indices -> images (B, H, W, C) uint8 and labels (B,) int32; threads may call it
+          at once.
     """
 
     name: str
@@ -50,7 +53,8 @@ class Dataset:
         return self.length * prod(self.image_shape)
 
     def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """The images of (B,) indices: "image" (B, H, W, C) uint8, "label" (B,) int32, "index" (B,) int32.
+        """The images of (B,) indices: "image" (B, H, W, C) uint8, "label" (B,) int32, "index" (B,)
+        int32.
 
         Raises:
             InputError: an image cannot be read, or has a label out of range.
@@ -65,7 +69,9 @@ class Dataset:
         return {"image": images, "label": labels, "index": np.asarray(indices, np.int32)}
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """All images (N, H, W, C) uint8 and labels (N,) int32, read once, with a progress bar when that takes long."""
+        """All images (N, H, W, C) uint8 and labels (N,) int32, read once, with a progress bar when
+        that takes long.
+        """
         return self.gather(np.arange(self.length), f"reading {self.name} {self.split}")
 
     def resident(self) -> "Dataset":
@@ -74,7 +80,9 @@ class Dataset:
         return dataclasses.replace(self, read=lambda rows: (images[rows], labels[rows]))
 
     def gather(self, indices: np.ndarray, progress: str = "") -> tuple[np.ndarray, np.ndarray]:
-        """Images and labels of (B,) indices, read by all cores; ``progress`` titles a bar that comes after a while."""
+        """Images and labels of (B,) indices, read by all cores; ``progress`` titles a bar that
+        comes after a while.
+        """
         from tqdm import tqdm
 
         count = len(indices)
@@ -96,7 +104,9 @@ class Dataset:
 
 
 def digits(split: str) -> Dataset:
-    """Scikit-learn's 1797 digits, 8x8x1, 0..16 scaled to 0..255: `train` the first 1500, `test` the rest."""
+    """Scikit-learn's 1797 digits, 8x8x1, 0..16 scaled to 0..255: `train` the first 1500, `test` the
+    rest.
+    """
     rows = {"train": slice(0, 1500), "test": slice(1500, None)}.get(split)
     if rows is None:
         raise InputError(f"data.split: digits has no split {split!r}; use train or test")
@@ -106,27 +116,38 @@ def digits(split: str) -> Dataset:
     images = np.round(images[rows] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
     labels = labels[rows].astype(np.int32)
     names = tuple(str(i) for i in range(10))
-    return Dataset("digits", split, (8, 8, 1), 10, names, len(images), lambda i: (images[i], labels[i]))
+    return Dataset(
+        "digits", split, (8, 8, 1), 10, names, len(images), lambda i: (images[i], labels[i])
+    )
 
 
 def tfds(
-    name: str, split: str, data_dir: str | None = None, size: tuple[int, int] | None = None, download: bool = True
+    name: str,
+    split: str,
+    data_dir: str | None = None,
+    size: tuple[int, int] | None = None,
+    download: bool = True,
 ) -> Dataset:
-    """A set of TensorFlow Datasets from its ArrayRecord files, downloaded and prepared where they are not there yet.
+    """A set of TensorFlow Datasets from its ArrayRecord files, downloaded and prepared where they
+    are not there yet.
 
-    The labels are its feature `label`, where it has one. Images are decoded by pillow; with `size` (H, W) they are
-    resized and cropped by `images.center_crop`, without it the set has to declare one size.
+    The labels are its feature `label`, where it has one. Images are decoded by pillow; with `size`
+    (H, W) they are resized and cropped by `images.center_crop`, without it the set has to declare
+    one size.
 
     Args:
-        name: as TFDS spells it: "cifar10", "name/config", "name:version", "name/config:version"; or "tiny_imagenet",
+        name: as TFDS spells it: "cifar10", "name/config", "name:version", "name/config:version"; or
+          "tiny_imagenet",
             made from the unpacked archive in data_dir, with the splits "train" and "val".
         split: one of the set's, sliced or not: "train", "train[:90%]".
-        data_dir: the folder that holds prepared sets (TFDS's own, ~/tensorflow_datasets, where None).
+        data_dir: the folder that holds prepared sets (TFDS's own, ~/tensorflow_datasets, where
+          None).
         size: (H, W) to bring images to, or None.
         download: whether a missing set may be downloaded.
 
     Raises:
-        InputError: no such set or split, a file format without random access, no network, images of different sizes.
+        InputError: no such set or split, a file format without random access, no network, images of
+          different sizes.
     """
     import tensorflow_datasets
 
@@ -134,11 +155,15 @@ def tfds(
 
     builder = prepare.prepared(name, data_dir)
     if builder is None and not download:
-        raise InputError(f"data.data_dir: no prepared {name} in {data_dir}; allow the download or give its folder")
+        raise InputError(
+            f"data.data_dir: no prepared {name} in {data_dir}; allow the download or give its folder"
+        )
     builder = builder or prepare.prepare(name, data_dir)
     (height, width, channels), names = _images_and_classes(builder, name, size)
     image, skip = tensorflow_datasets.features.Image, tensorflow_datasets.decode.SkipDecoding
-    undecoded = {key: skip() for key, feature in builder.info.features.items() if isinstance(feature, image)}
+    undecoded = {
+        key: skip() for key, feature in builder.info.features.items() if isinstance(feature, image)
+    }
     try:
         source = builder.as_data_source(split, decoders=undecoded)
     except NotImplementedError as error:
@@ -173,7 +198,9 @@ def tfds_described(
     """
     from ddaepp_jax.data import prepare
 
-    return _images_and_classes(prepare.prepared(name, data_dir) or prepare.builder(name, data_dir), name, size)
+    return _images_and_classes(
+        prepare.prepared(name, data_dir) or prepare.builder(name, data_dir), name, size
+    )
 
 
 def _images_and_classes(
@@ -184,12 +211,16 @@ def _images_and_classes(
     features = dict(builder.info.features.items())
     image, label = features.get("image"), features.get("label")
     if not isinstance(image, Image):
-        raise InputError(f"data.name: {name} has no feature 'image' but {', '.join(features)}; use a set of images")
+        raise InputError(
+            f"data.name: {name} has no feature 'image' but {', '.join(features)}; use a set of images"
+        )
     height, width, channels = image.shape
     if channels not in pixels.MODES or image.np_dtype != np.uint8:
         raise InputError(f"data.name: {name} has no 8-bit grey or colour images; use another set")
     if size is None and None in (height, width):
-        raise InputError(f"data.size: {name} has images of different sizes; give the (height, width) to bring them to")
+        raise InputError(
+            f"data.size: {name} has images of different sizes; give the (height, width) to bring them to"
+        )
     names = tuple(label.names) if isinstance(label, ClassLabel) else ()
     return (*(size or (height, width)), channels), names
 
@@ -197,12 +228,14 @@ def _images_and_classes(
 def folder(path: str | Path, split: str, size: tuple[int, int] | None = None) -> Dataset:
     """A folder of png, jpg, jpeg, webp or bmp images, in sorted order.
 
-    The layouts are path/split/class/*.png, or path/split/*.png without labels; where path has no folders of splits,
-    path/class/*.png and path/*.png are the split "train". All splits take their classes from "train". Where grey and
-    coloured images are mixed, all become RGB. Images are resized and cropped to `size` (H, W) by `images.center_crop`.
+    The layouts are path/split/class/*.png, or path/split/*.png without labels; where path has no
+    folders of splits, path/class/*.png and path/*.png are the split "train". All splits take their
+    classes from "train". Where grey and coloured images are mixed, all become RGB. Images are
+    resized and cropped to `size` (H, W) by `images.center_crop`.
 
     Raises:
-        InputError: no such folder or split, no images, one that cannot be read, different sizes and no `size`.
+        InputError: no such folder or split, no images, one that cannot be read, different sizes and
+          no `size`.
     """
     root = Path(path)
     classes, files, labels = _classes_and_files(root, _split_folder(root, split))
@@ -221,7 +254,13 @@ def folder(path: str | Path, split: str, size: tuple[int, int] | None = None) ->
         return np.stack(images), labels[indices]
 
     return Dataset(
-        str(path), split, (*(size or shapes[0][:2]), channels), len(classes), tuple(classes), len(files), read
+        str(path),
+        split,
+        (*(size or shapes[0][:2]), channels),
+        len(classes),
+        tuple(classes),
+        len(files),
+        read,
     )
 
 
@@ -232,7 +271,11 @@ def _split_folder(root: Path, split: str) -> Path:
         return root / split
     splits = [name for name in _folders(root) if name in _SPLITS]
     if splits or split != "train":
-        have = ", ".join(splits) if splits else "the split train only, as it has no folders named after splits"
+        have = (
+            ", ".join(splits)
+            if splits
+            else "the split train only, as it has no folders named after splits"
+        )
         raise InputError(f"data.split: {root} has no split {split!r}; it has {have}")
     return root
 
@@ -242,20 +285,32 @@ def _classes_and_files(root: Path, images: Path) -> tuple[list[str], list[Path],
     own = _folders(images)
     loose = _images(images)
     if own and loose:
-        raise InputError(f"data.data_dir: {images} has class folders and loose images ({loose[0].name}); move them")
+        raise InputError(
+            f"data.data_dir: {images} has class folders and loose images ({loose[0].name}); move them"
+        )
     # A split may lack a class; the labels still have to mean what they mean in training.
     classes = (_folders(root / "train") if (root / "train").is_dir() else own) if own else []
     if unknown := sorted(set(own) - set(classes)):
-        raise InputError(f"data.split: {images} has a class {unknown[0]!r} unknown to {root / 'train'}; remove it")
-    found = [(file, i) for i, name in enumerate(classes) for file in _images(images / name)] if own else []
+        raise InputError(
+            f"data.split: {images} has a class {unknown[0]!r} unknown to {root / 'train'}; remove it"
+        )
+    found = (
+        [(file, i) for i, name in enumerate(classes) for file in _images(images / name)]
+        if own
+        else []
+    )
     files = loose or [file for file, _ in found]
     if not files:
-        raise InputError(f"data.data_dir: {images} holds no {', '.join(sorted(_SUFFIXES))} images; give another folder")
+        raise InputError(
+            f"data.data_dir: {images} holds no {', '.join(sorted(_SUFFIXES))} images; give another folder"
+        )
     return classes, files, np.array([i for _, i in found] or np.zeros(len(files)), np.int32)
 
 
 def _folders(path: Path) -> list[str]:
-    return sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    return sorted(
+        entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")
+    )
 
 
 def _images(path: Path) -> list[Path]:

@@ -1,8 +1,9 @@
 """The order of examples: a pure function of (seed, step), the same on the device and on the host.
 
-Every epoch is a permutation of the examples, computed index by index: a Feistel network permutes the power-of-two
-domain that just holds them, and cycle walking brings strays back into range. So a batch costs O(batch_size) work
-whatever the size of the data set, nothing is stored, and there is no iterator state to save or to lose.
+Every epoch is a permutation of the examples, computed index by index: a Feistel network permutes
+the power-of-two domain that just holds them, and cycle walking brings strays back into range. So a
+batch costs O(batch_size) work whatever the size of the data set, nothing is stored, and there is no
+iterator state to save or to lose.
 """
 
 from typing import Any
@@ -18,15 +19,20 @@ _GOLDEN = 0x9E3779B9  # 2**32 / golden ratio: spreads the round numbers over the
 
 
 def max_steps(batch_size: int) -> int:
-    """How many steps have positions ``step * batch_size + i`` that fit in 32 bits; beyond, the order would repeat."""
+    """How many steps have positions ``step * batch_size + i`` that fit in 32 bits; beyond, the
+    order would repeat.
+    """
     return 2**32 // batch_size
 
 
-def batch_indices(seed: int | Array, step: int | Array, batch_size: int, num_examples: int) -> Array:
+def batch_indices(
+    seed: int | Array, step: int | Array, batch_size: int, num_examples: int
+) -> Array:
     """The examples of the global batch of a step, in order.
 
-    Position ``p = step * batch_size + i`` of the endless stream lies in ``epoch = p // num_examples`` and is example
-    ``permutation(seed, epoch)[p % num_examples]``; a batch may span epochs.
+    Position ``p = step * batch_size + i`` of the endless stream lies in ``epoch = p //
+    num_examples`` and is example ``permutation(seed, epoch)[p % num_examples]``; a batch may span
+    epochs.
 
     Args:
         seed: any integer, taken modulo 2**32; may be traced.
@@ -35,7 +41,8 @@ def batch_indices(seed: int | Array, step: int | Array, batch_size: int, num_exa
         num_examples: size of the data set, 1 to 2**31 - 1, static.
 
     Returns:
-        (B,) int32 in [0, num_examples): a jax array if seed or step is one, else a numpy array of the same values.
+        (B,) int32 in [0, num_examples): a jax array if seed or step is one, else a numpy array of
+          the same values.
     """
     if batch_size < 1 or not 1 <= num_examples < 2**31:
         raise ValueError(f"batch_size {batch_size} or num_examples {num_examples} is out of range")
@@ -43,7 +50,10 @@ def batch_indices(seed: int | Array, step: int | Array, batch_size: int, num_exa
     first = _word(step, xp) * xp.full((1,), batch_size, xp.uint32)
     position = first + xp.arange(batch_size, dtype=xp.uint32)
     epoch, offset = position // np.uint32(num_examples), position % np.uint32(num_examples)
-    keys = [_mix(_mix(_word(seed, xp) + np.uint32(_GOLDEN * (i + 1) % 2**32)) + epoch) for i in range(_ROUNDS)]
+    keys = [
+        _mix(_mix(_word(seed, xp) + np.uint32(_GOLDEN * (i + 1) % 2**32)) + epoch)
+        for i in range(_ROUNDS)
+    ]
     return _permute(offset, keys, num_examples, xp).astype(xp.int32)
 
 
@@ -55,16 +65,22 @@ def _word(value: int | Array, xp: Any) -> Array:
 
 
 def _mix(x: Array) -> Array:
-    """A bijection of 32-bit words in which every bit of the result hangs on every bit of x (Wellons' lowbias32)."""
+    """A bijection of 32-bit words in which every bit of the result hangs on every bit of x
+    (Wellons' lowbias32).
+    """
     x = (x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D)
     x = (x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B)
     return x ^ (x >> np.uint32(16))
 
 
 def _permute(x: Array, keys: list[Array], num_examples: int, xp: Any) -> Array:
-    """Where each x (B,) in [0, num_examples) goes under the permutation of its keys (rounds of (B,))."""
+    """Where each x (B,) in [0, num_examples) goes under the permutation of its keys (rounds of
+    (B,)).
+    """
     bits = (num_examples - 1).bit_length()
-    low_bits = np.uint32((bits + 1) // 2)  # the halves differ by a bit where bits is odd: the domain stays < 2 N
+    low_bits = np.uint32(
+        (bits + 1) // 2
+    )  # the halves differ by a bit where bits is odd: the domain stays < 2 N
     low_mask = np.uint32(2 ** int(low_bits) - 1)
     high_mask = np.uint32(2 ** (bits - int(low_bits)) - 1)
     size = np.uint32(num_examples)
@@ -78,8 +94,8 @@ def _permute(x: Array, keys: list[Array], num_examples: int, xp: Any) -> Array:
                 high = high ^ (_mix(low ^ key) & high_mask)
         return (high << low_bits) | low
 
-    # The walk follows a cycle of a bijection that began inside the range, so it comes back into it: in fewer than 2
-    # steps on average, as more than half of the domain is inside.
+    # The walk follows a cycle of a bijection that began inside the range, so it comes back into it:
+    # in fewer than 2 steps on average, as more than half of the domain is inside.
     def outside(x: Array) -> Any:
         return xp.any(x >= size)
 

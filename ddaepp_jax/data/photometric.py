@@ -1,7 +1,8 @@
-"""The augmentation of MoCo v3 (arXiv 2104.02057; facebookresearch/moco-v3, ``main_moco.py``), inside the training step.
+"""The augmentation of MoCo v3 (arXiv 2104.02057; facebookresearch/moco-v3, ``main_moco.py``),
+inside the training step.
 
-A crop resized, colour jitter, greyscale, blur, solarisation and a flip, in this order, as torchvision does them; but
-between two of them no image is rounded to 256 levels.
+A crop resized, colour jitter, greyscale, blur, solarisation and a flip, in this order, as
+torchvision does them; but between two of them no image is rounded to 256 levels.
 """
 
 import dataclasses
@@ -12,12 +13,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddaepp_jax.streams import named
+from ddaepp_jax.base.streams import named
 
 _MAX_ASPECT = 4 / 3  # width to height of a crop, and the inverse of its minimum
 _TRIES = 10
 _REFERENCE_SIZE = 224  # pixels of the images whose blur MoCo v3 gives
-_LUMA = (0.2989, 0.587, 0.114)  # of red, green and blue, as torchvision rounds them; PIL's first one is 0.299
+_LUMA = (
+    0.2989,
+    0.587,
+    0.114,
+)  # of red, green and blue, as torchvision rounds them; PIL's first one is 0.299
 _SHARPEST = 0.05  # pixels; a Gaussian as narrow is 0 in float32 from one pixel to the next
 
 
@@ -27,14 +32,18 @@ class Photometric:
 
     Attributes:
         crop_min: a crop has a share of the image's area that is uniform in (crop_min, 1).
-        brightness, contrast, saturation: each is multiplied by a factor uniform within so much of 1, but not below 0.
-        hue: it is shifted by a share of the colour wheel that is uniform in (-hue, hue); at most 0.5.
+        brightness, contrast, saturation: each is multiplied by a factor uniform within so much of
+          1, but not below 0.
+        hue: it is shifted by a share of the colour wheel that is uniform in (-hue, hue); at most
+          0.5.
         jitter: probability of these four, which come together and in a random order.
         grey: probability of no colour.
         blur: probability of a Gaussian blur in the first view and in the second.
-        blur_sigma: the range of its standard deviation, uniform, in 224ths of the image's height and width: MoCo v3's
+        blur_sigma: the range of its standard deviation, uniform, in 224ths of the image's height
+          and width: MoCo v3's
             2 pixels of 224 would leave little of an image of 32.
-        solarise: probability that the brighter half of the levels is inverted, in the first view and in the second.
+        solarise: probability that the brighter half of the levels is inverted, in the first view
+          and in the second.
         flip: probability of the mirror image, left to right.
     """
 
@@ -130,11 +139,15 @@ def draw(
     def one(i: jax.Array) -> Edits:
         # All at once: a generator called for each would take longer to compile than all else here.
         uniform = jax.random.uniform(jax.random.fold_in(key, i), (16 + 2 * _TRIES,))
-        coins, factors, order, (hue, hue_after, sigma), place, tries = jnp.split(uniform, (5, 8, 11, 14, 16))
+        coins, factors, order, (hue, hue_after, sigma), place, tries = jnp.split(
+            uniform, (5, 8, 11, 14, 16)
+        )
         jitter, grey, blur, solarise, flip = coins < chances
         return Edits(
             box=_box(tries.reshape(2, _TRIES), place, p.crop_min, size),
-            factors=jnp.where(jitter, _between(jnp.maximum(1 - strengths, 0), 1 + strengths, factors), 1),
+            factors=jnp.where(
+                jitter, _between(jnp.maximum(1 - strengths, 0), 1 + strengths, factors), 1
+            ),
             order=jnp.argsort(order),
             hue=jitter * _between(-p.hue, p.hue, hue),
             hue_after=(hue_after * 4).astype(int),
@@ -150,7 +163,8 @@ def draw(
 def apply(images: jax.Array, edits: Edits) -> jax.Array:
     """The images, edited.
 
-    Saturation, hue and greyscale are of three channels; images with another number of them are left as they are there.
+    Saturation, hue and greyscale are of three channels; images with another number of them are left
+    as they are there.
 
     Args:
         images: (B, H, W, C) float in [-1, 1].
@@ -161,15 +175,21 @@ def apply(images: jax.Array, edits: Edits) -> jax.Array:
 
     def one(image: jax.Array, e: Edits) -> jax.Array:
         height, width, channels = image.shape
-        image = _along_axes(_enlarge(e.box[0], e.box[2], height), _enlarge(e.box[1], e.box[3], width), image)
+        image = _along_axes(
+            _enlarge(e.box[0], e.box[2], height), _enlarge(e.box[1], e.box[3], width), image
+        )
         image = _blend(image, e, lambda place: place < e.hue_after)
         if channels == 3:
             image = _turn_hue(image, e.hue)
         image = _blend(image, e, lambda place: place >= e.hue_after)
         image = jnp.where(e.grey, _luma(image), image)
         sigma = e.sigma / _REFERENCE_SIZE
-        image = _along_axes(_gaussian(sigma * height, height), _gaussian(sigma * width, width), image)
-        image = jnp.where(e.solarise, jnp.minimum(image, 1 - image), image)  # halfway levels round up to 128 of 255
+        image = _along_axes(
+            _gaussian(sigma * height, height), _gaussian(sigma * width, width), image
+        )
+        image = jnp.where(
+            e.solarise, jnp.minimum(image, 1 - image), image
+        )  # halfway levels round up to 128 of 255
         return jnp.where(e.flip, image[:, ::-1], image)
 
     return 2 * jax.vmap(one)((images + 1) / 2, edits) - 1
@@ -180,12 +200,15 @@ def _between(low: float | jax.Array, high: float | jax.Array, uniform: jax.Array
 
 
 def _box(tries: jax.Array, place: jax.Array, crop_min: float, size: tuple[int, int]) -> jax.Array:
-    """(4,) int: top, left, height and width of a crop, distributed as torchvision's ``RandomResizedCrop``.
+    """(4,) int: top, left, height and width of a crop, distributed as torchvision's
+    ``RandomResizedCrop``.
 
-    All of its ten tries are made, and the first that fits is taken; there, a try is made where those before do not fit.
+    All of its ten tries are made, and the first that fits is taken; there, a try is made where
+    those before do not fit.
 
     Args:
-        tries: (2, 10) uniform in [0, 1), the areas and the aspect ratios; place: (2,) likewise, down and right.
+        tries: (2, 10) uniform in [0, 1), the areas and the aspect ratios; place: (2,) likewise,
+          down and right.
     """
     height, width = size
     side = jnp.sqrt(height * width * _between(crop_min, 1, tries[0]))
@@ -194,7 +217,9 @@ def _box(tries: jax.Array, place: jax.Array, crop_min: float, size: tuple[int, i
     whole = jnp.array(size)
     fits = ((tried > 0) & (tried <= whole[None])).all(1)
     # If none does: the middle, as large as the aspect ratio lets it be.
-    middle = jnp.array([min(height, round(width * _MAX_ASPECT)), min(width, round(height * _MAX_ASPECT))])
+    middle = jnp.array(
+        [min(height, round(width * _MAX_ASPECT)), min(width, round(height * _MAX_ASPECT))]
+    )
     box = jnp.where(fits.any(), tried[jnp.argmax(fits)], middle)
     corner = jnp.where(fits.any(), (place * (whole - box + 1)).astype(int), (whole - box) // 2)
     return jnp.concatenate([corner, box])
@@ -207,7 +232,8 @@ def _along_axes(rows: jax.Array, columns: jax.Array, image: jax.Array) -> jax.Ar
 
 
 def _enlarge(start: jax.Array, length: jax.Array, size: int) -> jax.Array:
-    """(size, size): bilinear enlargement of pixels start, ..., start + length - 1 to the whole of the size.
+    """(size, size): bilinear enlargement of pixels start, ..., start + length - 1 to the whole of
+    the size.
 
     A crop is never shrunk here, so there is nothing to smooth.
     """
@@ -220,7 +246,10 @@ def _gaussian(sigma: jax.Array, size: int) -> jax.Array:
     """(size, size): a Gaussian blur of ``sigma`` pixels, with the image's reflection around it."""
     weight = lambda distance: jnp.exp(-0.5 * (distance / jnp.maximum(sigma, _SHARPEST)) ** 2)
     i, j = jnp.arange(size)[:, None], jnp.arange(size)[None, :]
-    before, after = jnp.where(j > 0, weight(i + j), 0), jnp.where(j < size - 1, weight(2 * (size - 1) - i - j), 0)
+    before, after = (
+        jnp.where(j > 0, weight(i + j), 0),
+        jnp.where(j < size - 1, weight(2 * (size - 1) - i - j), 0),
+    )
     weights = weight(i - j) + before + after
     return weights / weights.sum(1, keepdims=True)
 
@@ -233,9 +262,11 @@ def _luma(image: jax.Array) -> jax.Array:
 
 
 def _blend(image: jax.Array, e: Edits, chosen: Callable[[int], jax.Array]) -> jax.Array:
-    """Brightness, contrast and saturation of an image (H, W, C) in [0, 1], in their order, at the places ``chosen``.
+    """Brightness, contrast and saturation of an image (H, W, C) in [0, 1], in their order, at the
+    places ``chosen``.
 
-    Each leads away from, or to, a poorer image: black, the mean brightness, the brightness of each pixel.
+    Each leads away from, or to, a poorer image: black, the mean brightness, the brightness of each
+    pixel.
     """
     for place in range(3):
         kind = e.order[place]
@@ -247,7 +278,9 @@ def _blend(image: jax.Array, e: Edits, chosen: Callable[[int], jax.Array]) -> ja
 
 
 def _turn_hue(image: jax.Array, turns: jax.Array) -> jax.Array:
-    """An image (H, W, 3) in [0, 1] with its hue, of the hexagonal colour wheel, moved by so many turns."""
+    """An image (H, W, 3) in [0, 1] with its hue, of the hexagonal colour wheel, moved by so many
+    turns.
+    """
     red, green, blue = image[..., 0], image[..., 1], image[..., 2]
     top = image.max(-1)
     chroma = top - image.min(-1)
@@ -257,7 +290,9 @@ def _turn_hue(image: jax.Array, turns: jax.Array) -> jax.Array:
     sixths = jnp.where((red >= green) & (red >= blue), (green - blue) / divisor, sixths) + 6 * turns
 
     def channel(opposite: int) -> jax.Array:
-        """It is lowest at ``opposite`` sixths from hue 0 backwards, and at two sixths on either side it has the top."""
+        """It is lowest at ``opposite`` sixths from hue 0 backwards, and at two sixths on either
+        side it has the top.
+        """
         distance = (opposite + sixths) % 6
         return top - chroma * jnp.clip(jnp.minimum(distance, 4 - distance), 0, 1)
 

@@ -1,6 +1,7 @@
 """Tiny-ImageNet as a set of TensorFlow Datasets, made from the folder of its archive.
 
-Importing this module registers the set with TFDS; that import takes seconds, so it is done where the set is prepared.
+Importing this module registers the set with TFDS; that import takes seconds, so it is done where
+the set is prepared.
 """
 
 from collections import Counter
@@ -10,7 +11,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from ddaepp_jax.errors import InputError
+from ddaepp_jax.base.errors import InputError
 
 FOLDER = "tiny-imagenet-200"  # what the archive unpacks to
 _AGAIN = "unpack the archive again"
@@ -19,10 +20,12 @@ Files = list[tuple[Path, int]]
 
 
 class TinyImagenet(tfds.core.GeneratorBasedBuilder):
-    """200 classes of ImageNet at 64x64: `train`, 500 images a class, and `val`, 50; what `test` holds has no labels.
+    """200 classes of ImageNet at 64x64: `train`, 500 images a class, and `val`, 50; what `test`
+    holds has no labels.
 
-    Read from `tiny-imagenet-200/` in the folder where TFDS keeps its sets. The labels are in the order of the WordNet
-    ids, as ImageNet's are. The JPEG files stay as they are, the few grey ones too: who decodes them asks for RGB.
+    Read from `tiny-imagenet-200/` in the folder where TFDS keeps its sets. The labels are in the
+    order of the WordNet ids, as ImageNet's are. The JPEG files stay as they are, the few grey ones
+    too: who decodes them asks for RGB.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -31,7 +34,9 @@ class TinyImagenet(tfds.core.GeneratorBasedBuilder):
         image = tfds.features.Image(shape=(64, 64, 3), encoding_format="jpeg")
         return tfds.core.DatasetInfo(
             builder=self,
-            features=tfds.features.FeaturesDict({"image": image, "label": tfds.features.ClassLabel()}),
+            features=tfds.features.FeaturesDict(
+                {"image": image, "label": tfds.features.ClassLabel()}
+            ),
             supervised_keys=("image", "label"),
             homepage="http://cs231n.stanford.edu",
         )
@@ -54,13 +59,18 @@ class TinyImagenet(tfds.core.GeneratorBasedBuilder):
 
 
 def _names(words: Path, wnids: list[str]) -> list[str]:
-    """The first of the synonyms of each WordNet id; with the id, where two share it, as names have to differ."""
+    """The first of the synonyms of each WordNet id; with the id, where two share it, as names have
+    to differ.
+    """
     synonyms = dict(line.split("\t", 1) for line in _lines(words) if "\t" in line)
     if unknown := [wnid for wnid in wnids if wnid not in synonyms]:
         raise InputError(f"{words} has no name for {unknown[0]}, which wnids.txt lists; {_AGAIN}")
     names = [synonyms[wnid].split(",")[0].strip() for wnid in wnids]
     count = Counter(names)
-    return [name if count[name] == 1 else f"{name} ({wnid})" for name, wnid in zip(names, wnids, strict=True)]
+    return [
+        name if count[name] == 1 else f"{name} ({wnid})"
+        for name, wnid in zip(names, wnids, strict=True)
+    ]
 
 
 def _train(folder: Path, wnids: list[str]) -> Files:
@@ -68,7 +78,9 @@ def _train(folder: Path, wnids: list[str]) -> Files:
     for label, wnid in enumerate(wnids):
         images = sorted((folder / wnid / "images").glob("*.JPEG"))
         if not images:
-            raise InputError(f"{folder / wnid / 'images'} holds no images, but wnids.txt lists {wnid}; {_AGAIN}")
+            raise InputError(
+                f"{folder / wnid / 'images'} holds no images, but wnids.txt lists {wnid}; {_AGAIN}"
+            )
         files += [(image, label) for image in images]
     return files
 
@@ -82,7 +94,9 @@ def _val(folder: Path, wnids: list[str]) -> Files:
         if images / name not in there:
             raise InputError(f"{annotations} names {name}, which is not in {images}; {_AGAIN}")
         if wnid not in label:
-            raise InputError(f"{annotations} gives {name} the class {wnid!r}, which wnids.txt does not list; {_AGAIN}")
+            raise InputError(
+                f"{annotations} gives {name} the class {wnid!r}, which wnids.txt does not list; {_AGAIN}"
+            )
         files.append((images / name, label[wnid]))
     return files
 

@@ -32,13 +32,15 @@ def two_views(
     photometric: Photometric | None,
     flip: bool,
 ) -> tuple[View, View]:
-    """Two augmentations of each image, a function of (seed, step, its index) alone and independent of each other.
+    """Two augmentations of each image, a function of (seed, step, its index) alone and independent
+    of each other.
 
     Args:
         images: (B, H, W, C) uint8.
         seed, step: integers, may be traced.
         index: (B,) int, the images' numbers in the data set.
-        geometric: probability of each of EDM's geometric transformations, which come last; 0: none, and no label.
+        geometric: probability of each of EDM's geometric transformations, which come last; 0: none,
+          and no label.
         photometric: MoCo v3's augmentation, which comes first; None: none.
         flip: whether to mirror with probability 1/2 where neither of these is there to do it.
     """

@@ -1,1 +1,3 @@
-"""The mathematics of noise: processes, samplers, guidance. They take callables and know no network."""
+"""The mathematics of noise: processes, samplers, guidance. They take callables and know no
+network.
+"""

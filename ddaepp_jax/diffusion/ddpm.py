@@ -1,4 +1,5 @@
-"""The DDPM process (arXiv 2006.11239): a linear variance schedule in discrete time, the network predicts the noise.
+"""The DDPM process (arXiv 2006.11239): a linear variance schedule in discrete time, the network
+predicts the noise.
 
 Equation numbers are the paper's. A noise level is the time step t in 1..T; 0 is the clean image.
 """
@@ -43,17 +44,22 @@ class DDPM(VariancePreserving):
         if self.num_steps < 1:
             raise ValueError(f"num_steps: {self.num_steps} is not positive")
         if not 0 < self.beta_start <= self.beta_end < 1:
-            raise ValueError(f"beta_start, beta_end: {self.beta_start}, {self.beta_end} do not rise within 0..1")
+            raise ValueError(
+                f"beta_start, beta_end: {self.beta_start}, {self.beta_end} do not rise within 0..1"
+            )
 
     @functools.cached_property
     def alpha_bar(self) -> np.ndarray:
-        """(T + 1,) float64: alpha_bar_t = prod_{s <= t} (1 - beta_s) (eq. 4), with alpha_bar_0 = 1."""
+        """(T + 1,) float64: alpha_bar_t = prod_{s <= t} (1 - beta_s) (eq. 4), with alpha_bar_0 =
+        1.
+        """
         betas = np.linspace(self.beta_start, self.beta_end, self.num_steps)
         return np.concatenate([[1.0], np.cumprod(1 - betas)])
 
     @functools.cached_property
     def ddae_alpha_bar(self) -> np.ndarray:
-        """(T + 1,) float64: the table that DDAE's DDIM reads: T + 1 betas from beta_1 to beta_T, the first at t = 0.
+        """(T + 1,) float64: the table that DDAE's DDIM reads: T + 1 betas from beta_1 to beta_T,
+        the first at t = 0.
 
         One step off the training's; its last state is not clean but at alpha_bar_0 = 1 - beta_1.
         """
@@ -75,7 +81,9 @@ class DDPM(VariancePreserving):
         return jax.random.randint(rng, (n,), 1, self.num_steps + 1)
 
     def grid(self, steps: int) -> np.ndarray:
-        """(steps + 1,) int32, falling: .., 1 + 2T/steps, 1 + T/steps, 1, 0, rounded down to whole steps."""
+        """(steps + 1,) int32, falling: .., 1 + 2T/steps, 1 + T/steps, 1, 0, rounded down to whole
+        steps.
+        """
         if not 1 <= steps <= self.num_steps:
             raise ValueError(f"{steps} is not in 1..{self.num_steps} (diffusion.num_steps)")
         return np.append(1 + np.arange(steps)[::-1] * self.num_steps // steps, 0).astype(np.int32)

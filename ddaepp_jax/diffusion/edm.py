@@ -1,6 +1,8 @@
-"""EDM (arXiv 2206.00364): noise of standard deviation sigma is added, and the network is preconditioned by it.
+"""EDM (arXiv 2206.00364): noise of standard deviation sigma is added, and the network is
+preconditioned by it.
 
-Equation numbers are the paper's. A noise level is sigma, in units of the data, which lie in [-1, 1].
+Equation numbers are the paper's. A noise level is sigma, in units of the data, which lie in [-1,
+1].
 """
 
 import dataclasses
@@ -45,15 +47,23 @@ class EDM:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: {getattr(self, name)} is not positive")
         if not 0 < self.sigma_min < self.sigma_max:
-            raise ValueError(f"sigma_min, sigma_max: {self.sigma_min}, {self.sigma_max} do not rise above 0")
+            raise ValueError(
+                f"sigma_min, sigma_max: {self.sigma_min}, {self.sigma_max} do not rise above 0"
+            )
 
     def preconditioning(self, sigma: Array) -> tuple[Array, Array, Array]:
         """c_skip, c_out, c_in (table 1), of the shape of ``sigma``."""
         variance = jnp.square(sigma) + self.sigma_data**2
-        return self.sigma_data**2 / variance, sigma * self.sigma_data / jnp.sqrt(variance), 1 / jnp.sqrt(variance)
+        return (
+            self.sigma_data**2 / variance,
+            sigma * self.sigma_data / jnp.sqrt(variance),
+            1 / jnp.sqrt(variance),
+        )
 
     def loss_weight(self, sigma: Array) -> Array:
-        """lambda(sigma) (table 1): it makes the loss of the network's own output of unit weight at every sigma."""
+        """lambda(sigma) (table 1): it makes the loss of the network's own output of unit weight at
+        every sigma.
+        """
         return (jnp.square(sigma) + self.sigma_data**2) / jnp.square(sigma * self.sigma_data)
 
     def sample_noise_level(self, rng: Array, n: int) -> Array:
@@ -66,7 +76,9 @@ class EDM:
 
     def inputs(self, x_t: Array, level: Array) -> tuple[Array, Array]:
         """c_in x and c_noise, in the form ``time_input``."""
-        return per_image(self.preconditioning(level)[2], x_t) * x_t, self.TIME_INPUTS[self.time_input](level)
+        return per_image(self.preconditioning(level)[2], x_t) * x_t, self.TIME_INPUTS[
+            self.time_input
+        ](level)
 
     def _denoised(self, out: Array, x_t: Array, level: Array) -> Array:
         c_skip, c_out, _ = (per_image(c, x_t) for c in self.preconditioning(level))
@@ -77,7 +89,9 @@ class EDM:
         return self._denoised(network(*self.inputs(x_t, level)), x_t, level)
 
     def loss_terms(self, out: Array, x0: Array, noise: Array, level: Array) -> Array:
-        """(B,) lambda(sigma) |D - x_0|^2 (eq. 8), mean over an image's values, of the network's output ``out``."""
+        """(B,) lambda(sigma) |D - x_0|^2 (eq. 8), mean over an image's values, of the network's
+        output ``out``.
+        """
         error = self._denoised(out, self.perturb(x0, noise, level), level) - x0
         return self.loss_weight(level) * jnp.square(error).mean(axis=tuple(range(1, x0.ndim)))
 
@@ -89,12 +103,18 @@ class EDM:
         return np.append(np.linspace(*ends, steps) ** self.rho, 0)
 
     def loss_levels(self, n: int) -> np.ndarray:
-        """(n,) float32, the middles of n equally probable parts of the training's levels, to four digits."""
+        """(n,) float32, the middles of n equally probable parts of the training's levels, to four
+        digits.
+        """
         normal = NormalDist(self.p_mean, self.p_std)
-        return np.array([float(f"{np.exp(normal.inv_cdf((i + 0.5) / n)):.4g}") for i in range(n)], np.float32)
+        return np.array(
+            [float(f"{np.exp(normal.inv_cdf((i + 0.5) / n)):.4g}") for i in range(n)], np.float32
+        )
 
     def probe_levels(self) -> tuple[float, ...]:
-        """DDAE's grid (arXiv 2303.09769): numbers 3, 4, 5 of the 18 sampling steps, counted from the clean end."""
+        """DDAE's grid (arXiv 2303.09769): numbers 3, 4, 5 of the 18 sampling steps, counted from
+        the clean end.
+        """
         return tuple(float(f"{sigma:.4g}") for sigma in self.grid(18)[::-1][3:6])
 
     def as_level(self, level: float) -> np.float32:

@@ -1,7 +1,9 @@
-"""Flow matching (arXiv 2210.02747, SiT's linear path: arXiv 2401.08740): the network predicts a velocity.
+"""Flow matching (arXiv 2210.02747, SiT's linear path: arXiv 2401.08740): the network predicts a
+velocity.
 
-A noise level is the time t in [0, 1] with the data at t = 1. The papers call the data x_1 and the noise x_0; here the
-clean image is ``x0``, as everywhere in this project: x_t = t x0 + (1 - t) noise.
+A noise level is the time t in [0, 1] with the data at t = 1. The papers call the data x_1 and the
+noise x_0; here the clean image is ``x0``, as everywhere in this project: x_t = t x0 + (1 - t)
+noise.
 """
 
 import dataclasses
@@ -22,11 +24,12 @@ class Flow:
     """See ``Process``. The defaults are LightningDiT's (arXiv 2501.01423).
 
     Attributes:
-      time_sampling: of training; "logit-normal": logit(t) ~ N(p_mean, p_std^2), or "uniform": t ~ U[0, 1).
+      time_sampling: of training; "logit-normal": logit(t) ~ N(p_mean, p_std^2), or "uniform": t ~
+        U[0, 1).
       p_mean, p_std: of the logit.
-      cosine_loss: add 1 - the cosine between the velocities, as vectors of channels. At an output of zero its gradient
-        is that of 1e-8, enormous: clip gradients where the last layer starts at zero. Of one channel only the sign is
-        left, without a gradient.
+      cosine_loss: add 1 - the cosine between the velocities, as vectors of channels. At an output
+        of zero its gradient is that of 1e-8, enormous: clip gradients where the last layer starts
+        at zero. Of one channel only the sign is left, without a gradient.
       time_input: a key of ``Flow.TIME_INPUTS``.
     """
 
@@ -41,7 +44,9 @@ class Flow:
 
     def __post_init__(self) -> None:
         if self.time_sampling not in ("logit-normal", "uniform"):
-            raise ValueError(f"time_sampling: {self.time_sampling!r} is neither 'logit-normal' nor 'uniform'")
+            raise ValueError(
+                f"time_sampling: {self.time_sampling!r} is neither 'logit-normal' nor 'uniform'"
+            )
         if not self.p_std > 0:
             raise ValueError(f"p_std: {self.p_std} is not positive")
 
@@ -57,7 +62,9 @@ class Flow:
         return t * x0 + (1 - t) * noise
 
     def inputs(self, x_t: Array, level: Array) -> tuple[Array, Array]:
-        """What the network is fed: the noisy image as it is, and the time in the form ``time_input``."""
+        """What the network is fed: the noisy image as it is, and the time in the form
+        ``time_input``.
+        """
         return x_t, self.TIME_INPUTS[self.time_input](level)
 
     def denoised(self, network: Network, x_t: Array, level: Array) -> Array:
@@ -65,7 +72,8 @@ class Flow:
         return x_t + per_image(1 - level, x_t) * network(*self.inputs(x_t, level))
 
     def loss_terms(self, out: Array, x0: Array, noise: Array, level: Array) -> Array:
-        """(B,) |v_hat - v|^2 with v = x0 - noise, mean over an image's values, of the network's output ``out``.
+        """(B,) |v_hat - v|^2 with v = x0 - noise, mean over an image's values, of the network's
+        output ``out``.
 
         With ``cosine_loss`` also 1 - cos(v_hat, v) over the channels, mean over the positions.
         """
@@ -85,7 +93,9 @@ class Flow:
         return np.linspace(0, 1, steps + 1)
 
     def loss_levels(self, n: int) -> np.ndarray:
-        """(n,) float32, the middles of n equally probable parts of the training's levels, to four digits."""
+        """(n,) float32, the middles of n equally probable parts of the training's levels, to four
+        digits.
+        """
         middles = (np.arange(n) + 0.5) / n
         if self.time_sampling == "logit-normal":
             normal = NormalDist(self.p_mean, self.p_std)

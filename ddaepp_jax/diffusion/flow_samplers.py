@@ -1,7 +1,8 @@
-"""Samplers of flows; the contract is that of ``ddaepp_jax.diffusion.samplers``. Time rises from 0, noise, to 1, data.
+"""Samplers of flows; the contract is that of ``ddaepp_jax.diffusion.samplers``. Time rises from 0,
+noise, to 1, data.
 
-All take ``shift``, which moves the grid's even times: t' = shift t / (1 + (shift - 1) t). Below 1 it shortens the steps
-near the noise (LightningDiT's 0.3), above 1 those near the data; 1: even.
+All take ``shift``, which moves the grid's even times: t' = shift t / (1 + (shift - 1) t). Below 1
+it shortens the steps near the noise (LightningDiT's 0.3), above 1 those near the data; 1: even.
 """
 
 import jax
@@ -22,12 +23,19 @@ def _times(process: Flow, steps: int, shift: float) -> tuple[np.ndarray, np.ndar
 
 
 def euler(
-    process: Flow, denoiser: Denoiser, x: Array, keys: Array, steps: int, clip: bool = True, shift: float = 1.0
+    process: Flow,
+    denoiser: Denoiser,
+    x: Array,
+    keys: Array,
+    steps: int,
+    clip: bool = True,
+    shift: float = 1.0,
 ) -> Array:
     """Euler's method for dx = v dt, v = (x0_hat - x) / (1 - t)."""
     del keys
     now, after = _times(process, steps, shift)
-    # A step goes this part of the way to x0_hat; the last one, all of it: nothing is divided by 1 - t = 0.
+    # A step goes this part of the way to x0_hat; the last one, all of it: nothing is divided by 1 -
+    # t = 0.
     part = (after - now) / (1 - now)
 
     def step(x, grid):
@@ -38,7 +46,13 @@ def euler(
 
 
 def heun_flow(
-    process: Flow, denoiser: Denoiser, x: Array, keys: Array, steps: int, clip: bool = True, shift: float = 1.0
+    process: Flow,
+    denoiser: Denoiser,
+    x: Array,
+    keys: Array,
+    steps: int,
+    clip: bool = True,
+    shift: float = 1.0,
 ) -> Array:
     """Heun's second-order method for the same equation: 2 * steps - 1 evaluations of the denoiser.
 
@@ -54,7 +68,9 @@ def heun_flow(
         t, after, length = grid
         first = velocity(x, t)
         euler = x + length * first
-        return jax.lax.cond(after < 1, lambda: x + length * (first + velocity(euler, after)) / 2, lambda: euler), None
+        return jax.lax.cond(
+            after < 1, lambda: x + length * (first + velocity(euler, after)) / 2, lambda: euler
+        ), None
 
     return jax.lax.scan(step, x, float32(now, after, after - now))[0]
 
@@ -71,8 +87,8 @@ def euler_maruyama(
 ) -> Array:
     """SiT's SDE (arXiv 2401.08740) with time towards the data: dx = (v + w s) dt + sqrt(2 w) dW.
 
-    The score is s = (t v - x) / (1 - t), and w = diffusion (1 - t) is half of the paper's w_t. The last step is the
-    ODE's, without noise, and ends at x0_hat.
+    The score is s = (t v - x) / (1 - t), and w = diffusion (1 - t) is half of the paper's w_t. The
+    last step is the ODE's, without noise, and ends at x0_hat.
 
     Args:
       diffusion: strength of the noise and of the score that takes it away; 0: the ODE.

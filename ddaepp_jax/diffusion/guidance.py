@@ -12,18 +12,24 @@ from ddaepp_jax.diffusion.process import Denoiser, per_image
 
 
 def guided(
-    main: Denoiser, base: Denoiser, scale: float, interval: tuple[float, ...] = (), channels: int = 0
+    main: Denoiser,
+    base: Denoiser,
+    scale: float,
+    interval: tuple[float, ...] = (),
+    channels: int = 0,
 ) -> Denoiser:
     """base + scale * (main - base): away from what ``base`` says, where ``scale`` is above 1.
 
-    x0_hat is affine in epsilon and in the velocity, with the same coefficients for both denoisers, so guiding x0_hat is
-    guiding what the network predicts. ``scale`` 1 is no guidance, bit for bit; the papers that count from 0 write
-    w = scale - 1.
+    x0_hat is affine in epsilon and in the velocity, with the same coefficients for both denoisers,
+    so guiding x0_hat is guiding what the network predicts. ``scale`` 1 is no guidance, bit for bit;
+    the papers that count from 0 write w = scale - 1.
 
     Args:
-      interval: (low, high) levels in the process's unit, inclusive: images at others get ``main`` alone, and where all
-        images are at others, ``base`` is not computed (arXiv 2404.07724). (): every level.
-      channels: the first so many are guided, the others are those of ``main`` (LightningDiT's 3); 0: all.
+      interval: (low, high) levels in the process's unit, inclusive: images at others get ``main``
+        alone, and where all images are at others, ``base`` is not computed (arXiv 2404.07724). ():
+        every level.
+      channels: the first so many are guided, the others are those of ``main`` (LightningDiT's 3);
+        0: all.
     """
     if scale == 1:
         return main
@@ -34,13 +40,19 @@ def guided(
         def away() -> Array:
             other = base(x_t, level)
             moved = other + scale * (alone - other)
-            return jnp.concatenate([moved[..., :channels], alone[..., channels:]], -1) if channels else moved
+            return (
+                jnp.concatenate([moved[..., :channels], alone[..., channels:]], -1)
+                if channels
+                else moved
+            )
 
         if not interval:
             return away()
         low, high = interval
         inside = (low <= level) & (level <= high)
-        return jax.lax.cond(inside.any(), lambda: jnp.where(per_image(inside, x_t), away(), alone), lambda: alone)
+        return jax.lax.cond(
+            inside.any(), lambda: jnp.where(per_image(inside, x_t), away(), alone), lambda: alone
+        )
 
     return denoiser
 
@@ -52,7 +64,8 @@ class Guidance:
     Attributes:
       scale: of classifier-free guidance (arXiv 2207.12598), from no label to the label; 1: none.
       interval, channels: where that applies; see ``guided``.
-      autoguidance: scale of autoguidance (arXiv 2406.02507), from a worse network to the network; 1: none.
+      autoguidance: scale of autoguidance (arXiv 2406.02507), from a worse network to the network;
+        1: none.
     """
 
     scale: float = 1.0
@@ -64,7 +77,9 @@ class Guidance:
         interval = self.interval
         numbers = all(isinstance(level, Real) for level in interval)
         if interval and not (numbers and len(interval) == 2 and interval[0] < interval[1]):
-            raise ValueError(f"interval: {interval} is not two rising levels, e.g. (0.1, 1.0), nor () for every level")
+            raise ValueError(
+                f"interval: {interval} is not two rising levels, e.g. (0.1, 1.0), nor () for every level"
+            )
         if self.channels < 0:
             raise ValueError(f"channels: {self.channels} is negative; 0 guides all")
 
@@ -74,10 +89,12 @@ class Guidance:
         labels: Array | None,
         guide: Callable[[Array | None], Denoiser] | None = None,
     ) -> Denoiser:
-        """The guided denoiser: with and without the label autoguided, then classifier-free between the two.
+        """The guided denoiser: with and without the label autoguided, then classifier-free between
+        the two.
 
         Args:
-          network, guide: denoisers of the network and of the worse one, by labels (B,), or None: without labels.
+          network, guide: denoisers of the network and of the worse one, by labels (B,), or None:
+            without labels.
           labels: None of a network that knows none; there is no classifier-free guidance then.
         """
 
@@ -86,4 +103,6 @@ class Guidance:
 
         if labels is None:
             return autoguided(None)
-        return guided(autoguided(labels), autoguided(None), self.scale, self.interval, self.channels)
+        return guided(
+            autoguided(labels), autoguided(None), self.scale, self.interval, self.channels
+        )

@@ -18,10 +18,12 @@ def per_image(values: Array, like: Array) -> Array:
 
 
 class Process(Protocol):
-    """Pure functions of a frozen dataclass; images are (B, H, W, C), data in [-1, 1], noise standard normal.
+    """Pure functions of a frozen dataclass; images are (B, H, W, C), data in [-1, 1], noise
+    standard normal.
 
-    A noise level is always in the process's own unit, (B,) int or float; what the network is fed for it is a matter of
-    ``inputs``. The clean image is at level 0; of flows at level 1, and 0 is the noise.
+    A noise level is always in the process's own unit, (B,) int or float; what the network is fed
+    for it is a matter of ``inputs``. The clean image is at level 0; of flows at level 1, and 0 is
+    the noise.
 
     Attributes:
       unit: the level's name in metrics: "t" or "sigma".
@@ -36,7 +38,9 @@ class Process(Protocol):
         """The noisy image x_t."""
 
     def inputs(self, x_t: Array, level: Array) -> tuple[Array, Array]:
-        """What the network is fed: the image, scaled where the process says so, and the time (B,)."""
+        """What the network is fed: the image, scaled where the process says so, and the time
+        (B,).
+        """
 
     def denoised(self, network: Network, x_t: Array, level: Array) -> Array:
         """x0_hat, the network's estimate of the clean image; not clipped."""
@@ -45,7 +49,9 @@ class Process(Protocol):
         """(B,) losses of the network's output ``out``, weighted, mean over an image's values."""
 
     def grid(self, steps: int) -> np.ndarray:
-        """(steps + 1,) levels of a sampler, from noise to the clean image; ValueError where there is no such grid."""
+        """(steps + 1,) levels of a sampler, from noise to the clean image; ValueError where there
+        is no such grid.
+        """
 
     def loss_levels(self, n: int) -> np.ndarray:
         """(n,) rising levels at which held-out loss is reported."""
@@ -54,4 +60,6 @@ class Process(Protocol):
         """Levels of the linear-probe grid, rising."""
 
     def as_level(self, level: float) -> np.number:
-        """A level given from outside in the type that ``perturb`` takes; ValueError where there is no such level."""
+        """A level given from outside in the type that ``perturb`` takes; ValueError where there is
+        no such level.
+        """

@@ -1,11 +1,13 @@
-"""Samplers: functions of a denoiser ``(x_t, level) -> x0_hat``, each one ``lax.scan`` over a fixed grid of levels.
+"""Samplers: functions of a denoiser ``(x_t, level) -> x0_hat``, each one ``lax.scan`` over a fixed
+grid of levels.
 
-Here are those of the variance-preserving processes and of EDM; ``flow_samplers`` has those of flows. All take
-``(process, denoiser, x, keys, steps, clip)`` and options of their own:
+Here are those of the variance-preserving processes and of EDM; ``flow_samplers`` has those of
+flows. All take ``(process, denoiser, x, keys, steps, clip)`` and options of their own:
 
   process: gives the grid; see ``ddaepp_jax.diffusion.process``.
   x: (B, H, W, C) start noise, standard normal.
-  keys: (B,) the images' own: image i's noise at a step is a function of its key and the step's number alone.
+  keys: (B,) the images' own: image i's noise at a step is a function of its key and the step's
+    number alone.
   steps: of the grid.
   clip: clip x0_hat to the data's range [-1, 1] at every evaluation.
 
@@ -46,7 +48,8 @@ def ddim(
     """Deterministic DDIM (arXiv 2010.02502, eq. 12 with sigma = 0).
 
     Args:
-      table: alpha_bar by level, to sample with instead of the process's own (DDAE's: ``DDPM.ddae_alpha_bar``).
+      table: alpha_bar by level, to sample with instead of the process's own (DDAE's:
+        ``DDPM.ddae_alpha_bar``).
     """
     del keys
     levels = process.grid(steps)
@@ -58,7 +61,10 @@ def ddim(
     def step(x, grid):
         level, (signal_d, sigma_d), signal_t, sigma_t, signal_s, sigma_s = grid
         x0 = denoiser(x, jnp.full(x.shape[:1], level))
-        if table is not None:  # the denoiser's x0_hat is its epsilon by the process's alpha_bar; ours is by the table's
+        if (
+            table is not None
+            # the denoiser's x0_hat is its epsilon by the process's alpha_bar; ours is by the table's
+        ):
             x0 = (x - sigma_t * (x - signal_d * x0) / sigma_d) / signal_t
         x0 = jnp.clip(x0, -1, 1) if clip else x0
         epsilon = (x - signal_t * x0) / sigma_t
@@ -70,7 +76,12 @@ def ddim(
 
 
 def ddpm(
-    process: VariancePreserving, denoiser: Denoiser, x: Array, keys: Array, steps: int, clip: bool = True
+    process: VariancePreserving,
+    denoiser: Denoiser,
+    x: Array,
+    keys: Array,
+    steps: int,
+    clip: bool = True,
 ) -> Array:
     """Ancestral sampling (arXiv 2006.11239, algorithm 2, variance beta_t), on any grid.
 
@@ -95,9 +106,15 @@ def ddpm(
 
 
 def dpmpp_2m(
-    process: VariancePreserving, denoiser: Denoiser, x: Array, keys: Array, steps: int, clip: bool = True
+    process: VariancePreserving,
+    denoiser: Denoiser,
+    x: Array,
+    keys: Array,
+    steps: int,
+    clip: bool = True,
 ) -> Array:
-    """DPM-Solver++(2M) (arXiv 2211.01095, algorithm 2): deterministic, of second order, one evaluation a step.
+    """DPM-Solver++(2M) (arXiv 2211.01095, algorithm 2): deterministic, of second order, one
+    evaluation a step.
 
     The first step and the last, to the clean image, are of first order, DDIM's.
     """
@@ -105,11 +122,14 @@ def dpmpp_2m(
     levels = process.grid(steps)
     alpha_bar = process.alpha_bar_at(levels)
     signal, sigma = np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar)
-    # lambda is the logarithm of signal / sigma; of x_s: sigma_s / sigma_t, and -signal_s (exp(-h) - 1) on D.
+    # lambda is the logarithm of signal / sigma; of x_s: sigma_s / sigma_t, and -signal_s (exp(-h) -
+    # 1) on D.
     from_x = sigma[1:] / sigma[:-1]
     from_d = signal[1:] - from_x * signal[:-1]
     h = np.diff(np.log(signal[:-1] / sigma[:-1]))
-    ahead = np.zeros(steps)  # 1 / (2 r_i), with r_i = h_(i-1) / h_i: how far D lies beyond the newest estimate
+    ahead = np.zeros(
+        steps
+    )  # 1 / (2 r_i), with r_i = h_(i-1) / h_i: how far D lies beyond the newest estimate
     ahead[1:-1] = h[1:] / (2 * h[:-1])
 
     def step(carry, grid):
@@ -134,11 +154,12 @@ def heun(
     s_max: float = float("inf"),
     s_noise: float = 1.0,
 ) -> Array:
-    """EDM's second-order sampler (arXiv 2206.00364, algorithm 2): 2 * steps - 1 evaluations of the denoiser.
+    """EDM's second-order sampler (arXiv 2206.00364, algorithm 2): 2 * steps - 1 evaluations of the
+    denoiser.
 
     Args:
-      s_churn: noise added at a step, then removed: sigma is raised by min(s_churn / steps, sqrt(2) - 1) of itself
-        where it lies in [s_min, s_max]. 0: deterministic.
+      s_churn: noise added at a step, then removed: sigma is raised by min(s_churn / steps, sqrt(2)
+        - 1) of itself where it lies in [s_min, s_max]. 0: deterministic.
       s_noise: standard deviation of that noise.
     """
     sigmas = process.grid(steps)

@@ -1,7 +1,8 @@
-"""Variance-preserving noise, x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) epsilon, with a network for epsilon.
+"""Variance-preserving noise, x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) epsilon, with a
+network for epsilon.
 
-The base that the discrete process (``ddpm``) shares, and the continuous one: the VP SDE (arXiv 2011.13456), as U-ViT
-(arXiv 2209.12152) trains on it.
+The base that the discrete process (``ddpm``) shares, and the continuous one: the VP SDE (arXiv
+2011.13456), as U-ViT (arXiv 2209.12152) trains on it.
 """
 
 import abc
@@ -18,7 +19,9 @@ from ddaepp_jax.diffusion.process import Network, per_image
 
 
 class VariancePreserving(abc.ABC):
-    """What follows from alpha_bar alone; see ``Process``. Equation numbers are DDPM's (arXiv 2006.11239)."""
+    """What follows from alpha_bar alone; see ``Process``. Equation numbers are DDPM's (arXiv
+    2006.11239).
+    """
 
     unit = "t"
 
@@ -35,21 +38,29 @@ class VariancePreserving(abc.ABC):
         """The time as the network is fed it."""
 
     def perturb(self, x0: Array, noise: Array, level: Array) -> Array:
-        """x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) epsilon (eq. 4); images (B, H, W, C), ``level`` (B,)."""
+        """x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) epsilon (eq. 4); images (B, H, W, C),
+        ``level`` (B,).
+        """
         signal, sigma = (per_image(c, x0) for c in self.coefficients(level))
         return signal * x0 + sigma * noise
 
     def inputs(self, x_t: Array, level: Array) -> tuple[Array, Array]:
-        """What the network is fed: the noisy image as it is, and the time in the form ``time_input``."""
+        """What the network is fed: the noisy image as it is, and the time in the form
+        ``time_input``.
+        """
         return x_t, self.fed_time(level)
 
     def denoised(self, network: Network, x_t: Array, level: Array) -> Array:
-        """x0_hat = (x_t - sqrt(1 - alpha_bar_t) eps_theta) / sqrt(alpha_bar_t) (eq. 15), not clipped."""
+        """x0_hat = (x_t - sqrt(1 - alpha_bar_t) eps_theta) / sqrt(alpha_bar_t) (eq. 15), not
+        clipped.
+        """
         signal, sigma = (per_image(c, x_t) for c in self.coefficients(level))
         return (x_t - sigma * network(*self.inputs(x_t, level))) / signal
 
     def loss_terms(self, out: Array, x0: Array, noise: Array, level: Array) -> Array:
-        """(B,) the simple loss (eq. 14), mean over an image's values, of the network's output ``out``."""
+        """(B,) the simple loss (eq. 14), mean over an image's values, of the network's output
+        ``out``.
+        """
         del x0, level
         return jnp.square(out - noise).mean(axis=tuple(range(1, out.ndim)))
 
@@ -76,12 +87,16 @@ class VP(VariancePreserving):
 
     def __post_init__(self) -> None:
         if not 0 < self.beta_min <= self.beta_max:
-            raise ValueError(f"beta_min, beta_max: {self.beta_min}, {self.beta_max} do not rise above 0")
+            raise ValueError(
+                f"beta_min, beta_max: {self.beta_min}, {self.beta_max} do not rise above 0"
+            )
         if not 0 < self.last < 1:
             raise ValueError(f"last: {self.last} is not between 0 and 1")
 
     def _integral(self, t: Any) -> Any:
-        """The integral of beta over [0, t]; alpha_bar is exp of its negative (arXiv 2011.13456, eq. 33)."""
+        """The integral of beta over [0, t]; alpha_bar is exp of its negative (arXiv 2011.13456, eq.
+        33).
+        """
         return self.beta_min * t + (self.beta_max - self.beta_min) * t * t / 2
 
     def alpha_bar_at(self, levels: np.ndarray) -> np.ndarray:

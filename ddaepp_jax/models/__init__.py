@@ -1,1 +1,3 @@
-"""Networks: ``(x, t, y) -> (out, features)``, pure Flax linen modules that know nothing of noise."""
+"""Networks: ``(x, t, y) -> (out, features)``, pure Flax linen modules that know nothing of
+noise.
+"""

@@ -1,4 +1,6 @@
-"""Heads that a loss on features stands on: multi-layer perceptrons with batch norm, as MoCo v3's (arXiv 2104.02057)."""
+"""Heads that a loss on features stands on: multi-layer perceptrons with batch norm, as MoCo v3's
+(arXiv 2104.02057).
+"""
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -10,7 +12,8 @@ NORMS = ("batch", "none")
 
 
 def batch_norm(x: Array, epsilon: float = 1e-5) -> Array:
-    """``x`` (B, D) float32 to zero mean and unit variance over the batch, which is the global one on any mesh.
+    """``x`` (B, D) float32 to zero mean and unit variance over the batch, which is the global one
+    on any mesh.
 
     By these statistics alone, in student and teacher: there are no running averages, and no state.
     """
@@ -19,7 +22,8 @@ def batch_norm(x: Array, epsilon: float = 1e-5) -> Array:
 
 
 class Head(nn.Module):
-    """``depth`` Linears with ReLU between; with batch norm, one follows each Linear, the last without scale and bias.
+    """``depth`` Linears with ReLU between; with batch norm, one follows each Linear, the last
+    without scale and bias.
 
     Attributes:
       depth: number of Linears; 0: the head is the identity.

@@ -1,11 +1,14 @@
-"""Self-conditioning: a pooled inner feature joins the time condition of the layers after it (DDAE++, arXiv 2505.10999).
+"""Self-conditioning: a pooled inner feature joins the time condition of the layers after it
+(DDAE++, arXiv 2505.10999).
 
-Every backbone computes ``h_k``, the pooled output of its block ``k`` (the bottleneck), and conditions what follows on
+Every backbone computes ``h_k``, the pooled output of its block ``k`` (the bottleneck), and
+conditions what follows on
 
     c' = c + s(t) * P(h_k)
 
-``P`` starts at zero, so that a self-conditioned network starts as the plain one, and gradients flow through ``h_k``:
-that is what reshapes the features. What the paper leaves open is a field here, with the project's choice as default.
+``P`` starts at zero, so that a self-conditioned network starts as the plain one, and gradients flow
+through ``h_k``: that is what reshapes the features. What the paper leaves open is a field here,
+  with the project's choice as default.
 """
 
 import dataclasses
@@ -22,10 +25,12 @@ PROJECTIONS = ("linear", "mlp")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class OneOf:
-    """In place of a bottleneck's name: several blocks, of which a number that may be traced says which one it is.
+    """In place of a bottleneck's name: several blocks, of which a number that may be traced says
+    which one it is.
 
-    Then the layer is data, and one compiled program serves all of them; the parameters of ``SelfConditioning`` are one
-    set, with the tree and the initial values that they have for any single one.
+    Then the layer is data, and one compiled program serves all of them; the parameters of
+    ``SelfConditioning`` are one set, with the tree and the initial values that they have for any
+    single one.
 
     Attributes:
       names: blocks of one width, the candidates.
@@ -42,7 +47,9 @@ def candidates(bottleneck: str | OneOf) -> tuple[str, ...]:
 
 
 def is_bottleneck(bottleneck: str | OneOf, name: str) -> bool | Array:
-    """Whether the block ``name`` is the bottleneck: Python's bool where that is known, else () bool."""
+    """Whether the block ``name`` is the bottleneck: Python's bool where that is known, else ()
+    bool.
+    """
     if isinstance(bottleneck, str) or name not in bottleneck.names:
         return name == bottleneck
     return bottleneck.number == bottleneck.names.index(name)
@@ -61,7 +68,11 @@ def prefix(names: Sequence[str], capture: Sequence[str] | None, bottleneck: str 
     """
     if capture is None:
         raise ValueError("stop: needs capture, the names of the blocks to stop after")
-    wanted = [name for given in capture for name in (candidates(bottleneck) if given == "bottleneck" else (given,))]
+    wanted = [
+        name
+        for given in capture
+        for name in (candidates(bottleneck) if given == "bottleneck" else (given,))
+    ]
     return max((names.index(name) + 1 for name in wanted), default=0)
 
 
@@ -71,8 +82,10 @@ class SelfConditioning(nn.Module):
     Attributes:
       width: channels of the condition.
       projection: "linear" (LayerNorm, Linear) or "mlp" (LayerNorm, Linear, SiLU, Linear).
-      time_scale: scale each channel by ``s(t) = Linear(SiLU(time embedding))``, which starts at 1; otherwise s = 1.
-      zero_init: start the last layer of ``P`` at zero. A token of its own needs False: a zero token has no direction.
+      time_scale: scale each channel by ``s(t) = Linear(SiLU(time embedding))``, which starts at 1;
+        otherwise s = 1.
+      zero_init: start the last layer of ``P`` at zero. A token of its own needs False: a zero token
+        has no direction.
     """
 
     width: int
@@ -86,7 +99,9 @@ class SelfConditioning(nn.Module):
         """``pooled`` (B, C), ``time_embedding`` (B, D) -> (B, width)."""
         h = layer_norm("norm", self.dtype)(pooled)
         if self.projection == "mlp":
-            h = nn.silu(nn.Dense(self.width, kernel_init=LINEAR_INIT, dtype=self.dtype, name="hidden")(h))
+            h = nn.silu(
+                nn.Dense(self.width, kernel_init=LINEAR_INIT, dtype=self.dtype, name="hidden")(h)
+            )
         last_init = nn.initializers.zeros if self.zero_init else LINEAR_INIT
         projected = nn.Dense(self.width, kernel_init=last_init, dtype=self.dtype, name="project")(h)
         if not self.time_scale:

@@ -1,7 +1,7 @@
 """The UNet of DDAE (arXiv 2303.09769): DDPM's, and with residual up- and downsampling DDPM++'s.
 
-Self-conditioning and labels, off by default, are the only additions: without them the parameter tree and the function
-are the paper's.
+Self-conditioning and labels, off by default, are the only additions: without them the parameter
+tree and the function are the paper's.
 """
 
 from collections import OrderedDict
@@ -14,17 +14,28 @@ from flax import linen as nn
 from jax import Array
 
 from ddaepp_jax.models.layers import CONV_INIT, Attention, captured, conv_bias_init, sinusoid, wide
-from ddaepp_jax.models.self_conditioning import OneOf, SelfConditioning, candidates, chosen, is_bottleneck, prefix
+from ddaepp_jax.models.self_conditioning import (
+    OneOf,
+    SelfConditioning,
+    candidates,
+    chosen,
+    is_bottleneck,
+    prefix,
+)
 
 
 def block_names(mults: tuple[int, ...], blocks: int) -> list[str]:
-    """Names of a UNet's features in order: ``in_1 .., mid, out_1 ..``; each level has one more block out than in."""
+    """Names of a UNet's features in order: ``in_1 .., mid, out_1 ..``; each level has one more
+    block out than in.
+    """
     ins, outs = len(mults) * blocks, len(mults) * (blocks + 1)
     return [*(f"in_{i + 1}" for i in range(ins)), "mid", *(f"out_{i + 1}" for i in range(outs))]
 
 
 class Stage(NamedTuple):
-    """What a UNet runs at one place: a block of ``channels * mult``, or a change of resolution, "down" or "up"."""
+    """What a UNet runs at one place: a block of ``channels * mult``, or a change of resolution,
+    "down" or "up".
+    """
 
     name: str
     mult: int
@@ -40,21 +51,31 @@ def stages(mults: tuple[int, ...], attend: tuple[bool, ...], blocks: int) -> lis
         encoder += [Stage(f"in_{i * blocks + j + 1}", mult, attends) for j in range(blocks)]
         encoder.append(Stage(f"down_{i + 1}", mult, resample="down"))
     for i, (mult, attends) in enumerate(reversed(levels)):
-        decoder += [Stage(f"out_{i * (blocks + 1) + j + 1}", mult, attends) for j in range(blocks + 1)]
+        decoder += [
+            Stage(f"out_{i * (blocks + 1) + j + 1}", mult, attends) for j in range(blocks + 1)
+        ]
         decoder.append(Stage(f"up_{i + 1}", mult, resample="up"))
     mid = [Stage("mid_1", mults[-1], True), Stage("mid_2", mults[-1])]
     return [*encoder[:-1], *mid, *decoder[:-1]]  # the last level of each half is left as it is
 
 
 def _norm(x: Array, name: str, dtype: jnp.dtype, groups: int = 32) -> Array:
-    """GroupNorm with PyTorch's epsilon; statistics and normalisation in float32 whatever ``dtype`` is."""
+    """GroupNorm with PyTorch's epsilon; statistics and normalisation in float32 whatever ``dtype``
+    is.
+    """
     return nn.GroupNorm(groups, epsilon=1e-5, dtype=dtype, name=name)(x)
 
 
-def _conv(x: Array, width: int, name: str, dtype: jnp.dtype, size: int = 3, stride: int = 1) -> Array:
-    """Convolution with ``size // 2`` zeros on every side, so that stride 2 halves an even image as PyTorch does."""
+def _conv(
+    x: Array, width: int, name: str, dtype: jnp.dtype, size: int = 3, stride: int = 1
+) -> Array:
+    """Convolution with ``size // 2`` zeros on every side, so that stride 2 halves an even image as
+    PyTorch does.
+    """
     init = dict(kernel_init=CONV_INIT, bias_init=conv_bias_init(size**2 * x.shape[-1]))
-    return nn.Conv(width, (size, size), stride, padding=size // 2, dtype=dtype, name=name, **init)(x)
+    return nn.Conv(width, (size, size), stride, padding=size // 2, dtype=dtype, name=name, **init)(
+        x
+    )
 
 
 def _dense(x: Array, width: int, name: str, dtype: jnp.dtype) -> Array:
@@ -74,12 +95,14 @@ RESAMPLE = {"": lambda x: x, "down": _halved, "up": _doubled}
 
 
 class Block(nn.Module):
-    """Residual block, conditioned between its two convolutions; then self-attention, where there are heads.
+    """Residual block, conditioned between its two convolutions; then self-attention, where there
+    are heads.
 
     Attributes:
       width: channels of the output.
       num_heads: of the attention over all positions; 0: none.
-      resample: "down" or "up": halve (mean of 2x2) or double (nearest) both branches, as BigGAN does; "": neither.
+      resample: "down" or "up": halve (mean of 2x2) or double (nearest) both branches, as BigGAN
+        does; "": neither.
       dropout: rate, before the second convolution; 0 in evaluation.
     """
 
@@ -112,28 +135,33 @@ class Block(nn.Module):
 
 
 class UNet(nn.Module):
-    """UNet, with labels where ``num_classes`` is positive, with self-conditioning where ``self_condition`` is set.
+    """UNet, with labels where ``num_classes`` is positive, with self-conditioning where
+    ``self_condition`` is set.
 
-    The defaults are the 35.7M network of DDPM; the 56.5M one of DDPM++ is ``mults=(2, 2, 2), attend=(False, True,
-    False), blocks=4, residual_updown=True, bottleneck="out_5"``.
+    The defaults are the 35.7M network of DDPM; the 56.5M one of DDPM++ is ``mults=(2, 2, 2),
+    attend=(False, True, False), blocks=4, residual_updown=True, bottleneck="out_5"``.
 
     Attributes:
-      channels: at the entry, a multiple of 32; level i has ``channels * mults[i]``. A block of 32 is not conditioned:
-        each of its channels is a group of its own, and the norm takes out what the condition added.
+      channels: at the entry, a multiple of 32; level i has ``channels * mults[i]``. A block of 32
+        is not conditioned: each of its channels is a group of its own, and the norm takes out what
+          the condition added.
       attend: by level, whether its blocks attend; the middle always does.
       head_channels: of an attention head, a divisor of every level's that attends; 0: one head.
       blocks: a level's in the encoder; the decoder has one more.
-      residual_updown: change the resolution by residual blocks; otherwise by a convolution of stride 2, and by one
-        after nearest upsampling.
-      num_classes: classes of the data; the table, added to the condition, has one row more, the null class
-        ``num_classes``. 0: no labels.
-      augment_dim: length of the augmentation vector, whose projection is added to the time's sinusoid. 0: none.
-      bottleneck: the block whose pooled output is the feature ``bottleneck`` and, with ``self_condition``, conditions
-        what follows; or several by name, of which a number says which (``OneOf``).
+      residual_updown: change the resolution by residual blocks; otherwise by a convolution of
+        stride 2, and by one after nearest upsampling.
+      num_classes: classes of the data; the table, added to the condition, has one row more, the
+        null class ``num_classes``. 0: no labels.
+      augment_dim: length of the augmentation vector, whose projection is added to the time's
+        sinusoid. 0: none.
+      bottleneck: the block whose pooled output is the feature ``bottleneck`` and, with
+        ``self_condition``, conditions what follows; or several by name, of which a number says
+        which (``OneOf``).
       projection, time_scale: see ``SelfConditioning``.
       attention: implementation of the attention product, "xla" or "cudnn".
       remat: recompute each block in the backward pass.
-      dtype: of the computation; parameters, norms, softmax, the condition and the output are float32.
+      dtype: of the computation; parameters, norms, softmax, the condition and the output are
+        float32.
     """
 
     channels: int = 128
@@ -173,11 +201,12 @@ class UNet(nn.Module):
           augment_label: (B, augment_dim); None is the zero vector, that of a clean image.
           train: drop out, by the rng ``dropout``.
           capture: names of the features that are returned; None: all.
-          stop: run no further than the last block that ``capture`` names (it must be given); ``out`` is None.
+          stop: run no further than the last block that ``capture`` names (it must be given);
+            ``out`` is None.
 
         Returns:
-          ``out`` (B, H, W, C) float32, None with ``stop``, and the features: each block's (B, h, w, c), its
-          attention included, then ``bottleneck`` (B, c) float32.
+          ``out`` (B, H, W, C) float32, None with ``stop``, and the features: each block's (B, h, w,
+          c), its attention included, then ``bottleneck`` (B, c) float32.
         """
         names = block_names(self.mults, self.blocks)
         for name in candidates(self.bottleneck):
@@ -211,12 +240,22 @@ class UNet(nn.Module):
         return None if stop else self._unembed(h, x.shape[-1]), captured(features, capture)
 
     def _embed_time(self, t: Array, augment_label: Array | None) -> Array:
-        """(B, 4 * channels), at least float32: of times t/1000, bfloat16 would take several for one."""
+        """(B, 4 * channels), at least float32: of times t/1000, bfloat16 would take several for
+        one.
+        """
         dtype, width = wide(self.dtype), 4 * self.channels
         embedding = sinusoid(t, self.channels, sines_first=True, endpoint=True)
         if self.augment_dim:
-            label = jnp.zeros((len(t), self.augment_dim)) if augment_label is None else augment_label
-            dense = nn.Dense(self.channels, use_bias=False, kernel_init=CONV_INIT, dtype=dtype, name="augment_embed")
+            label = (
+                jnp.zeros((len(t), self.augment_dim)) if augment_label is None else augment_label
+            )
+            dense = nn.Dense(
+                self.channels,
+                use_bias=False,
+                kernel_init=CONV_INIT,
+                dtype=dtype,
+                name="augment_embed",
+            )
             embedding = embedding + dense(label)
         embedding = nn.silu(_dense(embedding, width, "time_embed_1", dtype))
         return _dense(embedding, width, "time_embed_2", dtype)
@@ -230,10 +269,14 @@ class UNet(nn.Module):
         name, width, resample = stage.name, self.channels * stage.mult, stage.resample
         if resample and not self.residual_updown:
             stride = 2 if resample == "down" else 1
-            return _conv(_doubled(h) if resample == "up" else h, width, name, self.dtype, stride=stride)
+            return _conv(
+                _doubled(h) if resample == "up" else h, width, name, self.dtype, stride=stride
+            )
         heads = width // (self.head_channels or width) if stage.attend else 0
         block = nn.remat(Block) if self.remat else Block
-        return block(width, heads, resample, dropout, self.attention, self.dtype, name=name)(h, condition)
+        return block(width, heads, resample, dropout, self.attention, self.dtype, name=name)(
+            h, condition
+        )
 
     def _conditioning(self) -> SelfConditioning:
         """What the pooled feature adds to the condition of the blocks after it."""

@@ -1,6 +1,8 @@
-"""U-ViT (arXiv 2209.12152): a vision transformer whose later blocks take the earlier ones' outputs by long skips.
+"""U-ViT (arXiv 2209.12152): a vision transformer whose later blocks take the earlier ones' outputs
+by long skips.
 
-Self-conditioning, off by default, is the only addition: without it the parameter tree and the function are the paper's.
+Self-conditioning, off by default, is the only addition: without it the parameter tree and the
+function are the paper's.
 """
 
 from collections import OrderedDict
@@ -22,17 +24,27 @@ from ddaepp_jax.models.layers import (
     sinusoid,
     wide,
 )
-from ddaepp_jax.models.self_conditioning import OneOf, SelfConditioning, chosen, is_bottleneck, prefix
+from ddaepp_jax.models.self_conditioning import (
+    OneOf,
+    SelfConditioning,
+    chosen,
+    is_bottleneck,
+    prefix,
+)
 
 
 def block_names(depth: int) -> list[str]:
-    """Names of the blocks of a U-ViT in order: ``in_1 .., mid, out_1 ..``; ``depth`` is even and leaves ``mid`` out."""
+    """Names of the blocks of a U-ViT in order: ``in_1 .., mid, out_1 ..``; ``depth`` is even and
+    leaves ``mid`` out.
+    """
     half = depth // 2
     return [*(f"in_{i + 1}" for i in range(half)), "mid", *(f"out_{i + 1}" for i in range(half))]
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block; with a skip, a Linear of the concatenation stands at its entry."""
+    """Pre-norm transformer block; with a skip, a Linear of the concatenation stands at its
+    entry.
+    """
 
     num_heads: int
     mlp_ratio: float
@@ -46,24 +58,31 @@ class Block(nn.Module):
         if skip is not None:
             x = jnp.concatenate([x, skip], axis=-1)
             x = nn.Dense(width, kernel_init=LINEAR_INIT, dtype=self.dtype, name="skip_linear")(x)
-        attention = Attention(self.num_heads, self.qkv_bias, self.attention, self.dtype, name="attn")
+        attention = Attention(
+            self.num_heads, self.qkv_bias, self.attention, self.dtype, name="attn"
+        )
         x = x + attention(layer_norm("norm1", self.dtype)(x))
         mlp = Mlp(int(width * self.mlp_ratio), self.dtype, name="mlp")
         return x + mlp(layer_norm("norm2", self.dtype)(x))
 
 
 class UViT(nn.Module):
-    """U-ViT, with labels where ``num_classes`` is positive, with self-conditioning where ``self_condition`` is set.
+    """U-ViT, with labels where ``num_classes`` is positive, with self-conditioning where
+    ``self_condition`` is set.
 
     Attributes:
-      depth: even; ``depth / 2`` blocks in, one in the middle, ``depth / 2`` out (the reference counts so).
-      num_classes: classes of the data; the table has one row more, the null class ``num_classes``. 0: no labels.
+      depth: even; ``depth / 2`` blocks in, one in the middle, ``depth / 2`` out (the reference
+        counts so).
+      num_classes: classes of the data; the table has one row more, the null class ``num_classes``.
+        0: no labels.
       augment_dim: length of the augmentation vector, which enters as a token of its own. 0: none.
       mlp_time_embed, skip, conv: options of the reference.
-      bottleneck: the block whose pooled output is the feature ``bottleneck`` and, with ``self_condition``, conditions
-        what follows; or several by name, of which a number says which (``OneOf``).
+      bottleneck: the block whose pooled output is the feature ``bottleneck`` and, with
+        ``self_condition``, conditions what follows; or several by name, of which a number says
+        which (``OneOf``).
       pool: "mean" over the patch tokens, or "cls": a learned token's output.
-      inject: "add" to the time token at the entry of the next block, or "token": a token of its own from there on.
+      inject: "add" to the time token at the entry of the next block, or "token": a token of its own
+        from there on.
       projection, time_scale: see ``SelfConditioning``.
       attention: implementation of the attention product, "xla" or "cudnn".
       remat: recompute each block in the backward pass.
@@ -111,11 +130,12 @@ class UViT(nn.Module):
           augment_label: (B, augment_dim); None is the zero vector, that of a clean image.
           train: part of the networks' contract; U-ViT has no dropout.
           capture: names of the features that are returned; None: all.
-          stop: run no further than the last block that ``capture`` names (it must be given); ``out`` is None.
+          stop: run no further than the last block that ``capture`` names (it must be given);
+            ``out`` is None.
 
         Returns:
-          ``out`` (B, H, W, C) float32, None with ``stop``, and the features: each block's (B, L, width)
-          without extra tokens, then ``bottleneck`` (B, width).
+          ``out`` (B, H, W, C) float32, None with ``stop``, and the features: each block's (B, L,
+          width) without extra tokens, then ``bottleneck`` (B, width).
         """
         del train
         time_embedding = self._embed_time(t)
@@ -126,7 +146,9 @@ class UViT(nn.Module):
         block_class = nn.remat(Block) if self.remat else Block
         conditioning, bottleneck = self._conditioning() if self.self_condition else None, 0.0
         for i, name in enumerate(names[:count]):
-            block = block_class(self.num_heads, self.mlp_ratio, self.qkv_bias, self.attention, self.dtype, name=name)
+            block = block_class(
+                self.num_heads, self.mlp_ratio, self.qkv_bias, self.attention, self.dtype, name=name
+            )
             tokens = block(tokens, skips.pop()) if self.skip and i > half else block(tokens)
             if i < half:
                 skips.append(tokens)
@@ -152,8 +174,12 @@ class UViT(nn.Module):
             embedding = nn.Dense(self.width, **dense, name="time_embed_2")(embedding)
         return embedding
 
-    def _embed(self, x: Array, time: Array, y: Array | None, augment_label: Array | None) -> tuple[Array, int]:
-        """Tokens (B, extras + L, width), the time token the last of the extras; and the number of extras."""
+    def _embed(
+        self, x: Array, time: Array, y: Array | None, augment_label: Array | None
+    ) -> tuple[Array, int]:
+        """Tokens (B, extras + L, width), the time token the last of the extras; and the number of
+        extras.
+        """
         batch, channels, patch = x.shape[0], x.shape[-1], (self.patch_size, self.patch_size)
         bias_init = conv_bias_init(self.patch_size**2 * channels)
         patches = nn.Conv(
@@ -180,13 +206,19 @@ class UViT(nn.Module):
         if self.augment_dim:
             label = jnp.zeros((batch, self.augment_dim)) if augment_label is None else augment_label
             dense = nn.Dense(
-                self.width, use_bias=False, kernel_init=LINEAR_INIT, dtype=self.dtype, name="augment_embed"
+                self.width,
+                use_bias=False,
+                kernel_init=LINEAR_INIT,
+                dtype=self.dtype,
+                name="augment_embed",
             )
             extras.insert(0, dense(label))
         if self.pool == "cls":
             cls = self.param("cls_token", LINEAR_INIT, (1, self.width)).astype(self.dtype)
             extras.insert(0, jnp.broadcast_to(cls, (batch, self.width)))
-        tokens = jnp.concatenate([jnp.stack(extras, 1), einops.rearrange(patches, "b h w c -> b (h w) c")], axis=1)
+        tokens = jnp.concatenate(
+            [jnp.stack(extras, 1), einops.rearrange(patches, "b h w c -> b (h w) c")], axis=1
+        )
         position = self.param("pos_embed", LINEAR_INIT, (1, *tokens.shape[1:]))
         return tokens + position.astype(self.dtype), len(extras)
 
@@ -203,7 +235,9 @@ class UViT(nn.Module):
     def _inject(
         self, condition: Array, tokens: Array, extras: int, skips: list[Array]
     ) -> tuple[Array, int, list[Array]]:
-        """Hand a condition (B, width) to the blocks that follow, by the time token or by a token of its own."""
+        """Hand a condition (B, width) to the blocks that follow, by the time token or by a token of
+        its own.
+        """
         if self.inject == "add":
             return tokens.at[:, extras - 1].add(condition), extras, skips
         # The earlier blocks have no such token: their skips bring zeros to its place.
@@ -214,11 +248,15 @@ class UViT(nn.Module):
         _, height, width, channels = image_shape
         p = self.patch_size
         tokens = layer_norm("norm", self.dtype)(tokens)
-        pixels = nn.Dense(p * p * channels, kernel_init=LINEAR_INIT, dtype=self.dtype, name="decoder_pred")(tokens)
+        pixels = nn.Dense(
+            p * p * channels, kernel_init=LINEAR_INIT, dtype=self.dtype, name="decoder_pred"
+        )(tokens)
         out = einops.rearrange(
             pixels, "b (h w) (p q c) -> b (h p) (w q) c", h=height // p, w=width // p, p=p, q=p
         ).astype(wide(self.dtype))
         if self.conv:
             bias_init = conv_bias_init(9 * channels)
-            out = nn.Conv(channels, (3, 3), kernel_init=CONV_INIT, bias_init=bias_init, name="final_conv")(out)
+            out = nn.Conv(
+                channels, (3, 3), kernel_init=CONV_INIT, bias_init=bias_init, name="final_conv"
+            )(out)
         return out

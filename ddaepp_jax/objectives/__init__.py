@@ -1,1 +1,3 @@
-"""What training minimises. Objectives ask for passes through the network; they see features, never modules."""
+"""What training minimises. Objectives ask for passes through the network; they see features, never
+modules.
+"""

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ddaepp_jax.base.streams import named
 from ddaepp_jax.diffusion.process import Process
 from ddaepp_jax.objectives.passes import Pass, Result
-from ddaepp_jax.streams import named
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Contrastive self-distillation of DDAE++ (arXiv 2505.10999), after MoCo v3 (arXiv 2104.02057).
 
-Two views of an image, each with noise of its own: the student's pooled feature of one, through a projector and a
-predictor, is to find the teacher's of the other, through the projector alone, among those of the whole batch. The
-teacher is an average of the student's weights, kept for this alone.
+Two views of an image, each with noise of its own: the student's pooled feature of one, through a
+projector and a predictor, is to find the teacher's of the other, through the projector alone, among
+those of the whole batch. The teacher is an average of the student's weights, kept for this alone.
 """
 
 import dataclasses
@@ -14,17 +14,20 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from ddaepp_jax.base.streams import named
 from ddaepp_jax.models.heads import Head
 from ddaepp_jax.objectives.denoising import Denoising
 from ddaepp_jax.objectives.passes import Pass, Result
-from ddaepp_jax.streams import named
 
 NAME = "distillation"  # in a config, and of the teacher in the state
 FEATURE = "bottleneck"
-# The teacher's decay by the number of the update, from (decay, steps in all); the cosine is MoCo v3's, to 1 at the end.
+# The teacher's decay by the number of the update, from (decay, steps in all); the cosine is MoCo
+# v3's, to 1 at the end.
 TEACHER_SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
     "constant": lambda decay, total: optax.constant_schedule(decay),
-    "cosine": lambda decay, total: lambda n: 1 - (1 - decay) * (1 + jnp.cos(jnp.pi * (n + 1) / total)) / 2,
+    "cosine": lambda decay, total: (
+        lambda n: 1 - (1 - decay) * (1 + jnp.cos(jnp.pi * (n + 1) / total)) / 2
+    ),
 }
 
 
@@ -37,8 +40,8 @@ def contrastive_loss(queries: Array, keys: Array, temperature: float) -> tuple[A
     """2 tau times the cross-entropy of each query's own key among all (MoCo v3, algorithm 1).
 
     Args:
-      queries, keys: (B, D) with rows of length 1. B is the global batch: on a mesh every device has its own queries and
-        all keys.
+      queries, keys: (B, D) with rows of length 1. B is the global batch: on a mesh every device has
+        its own queries and all keys.
 
     Returns:
       The mean over queries, and the part of them, in 0..1, whose own key is the nearest.
@@ -55,8 +58,9 @@ class Distillation:
 
     Attributes:
       denoising: the objective whose pass the student shares where ``shared``.
-      shared: the student's first pass is the denoiser's own, of the image as it sees it, with its label and at its
-        noise level; the pass of view 2, where ``symmetric`` asks for it, is drawn at such levels too, without a label.
+      shared: the student's first pass is the denoiser's own, of the image as it sees it, with its
+        label and at its noise level; the pass of view 2, where ``symmetric`` asks for it, is drawn
+        at such levels too, without a label.
       student_level, teacher_level: fixed noise levels of both passes, in the process's unit.
       symmetric: both views go both ways, and the two losses are summed.
       projector, predictor: heads; the teacher has a projector of its own.
@@ -82,9 +86,11 @@ class Distillation:
         return {name: variables.get("params", {}) for name, variables in heads.items()}
 
     def passes(self, rng: Array, batch: Mapping[str, Any]) -> dict[str, Pass]:
-        """The student's passes and the teacher's over ``batch["views"]``, two pairs of image and augment_label.
+        """The student's passes and the teacher's over ``batch["views"]``, two pairs of image and
+        augment_label.
 
-        Labels are dropped, as they are where features are read; the denoiser's own pass alone has them.
+        Labels are dropped, as they are where features are read; the denoiser's own pass alone has
+        them.
         """
         views = batch["views"]
         if self.shared:
@@ -128,8 +134,9 @@ class Distillation:
         """The loss, and how training goes.
 
         Returns:
-          The loss; "accuracy" of the queries in 0..1; "spread" of the student's normalised projections: the mean over
-          dimensions of their standard deviation, times the root of their number. It is 1 on the whole sphere and 0
+          The loss; "accuracy" of the queries in 0..1; "spread" of the student's normalised
+          projections: the mean over dimensions of their standard deviation, times the root of their
+            number. It is 1 on the whole sphere and 0
           where features have collapsed.
         """
         del rng
@@ -138,7 +145,11 @@ class Distillation:
             student = "denoise" if self.shared and not name else f"{NAME}/student{name}"
             z = self._head(self.projector, params["projector"], results[student])
             queries = normalised(self.predictor.apply({"params": params["predictor"]}, z))
-            keys = normalised(self._head(self.projector, teacher_params["projector"], results[f"{NAME}/teacher{name}"]))
+            keys = normalised(
+                self._head(
+                    self.projector, teacher_params["projector"], results[f"{NAME}/teacher{name}"]
+                )
+            )
             value, accuracy = contrastive_loss(queries, keys, self.temperature)
             loss += value
             spread = jnp.std(normalised(z), axis=0).mean() * z.shape[-1] ** 0.5

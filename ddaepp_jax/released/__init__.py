@@ -1,1 +1,3 @@
-"""Facts about released weights, one module a family: the reference's arguments, names and layouts."""
+"""Facts about released weights, one module a family: the reference's arguments, names and
+layouts.
+"""

@@ -1,4 +1,6 @@
-"""Weights of DDAE's UNet (FutureXiang/ddae, model/unet.py): its arguments, and its names and layouts of parameters."""
+"""Weights of DDAE's UNet (FutureXiang/ddae, model/unet.py): its arguments, and its names and
+layouts of parameters.
+"""
 
 import itertools
 from collections.abc import Mapping
@@ -9,10 +11,19 @@ import numpy as np
 
 from ddaepp_jax.models.unet import UNet
 
-MARKS = ("image_proj.weight", "time_emb.lin1.weight", "down.0.res.conv1.weight")  # names that tell such a network
+MARKS = (
+    "image_proj.weight",
+    "time_emb.lin1.weight",
+    "down.0.res.conv1.weight",
+)  # names that tell such a network
 LEFT_OUT = ()  # tensors of a state_dict that are functions of the shape
-OUTSIDE = {"time_embed_1": "time_emb.lin1", "time_embed_2": "time_emb.lin2", "augment_embed": "time_emb.aug_emb"}
-# Of a residual block, which has a name of its own at each kind of place; "": the block is a convolution alone.
+OUTSIDE = {
+    "time_embed_1": "time_emb.lin1",
+    "time_embed_2": "time_emb.lin2",
+    "augment_embed": "time_emb.aug_emb",
+}
+# Of a residual block, which has a name of its own at each kind of place; "": the block is a
+# convolution alone.
 LAYERS = {
     "": "conv",
     "norm1": "{block}.norm1",
@@ -38,8 +49,11 @@ def module(
     use_res_for_updown: bool = False,
     augment_dim: int = 0,
 ) -> UNet:
-    """Our network for the reference class's arguments; ``image_shape`` is (channels, height, width)."""
-    # The bottleneck is the last decoder block at 8x8 (or the first size below), though not at full resolution.
+    """Our network for the reference class's arguments; ``image_shape`` is (channels, height,
+    width).
+    """
+    # The bottleneck is the last decoder block at 8x8 (or the first size below), though not at full
+    # resolution.
     side, lowest = min(image_shape[1:]), len(ch_mults) - 1
     level = next((i for i in range(1, lowest) if side >> i <= 8), lowest)
     return UNet(
@@ -55,7 +69,9 @@ def module(
     )
 
 
-def image_shape(image_shape: tuple[int, int, int] = (3, 32, 32), **others: Any) -> tuple[int, int, int]:
+def image_shape(
+    image_shape: tuple[int, int, int] = (3, 32, 32), **others: Any
+) -> tuple[int, int, int]:
     """(H, W, C) of the images."""
     del others
     channels, height, width = image_shape
@@ -63,7 +79,9 @@ def image_shape(image_shape: tuple[int, int, int] = (3, 32, 32), **others: Any) 
 
 
 def arguments(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """The reference class's arguments, read off its tensors; one attention head, and the images' size is unknown."""
+    """The reference class's arguments, read off its tensors; one attention head, and the images'
+    size is unknown.
+    """
     channels, image_channels = tensors["image_proj.weight"].shape[:2]
     levels: list[list[tuple[int, bool]]] = [[]]  # of blocks: their width, and whether they attend
     for i in itertools.count():
@@ -87,7 +105,9 @@ def arguments(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def reference_name(module: UNet, path: tuple[str, ...]) -> str:
-    """A Flax path as the reference's state_dict spells it: ``in_1, conv1, kernel`` is ``down.0.res.conv1.weight``."""
+    """A Flax path as the reference's state_dict spells it: ``in_1, conv1, kernel`` is
+    ``down.0.res.conv1.weight``.
+    """
     place, *layers, leaf = path
     leaf = "bias" if leaf == "bias" else "weight"
     kind, _, number = place.partition("_")
@@ -103,8 +123,12 @@ def reference_name(module: UNet, path: tuple[str, ...]) -> str:
     return f"{half}.{n - 1 + (n - 1) // per_level}.{layer.format(block='res')}.{leaf}"
 
 
-def arranged(module: UNet, path: tuple[str, ...], tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The reference's tensor, in its layout, with its rows in our order: its qkv goes head by head, ours q, k, v."""
+def arranged(
+    module: UNet, path: tuple[str, ...], tensor: np.ndarray, shape: tuple[int, ...]
+) -> np.ndarray:
+    """The reference's tensor, in its layout, with its rows in our order: its qkv goes head by head,
+    ours q, k, v.
+    """
     del shape
     if "qkv" not in path:
         return tensor

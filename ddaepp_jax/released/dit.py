@@ -9,7 +9,11 @@ import numpy as np
 
 from ddaepp_jax.models.dit import DiT, block_names
 
-MARKS = ("x_embedder.proj.weight", "final_layer.linear.weight", "blocks.0.mlp.fc1.weight")  # that tell such a network
+MARKS = (
+    "x_embedder.proj.weight",
+    "final_layer.linear.weight",
+    "blocks.0.mlp.fc1.weight",
+)  # that tell such a network
 LEFT_OUT = ()  # tensors of a state_dict that are functions of the shape
 # The parts by our path; the place of a block's number is left open.
 PARTS = {
@@ -38,10 +42,14 @@ def module(
 ) -> DiT:
     """Our network for the reference class's arguments; ``num_classes`` leaves the null class out.
 
-    Without ``class_dropout_prob`` the reference has no null class; ours has one, whose embedding is zero. Without
-    ``learn_sigma`` the variance's half of such weights is left out.
+    Without ``class_dropout_prob`` the reference has no null class; ours has one, whose embedding is
+    zero. Without ``learn_sigma`` the variance's half of such weights is left out.
     """
-    del input_size, in_channels, class_dropout_prob  # of the image, see ``image_shape``, and of the training
+    del (
+        input_size,
+        in_channels,
+        class_dropout_prob,
+    )  # of the image, see ``image_shape``, and of the training
     return DiT(
         patch_size=patch_size,
         width=hidden_size,
@@ -62,7 +70,9 @@ def image_shape(input_size: int = 32, in_channels: int = 4, **others: Any) -> tu
 
 def arguments(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The reference class's arguments, read off its tensors."""
-    return sizes(tensors) | dict(mlp_ratio=len(tensors["blocks.0.mlp.fc1.weight"]) / sizes(tensors)["hidden_size"])
+    return sizes(tensors) | dict(
+        mlp_ratio=len(tensors["blocks.0.mlp.fc1.weight"]) / sizes(tensors)["hidden_size"]
+    )
 
 
 def sizes(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -71,7 +81,9 @@ def sizes(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     Heads are 64 wide, in XL (1152) 72, as in all that are released.
     """
     width, channels, patch, _ = tensors["x_embedder.proj.weight"].shape
-    depth = sum(name.startswith("blocks.") and name.endswith(".attn.qkv.weight") for name in tensors)
+    depth = sum(
+        name.startswith("blocks.") and name.endswith(".attn.qkv.weight") for name in tensors
+    )
     head = 72 if width == 1152 else 64
     return dict(
         input_size=isqrt(tensors["pos_embed"].shape[1]) * patch,
@@ -99,12 +111,20 @@ def reference_name(module: DiT, path: tuple[str, ...]) -> str:
     return f"{part}.{'bias' if leaf == 'bias' else 'weight'}"
 
 
-def arranged(module: DiT, path: tuple[str, ...], tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The reference's tensor, in its layout: patches in our order; what only one of the two has, dropped or zero."""
+def arranged(
+    module: DiT, path: tuple[str, ...], tensor: np.ndarray, shape: tuple[int, ...]
+) -> np.ndarray:
+    """The reference's tensor, in its layout: patches in our order; what only one of the two has,
+    dropped or zero.
+    """
     if path == ("patch_embed", "kernel"):
         return einops.rearrange(tensor, "d c p q -> d (p q c)")
-    if path[0] == "final_linear" and len(tensor) == 2 * shape[-1]:  # a patch's (p, q, 2 C): the mean, the variance
-        return einops.rearrange(tensor, "(pq two c) ... -> two (pq c) ...", two=2, pq=module.patch_size**2)[0]
+    if (
+        path[0] == "final_linear" and len(tensor) == 2 * shape[-1]
+    ):  # a patch's (p, q, 2 C): the mean, the variance
+        return einops.rearrange(
+            tensor, "(pq two c) ... -> two (pq c) ...", two=2, pq=module.patch_size**2
+        )[0]
     if path[0] == "label_embed" and len(tensor) == shape[0] - 1:
         return np.concatenate([tensor, np.zeros_like(tensor[:1])])
     return tensor

@@ -1,4 +1,6 @@
-"""Weights of LightningDiT (hustvl/LightningDiT, models/lightningdit.py): a DiT's, with more arguments."""
+"""Weights of LightningDiT (hustvl/LightningDiT, models/lightningdit.py): a DiT's, with more
+arguments.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +13,11 @@ from ddaepp_jax.released.dit import arranged, reference_name
 
 __all__ = ["LEFT_OUT", "MARKS", "arguments", "arranged", "image_shape", "module", "reference_name"]
 
-MARKS = ("x_embedder.proj.weight", "final_layer.linear.weight", "blocks.0.adaLN_modulation.1.weight")
+MARKS = (
+    "x_embedder.proj.weight",
+    "final_layer.linear.weight",
+    "blocks.0.adaLN_modulation.1.weight",
+)
 LEFT_OUT = ("feat_rope.freqs_cos", "feat_rope.freqs_sin")
 
 
@@ -35,7 +41,8 @@ def module(
 ) -> DiT:
     """Our network for the reference class's arguments; see ``ddaepp_jax.released.dit.module``.
 
-    With ``learn_sigma`` the reference computes the variance's half and drops it; ours does not compute it.
+    With ``learn_sigma`` the reference computes the variance's half and drops it; ours does not
+    compute it.
     """
     del learn_sigma
     plain = dit.module(
@@ -69,7 +76,11 @@ def arguments(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The reference class's arguments, read off its tensors."""
     known = dit.sizes(tensors)
     width, swiglu = known["hidden_size"], "blocks.0.mlp.w12.weight" in tensors
-    hidden = 3 / 4 * len(tensors["blocks.0.mlp.w12.weight"]) if swiglu else len(tensors["blocks.0.mlp.fc1.weight"])
+    hidden = (
+        3 / 4 * len(tensors["blocks.0.mlp.w12.weight"])
+        if swiglu
+        else len(tensors["blocks.0.mlp.fc1.weight"])
+    )
     for name in ("blocks.0.attn.q_norm.weight", "feat_rope.freqs_cos"):  # these tell a head's width
         if name in tensors:
             known["num_heads"] = width // tensors[name].shape[-1]

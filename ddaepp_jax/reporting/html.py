@@ -1,4 +1,6 @@
-"""Pieces of a page that stands alone: one file, no script, nothing asked of a network; it fits a phone."""
+"""Pieces of a page that stands alone: one file, no script, nothing asked of a network; it fits a
+phone.
+"""
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,7 +8,7 @@ from html import escape as escape_html
 
 from matplotlib.figure import Figure
 
-from ddaepp_jax.evaluation import plots
+from ddaepp_jax.reporting import plots
 
 CSS = """
 body{font:15px/1.5 system-ui,sans-serif;color:#1a1a1a;background:#fff;max-width:1100px;margin:auto;padding:28px 16px}
@@ -33,7 +35,9 @@ td code,.numbers td:first-child{white-space:nowrap} .groups td code{white-space:
 
 def page(title: str, about: str, top: str, sections: Mapping[str, str]) -> str:
     links = "".join(f'<a href="#{name.lower()}">{name}</a>' for name in sections)
-    body = "".join(f'<h2 id="{name.lower()}">{name}</h2>\n{content}\n' for name, content in sections.items())
+    body = "".join(
+        f'<h2 id="{name.lower()}">{name}</h2>\n{content}\n' for name, content in sections.items()
+    )
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -52,12 +56,18 @@ def tag(tag: str, text: object) -> str:
 
 def key(name: str, colour: str, dashes: str) -> str:
     """A run's name behind its line."""
-    return f'<span class="key"><i style="border-top:3px {dashes} {colour}"></i>{escape(name)}</span>'
+    return (
+        f'<span class="key"><i style="border-top:3px {dashes} {colour}"></i>{escape(name)}</span>'
+    )
 
 
 def table(header: Sequence[str], cells: Iterable[Sequence[str]], kind: str = "") -> str:
     """Of HTML, in a box that scrolls."""
-    head = f"<thead><tr>{''.join(f'<th>{cell}</th>' for cell in header)}</tr></thead>" if header else ""
+    head = (
+        f"<thead><tr>{''.join(f'<th>{cell}</th>' for cell in header)}</tr></thead>"
+        if header
+        else ""
+    )
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in cells)
     return f'<div class="wide"><table class="{kind}">{head}<tbody>{body}</tbody></table></div>'
 
@@ -68,7 +78,9 @@ def grid(cells: Iterable[str], kind: str = "") -> str:
 
 
 def plot(title: str, figure: Figure) -> str:
-    image = f'<img alt="{escape(title)}" src="{_data("image/svg+xml", plots.svg(figure).encode())}">'
+    image = (
+        f'<img alt="{escape(title)}" src="{_data("image/svg+xml", plots.svg(figure).encode())}">'
+    )
     return f'<figure class="plot"><figcaption>{escape(title)}</figcaption>{image}</figure>'
 
 

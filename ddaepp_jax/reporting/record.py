@@ -1,4 +1,6 @@
-"""What the files of a run directory tell: metrics, pictures, probes, and the numbers that the run is judged by."""
+"""What the files of a run directory tell: metrics, pictures, probes, and the numbers that the run
+is judged by.
+"""
 
 import base64
 import dataclasses
@@ -12,10 +14,11 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from ddaepp_jax import run_config
-from ddaepp_jax.errors import InputError
-from ddaepp_jax.evaluation import plots, probe_results
-from ddaepp_jax.evaluation.probe_results import PIXELS
+from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.config import saved as run_config
+from ddaepp_jax.probing.diagnostics import PIXELS
+from ddaepp_jax.reporting import plots
+from ddaepp_jax.reporting import probes as probe_results
 
 PROBED = "linear probe, %"
 RATE = "images_per_second_per_device"
@@ -23,7 +26,9 @@ BY_LEVEL = r"heldout_loss/.+/(t|sigma)[0-9.e-]+"
 
 
 class Headline(NamedTuple):
-    """A number that a run is judged by: how it is shown, what is said of it, and which end is the better one."""
+    """A number that a run is judged by: how it is shown, what is said of it, and which end is the
+    better one.
+    """
 
     value: float
     text: str
@@ -40,7 +45,8 @@ class Record:
       rows: of metrics.jsonl.
       saved: what is told beside the arrays of each checkpoint, by step.
       grids: PNGs drawn through training by step; drawn: those by ``sample``, by name.
-      probes: what each has found by its name, the best first, those chosen on held-out images before others.
+      probes: what each has found by its name, the best first, those chosen on held-out images
+        before others.
       scores: what ``fid`` has found by its name, of the newest step and the most images first.
     """
 
@@ -77,16 +83,23 @@ class Record:
 
 
 def read(workdir: Path, name: str = "") -> Record:
-    """The files of a run directory, ``name`` being its own by default; what training is just writing is left out.
+    """The files of a run directory, ``name`` being its own by default; what training is just
+    writing is left out.
 
     Raises:
       InputError: it is none, or a file in it is damaged.
     """
     if not (workdir / "config.json").is_file():
-        raise InputError(f"{workdir}: not a run directory (no config.json); give the --workdir of a training run")
-    pictures = {file.stem: file.read_bytes() for file in sorted((workdir / "samples").glob("*.png"))}
+        raise InputError(
+            f"{workdir}: not a run directory (no config.json); give the --workdir of a training run"
+        )
+    pictures = {
+        file.stem: file.read_bytes() for file in sorted((workdir / "samples").glob("*.png"))
+    }
     pictures = {stem: content for stem, content in pictures.items() if content[-8:-4] == b"IEND"}
-    checkpoints = sorted((int(e.name), e) for e in (workdir / "checkpoints").glob("*") if e.name.isdigit())
+    checkpoints = sorted(
+        (int(e.name), e) for e in (workdir / "checkpoints").glob("*") if e.name.isdigit()
+    )
     return Record(
         path=workdir,
         name=name or workdir.resolve().name,
@@ -115,7 +128,9 @@ def _rows(file: Path) -> list[dict[str, float]]:
             break
         try:
             rows.append(json.loads(line))
-            if not isinstance(rows[-1]["step"], int) or not all(isinstance(v, int | float) for v in rows[-1].values()):
+            if not isinstance(rows[-1]["step"], int) or not all(
+                isinstance(v, int | float) for v in rows[-1].values()
+            ):
                 raise ValueError
         except (ValueError, KeyError, TypeError, AttributeError):
             raise InputError(f"{file}: line {number} is not a row of metrics; remove it") from None
@@ -128,12 +143,17 @@ def _probes(directory: Path) -> dict[str, dict[str, Any]]:
         try:
             found = json.loads(_text(file))
             if found["best"]:  # else no noise level is done yet
-                by, _ = found["best"]["chosen_by"], (probe_results.grid(found, "linear_test"), probed(found))
+                by, _ = (
+                    found["best"]["chosen_by"],
+                    (probe_results.grid(found, "linear_test"), probed(found)),
+                )
                 name = file.stem + " (under way)" * file.with_name(f"{file.stem}-partial").is_dir()
                 rated.append((by == "linear_held_out", found["best"][by], name, found))
         except (ValueError, KeyError, TypeError):
             raise InputError(f"{file}: not a probe's results; remove it") from None
-    return {name: found for *_, name, found in sorted(rated, key=lambda each: each[:2], reverse=True)}
+    return {
+        name: found for *_, name, found in sorted(rated, key=lambda each: each[:2], reverse=True)
+    }
 
 
 def _scores(directory: Path) -> dict[str, dict[str, Any]]:
@@ -151,11 +171,18 @@ def frechet(scores: Mapping[str, Any]) -> Headline:
     """The Frechet distance of a run's samples; its name says by which features."""
     name, value = next(iter(scores["metrics"].items()))
     spread, seeds = scores["std"].get("fd"), len(scores["rows"])
-    return Headline(value, f"{value:.2f}", name + (f", ± {spread:.2f} over {seeds} seeds" if spread else ""), min)
+    return Headline(
+        value,
+        f"{value:.2f}",
+        name + (f", ± {spread:.2f} over {seeds} seeds" if spread else ""),
+        min,
+    )
 
 
 def _beside(checkpoint: Path) -> dict[str, Any]:
-    """What Orbax writes beside a checkpoint's arrays; nothing where it is being deleted, or not as we know it."""
+    """What Orbax writes beside a checkpoint's arrays; nothing where it is being deleted, or not as
+    we know it.
+    """
     try:
         times, leaves, placed = (
             json.loads((checkpoint / name).read_text())
@@ -167,10 +194,20 @@ def _beside(checkpoint: Path) -> dict[str, Any]:
             if path[0] == "network":
                 sharding = json.loads(placed[base64.b64encode(".".join(path).encode()).decode()])
                 mesh = dict(zip(sharding["axis_names"], sharding["shape"], strict=True))
-                split = [[axes] if isinstance(axes, str) else axes for axes in sharding["partition_spec"] if axes]
+                split = [
+                    [axes] if isinstance(axes, str) else axes
+                    for axes in sharding["partition_spec"]
+                    if axes
+                ]
                 pieces = math.prod(mesh[axis] for axes in split for axis in axes)
-                parameters += pieces * math.prod(leaf["value_metadata"]["write_shape"])  # of one piece
-        return {"parameters": parameters, "mesh": mesh, "written": times["commit_timestamp_nsecs"] / 1e9}
+                parameters += pieces * math.prod(
+                    leaf["value_metadata"]["write_shape"]
+                )  # of one piece
+        return {
+            "parameters": parameters,
+            "mesh": mesh,
+            "written": times["commit_timestamp_nsecs"] / 1e9,
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
@@ -179,8 +216,15 @@ def headlines(run: Record) -> dict[str, Headline]:
     """The numbers that a run is judged by, as far as there are any."""
     train, step = run.config.train, max([0, *run.saved, *(row["step"] for row in run.rows)])
     total = -(-train.images // train.batch_size) if train.images else train.steps
-    found = {"steps": Headline(step, f"{step:,}", f"of {total:,}" if total else f"of {train.epochs:g} epochs")}
-    last = [("training loss", "loss", ".4f", "", min), ("held-out loss", "heldout_loss/.+/mean", ".4f", "", min)]
+    found = {
+        "steps": Headline(
+            step, f"{step:,}", f"of {total:,}" if total else f"of {train.epochs:g} epochs"
+        )
+    }
+    last = [
+        ("training loss", "loss", ".4f", "", min),
+        ("held-out loss", "heldout_loss/.+/mean", ".4f", "", min),
+    ]
     last.append(("held-out loss, condition off", "heldout_loss/.+/condition_off", ".4f", "", min))
     if not run.probes:
         where = ", on images held out from the training split"
@@ -188,14 +232,20 @@ def headlines(run: Record) -> dict[str, Headline]:
         last.append(("kNN in training, %", "knn/.+", ".2f", where, max))
     for title, pattern, form, where, better in last:
         for name, (steps, values) in run.metrics(pattern).items():
-            found[title] = Headline(values[-1], f"{values[-1]:{form}}", f"{name}, step {steps[-1]:,}{where}", better)
+            found[title] = Headline(
+                values[-1], f"{values[-1]:{form}}", f"{name}, step {steps[-1]:,}{where}", better
+            )
     for probe in [*run.probes.values()][:1]:
         found |= probed(probe)
     for scores in [*run.scores.values()][:1]:
-        found["FID" if scores["extractor"]["kind"] == "inception" else "Frechet distance"] = frechet(scores)
+        found["FID" if scores["extractor"]["kind"] == "inception" else "Frechet distance"] = (
+            frechet(scores)
+        )
     for _, rates in run.metrics(RATE).values():
         rate = statistics.median(rates)
-        found["images/s/device"] = Headline(rate, f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}", "median", max)
+        found["images/s/device"] = Headline(
+            rate, f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}", "median", max
+        )
     for parameters in {beside["parameters"] for beside in run.saved.values() if beside}:
         found["parameters"] = Headline(parameters, f"{parameters:,}")
     return found
@@ -212,4 +262,6 @@ def probed(probe: Mapping[str, Any]) -> dict[str, Headline]:
         where = f"{k}-NN, {row['layer']}, level {row['noise_level']:g}, chosen by both heads"
         found["kNN, %"] = Headline(row["knn_test"], f"{row['knn_test']:.2f}", where, max)
         floor += f"; {k}-NN: {pixels['knn_test']:.2f}"
-    return found | {"raw pixels, %": Headline(pixels["linear_test"], f"{pixels['linear_test']:.2f}", floor)}
+    return found | {
+        "raw pixels, %": Headline(pixels["linear_test"], f"{pixels['linear_test']:.2f}", floor)
+    }

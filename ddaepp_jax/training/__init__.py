@@ -1,1 +1,3 @@
-"""The sharded train step and what surrounds it: state, optimizer, EMA, loop, checkpoints, writers."""
+"""The sharded train step and what surrounds it: state, optimizer, EMA, loop, checkpoints,
+writers.
+"""

@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
-from ddaepp_jax.errors import InputError, first_line
+from ddaepp_jax.base.errors import InputError, first_line
 from ddaepp_jax.training.step import TrainState
 
 # Which end of a measured value is the better one: min or max.
@@ -20,7 +20,9 @@ Better = Callable[[Iterable[float]], float]
 
 
 class _Keep(ocp.checkpoint_managers.PreservationPolicy):
-    """The newest checkpoints, and the best of those in which a ranked value was measured; the older of equal ones."""
+    """The newest checkpoints, and the best of those in which a ranked value was measured; the older
+    of equal ones.
+    """
 
     def __init__(self, newest: int, ranks: Mapping[str, Better], directory: Path) -> None:
         self._newest, self._ranks = newest, ranks
@@ -29,7 +31,10 @@ class _Keep(ocp.checkpoint_managers.PreservationPolicy):
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         steps = [checkpoint.step for checkpoint in checkpoints]
         measured = {step: self.measured.get(step, {}) for step in steps}
-        kept = {*steps[-self._newest :], *(_best(measured, name, better) for name, better in self._ranks.items())}
+        kept = {
+            *steps[-self._newest :],
+            *(_best(measured, name, better) for name, better in self._ranks.items()),
+        }
         return [step in kept for step in steps]
 
 
@@ -40,13 +45,19 @@ def _best(measured: Mapping[int, Mapping[str, float]], name: str, better: Better
 
 
 class Checkpoints:
-    """The checkpoints of a run that trains: asynchronous saves, retention, fallback to the newest good one."""
+    """The checkpoints of a run that trains: asynchronous saves, retention, fallback to the newest
+    good one.
+    """
 
     def __init__(self, directory: Path, keep: int, ranks: Mapping[str, Better]) -> None:
-        """``keep`` newest checkpoints stay, and for each of ``ranks`` the one whose measured value is best."""
+        """``keep`` newest checkpoints stay, and for each of ``ranks`` the one whose measured value
+        is best.
+        """
         self._keep = _Keep(keep, ranks, directory)
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=self._keep, cleanup_tmp_directories=True, enable_async_checkpointing=True
+            preservation_policy=self._keep,
+            cleanup_tmp_directories=True,
+            enable_async_checkpointing=True,
         )
         self._directory = directory
         self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
@@ -79,12 +90,16 @@ class Checkpoints:
             try:
                 state = restore_state(self._directory, step, target)
             except Exception as error:  # whatever a damaged file makes of itself
-                damage.append(f"{self._directory / str(step)}: cannot be read ({first_line(error)})")
+                damage.append(
+                    f"{self._directory / str(step)}: cannot be read ({first_line(error)})"
+                )
                 continue
             self._set_aside(steps[: len(damage)])
             return state, damage
         if damage:
-            raise InputError(f"{damage[0]}, and no older one can be either; train into another --workdir")
+            raise InputError(
+                f"{damage[0]}, and no older one can be either; train into another --workdir"
+            )
         return None
 
     def _set_aside(self, steps: list[int]) -> None:
@@ -106,12 +121,18 @@ class Checkpoints:
 
 
 def restore_state(directory: Path, step: int, target: TrainState) -> TrainState:
-    """A checkpoint's whole state onto the target's shardings, whatever devices it was saved from."""
+    """A checkpoint's whole state onto the target's shardings, whatever devices it was saved
+    from.
+    """
     checkpointer, path = ocp.StandardCheckpointer(), (directory / str(step)).absolute()
     items = {"params": target.params, "ema": target.ema, "optimizer": target.opt_state}
-    params, ema, opt_state = (checkpointer.restore(path / name, shapes) for name, shapes in items.items())
+    params, ema, opt_state = (
+        checkpointer.restore(path / name, shapes) for name, shapes in items.items()
+    )
     meta = read_meta(directory, step)
-    step_array = jax.make_array_from_callback((), target.step.sharding, lambda _: np.int32(meta["step"]))
+    step_array = jax.make_array_from_callback(
+        (), target.step.sharding, lambda _: np.int32(meta["step"])
+    )
     return TrainState(step_array, params, ema, opt_state)
 
 
@@ -125,7 +146,9 @@ def read_meta(directory: Path, step: int) -> dict[str, Any]:
     try:
         return ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(path)
     except Exception as error:
-        raise InputError(f"{path}: not a readable checkpoint of this program ({first_line(error)})") from error
+        raise InputError(
+            f"{path}: not a readable checkpoint of this program ({first_line(error)})"
+        ) from error
 
 
 def latest_step(directory: Path) -> int:
@@ -136,7 +159,9 @@ def latest_step(directory: Path) -> int:
     """
     steps = steps_of(directory)
     if not steps:
-        raise InputError(f"{directory}: no checkpoint; has this run saved one (train.checkpoint_every)?")
+        raise InputError(
+            f"{directory}: no checkpoint; has this run saved one (train.checkpoint_every)?"
+        )
     return max(steps)
 
 
@@ -157,19 +182,28 @@ def best_step(directory: Path, name: str, better: Better) -> int:
 
 def steps_of(directory: Path) -> list[int]:
     """Committed steps, ascending."""
-    return sorted(int(e.name) for e in directory.glob("*") if e.name.isdigit()) if directory.is_dir() else []
+    return (
+        sorted(int(e.name) for e in directory.glob("*") if e.name.isdigit())
+        if directory.is_dir()
+        else []
+    )
 
 
 def _measured(directory: Path, step: int) -> dict[str, float]:
-    """What was measured at a checkpoint, by evaluation; nothing where it is damaged or older than these values."""
+    """What was measured at a checkpoint, by evaluation; nothing where it is damaged or older than
+    these values.
+    """
     try:
         return read_meta(directory, step).get("measured", {})
     except InputError:
         return {}
 
 
-def restore_networks(directory: Path, step: int, names: Sequence[str], sharding: Sharding) -> dict[str, Any]:
-    """The network parameters of some averages of a checkpoint, or of a snapshot; nothing else, on any devices.
+def restore_networks(
+    directory: Path, step: int, names: Sequence[str], sharding: Sharding
+) -> dict[str, Any]:
+    """The network parameters of some averages of a checkpoint, or of a snapshot; nothing else, on
+    any devices.
 
     Raises:
       InputError: the checkpoint is not one of this program, or is damaged.
@@ -178,13 +212,19 @@ def restore_networks(directory: Path, step: int, names: Sequence[str], sharding:
     try:
         tree = ocp.PyTreeCheckpointHandler().metadata(path).tree
         trees = {name: {"network": tree[name]["network"]} for name in names}
-        wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), trees)
+        wanted = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), trees
+        )
         restored = ocp.PyTreeCheckpointer().restore(
             path,
             args=ocp.args.PyTreeRestore(
-                wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted), partial_restore=True
+                wanted,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+                partial_restore=True,
             ),
         )
     except Exception as error:
-        raise InputError(f"{path}: not a readable checkpoint of this program ({first_line(error)})") from error
+        raise InputError(
+            f"{path}: not a readable checkpoint of this program ({first_line(error)})"
+        ) from error
     return {name: restored[name]["network"] for name in names}

@@ -3,7 +3,8 @@
 import time
 from contextlib import contextmanager
 
-# Peak dense bfloat16 FLOP/s of one device, by the vendors' data sheets; a part of ``jax.Device.device_kind``.
+# Peak dense bfloat16 FLOP/s of one device, by the vendors' data sheets; a part of
+# ``jax.Device.device_kind``.
 PEAK_FLOPS = {
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
@@ -25,7 +26,12 @@ def peak_flops(device_kind: str) -> float | None:
 
 
 def total_steps(
-    *, steps: int | None, epochs: float | None, images: int | None, batch_size: int, num_examples: int
+    *,
+    steps: int | None,
+    epochs: float | None,
+    images: int | None,
+    batch_size: int,
+    num_examples: int,
 ) -> int:
     """Steps of a duration given as steps, epochs or images, exactly one; rounded up."""
     if steps is not None:
@@ -35,8 +41,12 @@ def total_steps(
 
 
 def next_stop(step: int, total: int, dispatch: int, periods: tuple[int, ...]) -> int:
-    """Where the dispatch that starts at ``step`` ends: at most ``dispatch`` on, never past a multiple of a period."""
-    return min(step + dispatch, total, *((step // period + 1) * period for period in periods if period))
+    """Where the dispatch that starts at ``step`` ends: at most ``dispatch`` on, never past a
+    multiple of a period.
+    """
+    return min(
+        step + dispatch, total, *((step // period + 1) * period for period in periods if period)
+    )
 
 
 class Clock:

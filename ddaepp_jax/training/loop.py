@@ -1,4 +1,6 @@
-"""The train loop: it dispatches, reads metrics a dispatch late, evaluates, saves; it never waits otherwise."""
+"""The train loop: it dispatches, reads metrics a dispatch late, evaluates, saves; it never waits
+otherwise.
+"""
 
 import sys
 from collections import deque
@@ -10,8 +12,8 @@ from jax.sharding import Mesh
 from PIL import Image
 from tqdm import tqdm
 
-from ddaepp_jax.errors import NonFiniteError
-from ddaepp_jax.training import sharding
+from ddaepp_jax.base import parallel
+from ddaepp_jax.base.errors import NonFiniteError
 from ddaepp_jax.training.checkpoint import Checkpoints
 from ddaepp_jax.training.clock import Clock, peak_flops
 from ddaepp_jax.training.program import Program
@@ -21,14 +23,24 @@ from ddaepp_jax.training.source import Source
 from ddaepp_jax.training.step import TrainState
 from ddaepp_jax.training.writers import Writer
 
-IN_FLIGHT = 2  # dispatches that the host may be ahead: the device never idles, and batches don't pile up in its memory
+# dispatches that the host may be ahead: the device never idles, and batches don't pile up in its
+# memory
+IN_FLIGHT = 2
 
 
 class _Report:
-    """Turns totals into rows of metrics and the state of the progress bar, a dispatch after they were handed over."""
+    """Turns totals into rows of metrics and the state of the progress bar, a dispatch after they
+    were handed over.
+    """
 
     def __init__(
-        self, program: Program, schedule: Schedule, mesh: Mesh, writer: Writer, clock: Clock, start: int
+        self,
+        program: Program,
+        schedule: Schedule,
+        mesh: Mesh,
+        writer: Writer,
+        clock: Clock,
+        start: int,
     ) -> None:
         self._program, self._schedule, self._writer, self._clock = program, schedule, writer, clock
         self._devices, self._peak = mesh.size, peak_flops(mesh.devices.flat[0].device_kind)
@@ -64,9 +76,14 @@ class _Report:
         rate = self._clock.rate(step)
         if totals["bad_step"] >= 0:
             raise NonFiniteError(self._bad(totals))
-        values = {name: float(np.float64(total) / totals["count"]) for name, total in totals["sums"].items()}
+        values = {
+            name: float(np.float64(total) / totals["count"])
+            for name, total in totals["sums"].items()
+        }
         if rate:
-            values["images_per_second_per_device"] = rate * self._schedule.batch_size / self._devices
+            values["images_per_second_per_device"] = (
+                rate * self._schedule.batch_size / self._devices
+            )
             if self._peak:
                 values["mfu"] = rate * self._program.flops / self._peak
         self._writer.scalars(step, values)
@@ -78,8 +95,12 @@ class _Report:
         self.bar.set_postfix(shown, refresh=False)
 
     def _bad(self, totals: dict[str, Any]) -> str:
-        leaves = [n for n, bad in zip(self._program.leaf_names, totals["bad_leaves"], strict=True) if bad]
-        where = f"the gradient of {leaves[0]} ({len(leaves)} leaves in all)" if leaves else "the loss"
+        leaves = [
+            n for n, bad in zip(self._program.leaf_names, totals["bad_leaves"], strict=True) if bad
+        ]
+        where = (
+            f"the gradient of {leaves[0]} ({len(leaves)} leaves in all)" if leaves else "the loss"
+        )
         return (
             f"step {int(totals['bad_step'])}: {where} is not finite; nothing was saved since. The same command resumes "
             "from the newest checkpoint; lower optimizer.learning_rate, or set optimizer.clip_norm, or use float32"
@@ -149,20 +170,22 @@ def train(
     Raises:
       NonFiniteError: names the step and the leaf. What was saved before is good.
     """
-    everywhere = sharding.replicated(mesh)
+    everywhere = parallel.replicated(mesh)
     step = int(state.step)
     batches, clock, totals = source.open(step, schedule.total), Clock(), program.zeros()
     report = _Report(program, schedule, mesh, writer, clock, step)
     in_flight, trace = _InFlight(report.bar), _Trace(schedule, trace_dir)
     if step and schedule.due(step).snapshot:
-        snapshots.save(step, state)  # the checkpoint's own, where the run was stopped between the two
+        snapshots.save(
+            step, state
+        )  # the checkpoint's own, where the run was stopped between the two
 
     with report.bar:
         while step < schedule.total:
             trace.before(step)
             stop = schedule.stop(step) if source.looped else step + 1
             data = next(batches)
-            limit = sharding.put(np.int32(stop), everywhere)
+            limit = parallel.put(np.int32(stop), everywhere)
             with jax.transfer_guard("disallow"):
                 state, totals, done = program.run(state, totals, data, limit)
             report.settle()  # of the dispatch before, while this one runs
@@ -208,7 +231,11 @@ def _evaluate(
     for key, value in values.items():
         if isinstance(value, Image.Image):
             writer.picture(step, key, value)
-    numbers = {f"{name}/{key}": value for key, value in values.items() if not isinstance(value, Image.Image)}
+    numbers = {
+        f"{name}/{key}": value
+        for key, value in values.items()
+        if not isinstance(value, Image.Image)
+    }
     if numbers:
         writer.scalars(step, numbers)
     return values

@@ -1,4 +1,6 @@
-"""When things happen in training: evaluations, checkpoints, snapshots, logs, and where a dispatch ends."""
+"""When things happen in training: evaluations, checkpoints, snapshots, logs, and where a dispatch
+ends.
+"""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -36,7 +38,9 @@ class Due(NamedTuple):
 
     @property
     def pauses(self) -> bool:
-        """Whether something happens that takes its time, and wants the metrics so far to be good."""
+        """Whether something happens that takes its time, and wants the metrics so far to be
+        good.
+        """
         return bool(self.evaluations) or self.checkpoint or self.snapshot
 
 
@@ -58,7 +62,11 @@ class Schedule:
         """What happens after ``step`` steps; everything does at the end."""
         due = lambda period: period > 0 and (step % period == 0 or step == self.total)
         return Due(
-            {name: evaluation for name, evaluation in self.evaluations.items() if due(evaluation.every)},
+            {
+                name: evaluation
+                for name, evaluation in self.evaluations.items()
+                if due(evaluation.every)
+            },
             checkpoint=due(self.checkpoint_every),
             snapshot=due(self.snapshot_every),
             log=due(self.log_every),

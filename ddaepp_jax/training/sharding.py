@@ -1,40 +1,14 @@
-"""The device mesh, and where each array lives on it."""
+"""Rules that shard a state over the device mesh."""
 
 import re
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ddaepp_jax.errors import InputError
-
-AXES = ("data", "fsdp", "tensor")
-BATCH = P(("data", "fsdp"))  # examples are split over both
-
-
-def make_mesh(sizes: Sequence[int], devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh with axes data, fsdp, tensor; one size may be -1, the rest of the devices.
-
-    Raises:
-      InputError: the sizes' product isn't the number of devices.
-    """
-    devices = jax.devices() if devices is None else devices
-    sizes, n = list(sizes), len(devices)
-    text = ", ".join(f"mesh.{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
-    if sizes.count(-1) == 1:
-        rest = int(np.prod([size for size in sizes if size != -1]))
-        if rest > 0 and n % rest == 0:
-            sizes[sizes.index(-1)] = n // rest
-    if min(sizes) < 1 or np.prod(sizes) != n:
-        raise InputError(f"{text}: does not make {n} devices; the product must be {n}, one size may be -1 (the rest)")
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
-
-
-def replicated(mesh: Mesh) -> NamedSharding:
-    return NamedSharding(mesh, P())
+from ddaepp_jax.base.errors import InputError
 
 
 def path_names(tree: Any) -> list[str]:
@@ -49,19 +23,25 @@ def infer(tree: Any, mesh: Mesh, rules: Sequence[tuple[str, Sequence[str]]]) -> 
     """Shardings of a tree of arrays or shapes.
 
     Args:
-      rules: (regex, axes), the first whose regex is found in a leaf's path counts. Axes name a mesh axis or "" by
-        dimension, the last dimensions where there are fewer axes than dimensions; ("fsdp",) alone shards the largest
-        dimension that the axis divides. Leaves that no rule matches, and scalars, are replicated.
+      rules: (regex, axes), the first whose regex is found in a leaf's path counts. Axes name a mesh
+        axis or "" by dimension, the last dimensions where there are fewer axes than dimensions;
+        ("fsdp",) alone shards the largest dimension that the axis divides. Leaves that no rule
+        matches, and scalars, are replicated.
 
     Raises:
-      InputError: a rule matches no leaf, names an unknown axis, or asks for an axis that doesn't divide.
+      InputError: a rule matches no leaf, names an unknown axis, or asks for an axis that doesn't
+        divide.
     """
     leaves, structure = jax.tree.flatten(tree)
     names, used, shardings = path_names(tree), set(), []
     for name, leaf in zip(names, leaves, strict=True):
         number = next((i for i, (pattern, _) in enumerate(rules) if re.search(pattern, name)), None)
         used.add(number)
-        spec = P() if number is None or leaf.ndim == 0 else _spec(name, leaf.shape, tuple(rules[number][1]), mesh)
+        spec = (
+            P()
+            if number is None or leaf.ndim == 0
+            else _spec(name, leaf.shape, tuple(rules[number][1]), mesh)
+        )
         shardings.append(NamedSharding(mesh, spec))
     for number, (pattern, _) in enumerate(rules):
         if number not in used:
@@ -74,22 +54,19 @@ def infer(tree: Any, mesh: Mesh, rules: Sequence[tuple[str, Sequence[str]]]) -> 
 def _spec(name: str, shape: tuple[int, ...], axes: tuple[str, ...], mesh: Mesh) -> P:
     for axis in axes:
         if axis and axis not in mesh.shape:
-            raise InputError(f"mesh.rules: no axis {axis!r}; axes are {', '.join(mesh.shape)}, and '' for none")
+            raise InputError(
+                f"mesh.rules: no axis {axis!r}; axes are {', '.join(mesh.shape)}, and '' for none"
+            )
     if axes == ("fsdp",):
         fits = [d for d, size in enumerate(shape) if size % mesh.shape["fsdp"] == 0]
-        axes = tuple("fsdp" if fits and d == max(fits, key=lambda d: shape[d]) else "" for d in range(len(shape)))
+        axes = tuple(
+            "fsdp" if fits and d == max(fits, key=lambda d: shape[d]) else ""
+            for d in range(len(shape))
+        )
     axes = ("",) * (len(shape) - len(axes)) + axes[max(0, len(axes) - len(shape)) :]
     for size, axis in zip(shape, axes, strict=True):
         if axis and size % mesh.shape[axis]:
-            raise InputError(f"mesh.rules: axis {axis!r} ({mesh.shape[axis]} devices) does not divide {name} {shape}")
+            raise InputError(
+                f"mesh.rules: axis {axis!r} ({mesh.shape[axis]} devices) does not divide {name} {shape}"
+            )
     return P(*(axis or None for axis in axes))
-
-
-def put(value: Any, sharding: NamedSharding) -> Any:
-    """Host arrays that every process holds whole -> device arrays; no process waits for another."""
-
-    def leaf(array: np.ndarray) -> jax.Array:
-        array = np.asarray(array)
-        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
-
-    return jax.tree.map(leaf, value)

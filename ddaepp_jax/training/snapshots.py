@@ -1,4 +1,5 @@
-"""Snapshots: ``snapshots/<step>/ema``, the network's power-function averages, by Orbax; none is ever deleted.
+"""Snapshots: ``snapshots/<step>/ema``, the network's power-function averages, by Orbax; none is
+ever deleted.
 
 They are what ``ddaepp_jax.training.posthoc`` makes other averages from.
 """
@@ -18,8 +19,14 @@ from ddaepp_jax.training.step import TrainState
 
 
 def kept(averages: Mapping[str, Any]) -> dict[str, Any]:
-    """What a snapshot holds of a state's ``ema``: ``{"sigma_rel0.05": {"network": ..}, ..}``, or its shapes."""
-    return {name: {"network": average["network"]} for name, average in averages.items() if name.startswith(ema.POWER)}
+    """What a snapshot holds of a state's ``ema``: ``{"sigma_rel0.05": {"network": ..}, ..}``, or
+    its shapes.
+    """
+    return {
+        name: {"network": average["network"]}
+        for name, average in averages.items()
+        if name.startswith(ema.POWER)
+    }
 
 
 def nbytes(averages: Mapping[str, Any]) -> int:
@@ -28,7 +35,9 @@ def nbytes(averages: Mapping[str, Any]) -> int:
 
 
 class Snapshots:
-    """The snapshots of a run that trains: asynchronous saves, each device's part by its own process."""
+    """The snapshots of a run that trains: asynchronous saves, each device's part by its own
+    process.
+    """
 
     def __init__(self, directory: Path, start: int) -> None:
         """The run goes on at step ``start``: what is there past it is removed, and made again."""
@@ -36,7 +45,9 @@ class Snapshots:
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
             # Apart from those of the checkpoints, which may be under way at the same time.
-            multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix="snapshots"),
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                barrier_sync_key_prefix="snapshots"
+            ),
         )
         if jax.process_index() == 0:
             for step in steps_of(directory):
@@ -46,11 +57,15 @@ class Snapshots:
         self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
 
     def save(self, step: int, state: TrainState) -> None:
-        """Start saving where it isn't there yet; an error of an earlier save is raised here, or by ``wait``."""
+        """Start saving where it isn't there yet; an error of an earlier save is raised here, or by
+        ``wait``.
+        """
         if step in self._manager.all_steps():
             return
         self._manager.check_for_errors()
-        self._manager.save(step, args=ocp.args.Composite(ema=ocp.args.StandardSave(kept(state.ema))))
+        self._manager.save(
+            step, args=ocp.args.Composite(ema=ocp.args.StandardSave(kept(state.ema)))
+        )
 
     def wait(self) -> None:
         """Until all are committed; a checkpoint that follows then vouches for them."""

@@ -1,6 +1,8 @@
-"""Where a step's batch comes from: the data set in device memory, or batches streamed from the host.
+"""Where a step's batch comes from: the data set in device memory, or batches streamed from the
+host.
 
-Both give the same images for a step: batch = f(seed, step), whatever the number of devices and processes.
+Both give the same images for a step: batch = f(seed, step), whatever the number of devices and
+  processes.
 """
 
 import dataclasses
@@ -14,10 +16,10 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding
 
+from ddaepp_jax.base import parallel
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.data.order import batch_indices
 from ddaepp_jax.data.stream import stream
-from ddaepp_jax.training import sharding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +29,10 @@ class Source:
     Attributes:
       looped: one dispatch takes many steps: the whole set is on the device.
       shapes: of what the program is handed at a dispatch.
-      fetch: ``(what it is handed, step) -> {"image" uint8, "label", "index"}``, the global batch; traced.
-      open: ``(first step, last) -> iterator`` of what the program is handed; a resident set comes again and again.
+      fetch: ``(what it is handed, step) -> {"image" uint8, "label", "index"}``, the global batch;
+        traced.
+      open: ``(first step, last) -> iterator`` of what the program is handed; a resident set comes
+        again and again.
     """
 
     looped: bool
@@ -39,33 +43,42 @@ class Source:
 
 def _shapes(rows: int, data: Dataset, placed: NamedSharding) -> dict[str, jax.ShapeDtypeStruct]:
     numbers = jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=placed)
-    return {"image": jax.ShapeDtypeStruct((rows, *data.image_shape), jnp.uint8, sharding=placed), "label": numbers}
+    return {
+        "image": jax.ShapeDtypeStruct((rows, *data.image_shape), jnp.uint8, sharding=placed),
+        "label": numbers,
+    }
 
 
 def resident(data: Dataset, seed: int, batch_size: int, mesh: Mesh, looped: bool = True) -> Source:
     """The whole set as uint8 on every device; each device gathers its part of the batch."""
-    split = NamedSharding(mesh, sharding.BATCH)
+    split = NamedSharding(mesh, parallel.BATCH)
 
     def fetch(arrays: Mapping[str, Array], step: Array) -> dict[str, Array]:
-        index = jax.lax.with_sharding_constraint(batch_indices(seed, step, batch_size, len(data)), split)
+        index = jax.lax.with_sharding_constraint(
+            batch_indices(seed, step, batch_size, len(data)), split
+        )
         return {"image": arrays["image"][index], "label": arrays["label"][index], "index": index}
 
     def open(start: int, stop: int) -> Iterator[dict[str, Any]]:
         images, labels = data.arrays()
-        return itertools.repeat(sharding.put({"image": images, "label": labels}, sharding.replicated(mesh)))
+        return itertools.repeat(
+            parallel.put({"image": images, "label": labels}, parallel.replicated(mesh))
+        )
 
-    return Source(looped, _shapes(len(data), data, sharding.replicated(mesh)), fetch, open)
+    return Source(looped, _shapes(len(data), data, parallel.replicated(mesh)), fetch, open)
 
 
 def streamed(data: Dataset, seed: int, batch_size: int, mesh: Mesh, threads: int) -> Source:
     """Each process reads its rows of the batch ahead of the step."""
-    split = NamedSharding(mesh, sharding.BATCH)
+    split = NamedSharding(mesh, parallel.BATCH)
 
     def open(start: int, stop: int) -> Iterator[dict[str, Any]]:
         rows = _local_rows(split, batch_size)
         for batch in stream(data, seed, batch_size, start, stop, rows, threads):
             yield {
-                name: jax.make_array_from_process_local_data(split, value, (batch_size, *value.shape[1:]))
+                name: jax.make_array_from_process_local_data(
+                    split, value, (batch_size, *value.shape[1:])
+                )
                 for name, value in batch.items()
             }
 

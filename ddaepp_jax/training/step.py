@@ -11,9 +11,9 @@ from flax import linen as nn
 from flax import struct
 from jax import Array
 
+from ddaepp_jax.base.streams import named
 from ddaepp_jax.diffusion.process import Process
 from ddaepp_jax.objectives.passes import Pass, Result, united
-from ddaepp_jax.streams import named
 from ddaepp_jax.training import ema
 
 
@@ -24,8 +24,8 @@ class TrainState:
     Attributes:
       step: () int32, steps taken.
       params: ``{"network": .., "objectives": {name: heads}}``.
-      ema: ``{name of an average: tree like params}``, see ``ddaepp_jax.training.ema``; an objective's teacher is the
-        average of the objective's name.
+      ema: ``{name of an average: tree like params}``, see ``ddaepp_jax.training.ema``; an
+        objective's teacher is the average of the objective's name.
       opt_state: optax's.
     """
 
@@ -66,13 +66,18 @@ class Learner:
 
 
 def init_state(learner: Learner, image_shape: tuple[int, int, int]) -> TrainState:
-    """The state of step 0; pure, so that ``jax.jit`` with output shardings never holds an unsharded copy."""
+    """The state of step 0; pure, so that ``jax.jit`` with output shardings never holds an unsharded
+    copy.
+    """
     rng = learner.stream("init")
     x, t = jnp.zeros((1, *image_shape)), jnp.zeros((1,))
     variables = learner.network.init(rng, x, t, capture=())
     _, features = jax.eval_shape(learner.network.apply, variables, x, t)
     shapes = {name: feature.shape[1:] for name, feature in features.items()}
-    heads = {name: objective.init(named(rng, name), shapes) for name, (objective, _) in learner.objectives.items()}
+    heads = {
+        name: objective.init(named(rng, name), shapes)
+        for name, (objective, _) in learner.objectives.items()
+    }
     params = {"network": variables["params"], "objectives": heads}
     averages = ema.init(params, learner.ema_decays, learner.ema_sigma_rels, tuple(learner.teachers))
     return TrainState(jnp.zeros((), jnp.int32), params, averages, learner.optimizer.init(params))
@@ -116,21 +121,26 @@ def total_loss(
     total, metrics = jnp.zeros(()), {}
     for name, (objective, weight) in learner.objectives.items():
         teacher = state.ema[name]["objectives"][name] if name in learner.teachers else {}
-        loss, more = objective.loss(params["objectives"][name], teacher, results, named(rng, f"loss/{name}"))
+        loss, more = objective.loss(
+            params["objectives"][name], teacher, results, named(rng, f"loss/{name}")
+        )
         total += weight(state.step) * loss
         metrics |= {f"{name}/{key}": value for key, value in {"loss": loss, **more}.items()}
     return total, metrics
 
 
-def train_step(learner: Learner, state: TrainState, batch: Mapping[str, Array]) -> tuple[TrainState, dict[str, Array]]:
+def train_step(
+    learner: Learner, state: TrainState, batch: Mapping[str, Array]
+) -> tuple[TrainState, dict[str, Array]]:
     """One update.
 
     Args:
-      batch: "image" (B, H, W, C) float32 in [-1, 1], "label" (B,) int32 and, where images are transformed,
-        "augment_label" (B, D); "views" where an objective compares some.
+      batch: "image" (B, H, W, C) float32 in [-1, 1], "label" (B,) int32 and, where images are
+        transformed, "augment_label" (B, D); "views" where an objective compares some.
 
     Returns:
-      The new state, and metrics: scalars by name, and "finite", (number of leaves,) bool: whether each leaf's gradient
+      The new state, and metrics: scalars by name, and "finite", (number of leaves,) bool: whether
+        each leaf's gradient
       is finite.
     """
     loss_fn = lambda params: total_loss(learner, params, state, batch)

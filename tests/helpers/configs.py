@@ -23,6 +23,10 @@ def check_tiny_variant(config: ConfigDict, directory: Path, extractor: Path) -> 
     main.train_and_evaluate(config, directory / "run")
     run = load(directory / "run")
     assert run.sample(n=3, steps=2).shape == (3, 8, 8, 1)
-    chosen = linear_probe.settings(run, layers=["bottleneck"], levels=run.process.probe_levels()[:1], epochs=1, knn=0)
+    chosen = linear_probe.settings(
+        run, layers=["bottleneck"], levels=run.process.probe_levels()[:1], epochs=1, knn=0
+    )
     found = linear_probe.probe(run, chosen, directory / "run" / "probe" / "first")
-    assert found["best"]["layer"] == "bottleneck" and f"/{run.process.unit}" in found["best"]["metric"]
+    assert (
+        found["best"]["layer"] == "bottleneck" and f"/{run.process.unit}" in found["best"]["metric"]
+    )

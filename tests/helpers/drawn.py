@@ -1,9 +1,10 @@
 """Fixed stand-ins for trained weights and for inputs, so that the golden files need not hold any.
 
-A tensor is drawn from its name and shape alone. The raw bits come from ``numpy.random.PCG64``, whose stream NumPy
-promises to keep; its ``Generator`` methods, which it may change, are not used. Names and shapes are those of the
-reference's PyTorch ``state_dict``: ``in_blocks.0.attn.qkv.weight`` is ``(3 * dim, dim)``, a convolution is
-``(out, in, height, width)``. Draw in that layout, then transpose.
+A tensor is drawn from its name and shape alone. The raw bits come from ``numpy.random.PCG64``,
+whose stream NumPy promises to keep; its ``Generator`` methods, which it may change, are not used.
+Names and shapes are those of the reference's PyTorch ``state_dict``:
+``in_blocks.0.attn.qkv.weight`` is ``(3 * dim, dim)``, a convolution is ``(out, in, height,
+width)``. Draw in that layout, then transpose.
 """
 
 import math
@@ -26,9 +27,10 @@ def drawn(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
 
     - position and label embeddings (``pos_embed``, ``label_emb.weight``): ``0.5 u``;
     - biases, and the means of batch norms: ``0.1 u``;
-    - scales of norms (rank 1): ``1 + 0.1 u``; variances of batch norms: half that, as ReLUs halve the second moment;
-    - other weights: ``sqrt(3 / fan_in) u``, of variance ``1 / fan_in``, where fan_in is the product of all
-      dimensions but the first.
+    - scales of norms (rank 1): ``1 + 0.1 u``; variances of batch norms: half that, as ReLUs halve
+      the second moment;
+    - other weights: ``sqrt(3 / fan_in) u``, of variance ``1 / fan_in``, where fan_in is the product
+      of all dimensions but the first.
     """
     u = _uniform(name, shape)
     if name in ("pos_embed", "label_emb.weight"):
@@ -52,12 +54,16 @@ def drawn_inputs(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
 def drawn_params(
     shapes: Mapping[str, Any],
     reference_name: Callable[[tuple[str, ...]], str],
-    arranged: Callable[[tuple[str, ...], NDArray, tuple[int, ...]], NDArray] = lambda path, tensor, shape: tensor,
+    arranged: Callable[
+        [tuple[str, ...], NDArray, tuple[int, ...]], NDArray
+    ] = lambda path, tensor, shape: tensor,
     path: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """A Flax tree of parameters, each drawn by its reference name in PyTorch's layout, ``arranged``, then transposed.
+    """A Flax tree of parameters, each drawn by its reference name in PyTorch's layout,
+    ``arranged``, then transposed.
 
-    ``shapes`` is the tree of anything with a ``shape``; ``arranged`` brings a tensor's rows into our layer's order.
+    ``shapes`` is the tree of anything with a ``shape``; ``arranged`` brings a tensor's rows into
+    our layer's order.
     """
     tree = {}
     for name, like in shapes.items():
@@ -65,7 +71,13 @@ def drawn_params(
         if isinstance(like, Mapping):
             tree[name] = drawn_params(like, reference_name, arranged, here)
             continue
-        to_ours = {2: (1, 0), 4: (2, 3, 1, 0)}[len(like.shape)] if name == "kernel" else range(len(like.shape))
+        to_ours = (
+            {2: (1, 0), 4: (2, 3, 1, 0)}[len(like.shape)]
+            if name == "kernel"
+            else range(len(like.shape))
+        )
         shape = tuple(like.shape[i] for i in np.argsort(to_ours))
-        tree[name] = np.transpose(arranged(here, drawn(reference_name(here), shape), like.shape), to_ours)
+        tree[name] = np.transpose(
+            arranged(here, drawn(reference_name(here), shape), like.shape), to_ours
+        )
     return tree

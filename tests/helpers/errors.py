@@ -1,4 +1,6 @@
-"""How tests look at the error that a user's mistake ends in: its field and a keyword, never its wording."""
+"""How tests look at the error that a user's mistake ends in: its field and a keyword, never its
+wording.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ddaepp_jax import config as schema
-from ddaepp_jax.errors import InputError
+from ddaepp_jax.base.errors import InputError
 
 CONFIG = str(Path(schema.__file__))
 TINY = f"--config={CONFIG}:tiny"
@@ -15,7 +17,8 @@ TINY = f"--config={CONFIG}:tiny"
 
 @contextmanager
 def expect_error(field: str, *keywords: str) -> Iterator[None]:
-    """The block ends in an ``InputError``: one short line that begins with what is wrong and says more.
+    """The block ends in an ``InputError``: one short line that begins with what is wrong and says
+    more.
 
     Args:
       field: the field, argument or file that is wrong; the line begins with it.

@@ -7,12 +7,22 @@ import numpy as np
 from helpers.drawn import drawn_inputs
 
 SCORES = json.loads((Path(__file__).parents[1] / "golden" / "scores.json").read_text())
-SIZES = {"small": (40, 50, 8), "medium": (500, 400, 64), "few": (20, 20, 64), "large": (3000, 2500, 2048)}
+SIZES = {
+    "small": (40, 50, 8),
+    "medium": (500, 400, 64),
+    "few": (20, 20, 64),
+    "large": (3000, 2500, 2048),
+}
 
 
 def feature_set(name: str, n: int, dims: int) -> np.ndarray:
-    """(n, dims) float64: rectified mixtures of drawn numbers, correlated and of unequal variances; not Gaussian."""
-    x, mix = (np.float64(drawn_inputs(f"{name}.{part}", (rows, dims))) for part, rows in (("x", n), ("mix", dims)))
+    """(n, dims) float64: rectified mixtures of drawn numbers, correlated and of unequal variances;
+    not Gaussian.
+    """
+    x, mix = (
+        np.float64(drawn_inputs(f"{name}.{part}", (rows, dims)))
+        for part, rows in (("x", n), ("mix", dims))
+    )
     return np.maximum(x @ mix / np.sqrt(dims) * np.geomspace(1, 0.1, dims) + 0.5, 0)
 
 

@@ -1,4 +1,6 @@
-"""A Gaussian mixture in the plane, as images of 1x1x2: its exact denoiser, moments and modes are known."""
+"""A Gaussian mixture in the plane, as images of 1x1x2: its exact denoiser, moments and modes are
+known.
+"""
 
 from collections.abc import Callable
 
@@ -8,25 +10,35 @@ import numpy as np
 
 WEIGHTS = np.array([0.5, 0.3, 0.2])
 MEANS = np.array([[0.8, 0.2], [-0.7, 0.5], [-0.1, -0.8]])
-COVARIANCES = np.array([[[0.05, 0.03], [0.03, 0.04]], [[0.02, -0.01], [-0.01, 0.03]], [[0.01, 0.0], [0.0, 0.06]]])
+COVARIANCES = np.array(
+    [[[0.05, 0.03], [0.03, 0.04]], [[0.02, -0.01], [-0.01, 0.03]], [[0.01, 0.0], [0.0, 0.06]]]
+)
 VARIANCES, AXES = np.linalg.eigh(COVARIANCES)
 
 MEAN = WEIGHTS @ MEANS
-COVARIANCE = np.einsum("k,kij->ij", WEIGHTS, COVARIANCES) + np.cov(MEANS.T, aweights=WEIGHTS, bias=True)
+COVARIANCE = np.einsum("k,kij->ij", WEIGHTS, COVARIANCES) + np.cov(
+    MEANS.T, aweights=WEIGHTS, bias=True
+)
 
 
 def exact_x0(x: jax.Array, signal: jax.Array, sigma: jax.Array) -> jax.Array:
     """E[x_0 | signal x_0 + sigma noise = x]; x (B, 1, 1, 2), signal and sigma (B,)."""
-    means, weights, axes, variances = (jnp.asarray(a, jnp.float32) for a in (MEANS, WEIGHTS, AXES, VARIANCES))
+    means, weights, axes, variances = (
+        jnp.asarray(a, jnp.float32) for a in (MEANS, WEIGHTS, AXES, VARIANCES)
+    )
     signal, sigma = signal[:, None, None], sigma[:, None, None]
-    noisy = signal**2 * variances[None] + sigma**2  # along each component's own axes, as all that follows, (B, K, 2)
+    noisy = (
+        signal**2 * variances[None] + sigma**2
+    )  # along each component's own axes, as all that follows, (B, K, 2)
     off = jnp.einsum("bki,kij->bkj", x[:, 0, 0][:, None] - signal * means[None], axes)
     log_density = jnp.log(weights)[None] - (off**2 / noisy + jnp.log(noisy)).sum(-1) / 2
     moved = jnp.einsum("bkj,kij->bki", signal * variances[None] * off / noisy, axes)
     return jnp.einsum("bk,bki->bi", jax.nn.softmax(log_density), means[None] + moved)[:, None, None]
 
 
-def denoiser(levels: Callable[[jax.Array], tuple[jax.Array, jax.Array]]) -> Callable[[jax.Array, jax.Array], jax.Array]:
+def denoiser(
+    levels: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """The exact denoiser of a process; ``levels`` gives signal and sigma of (B,) noise levels."""
     return lambda x, level: exact_x0(x, *levels(level))
 
@@ -35,7 +47,9 @@ def modes(samples: np.ndarray) -> np.ndarray:
     """(N, 2) -> (N,) the most probable component of each sample."""
     off = samples[:, None] - MEANS
     distances = np.einsum("nki,kij,nkj->nk", off, np.linalg.inv(COVARIANCES), off)
-    return np.argmax(np.log(WEIGHTS) - distances / 2 - np.log(np.linalg.det(COVARIANCES)) / 2, axis=1)
+    return np.argmax(
+        np.log(WEIGHTS) - distances / 2 - np.log(np.linalg.det(COVARIANCES)) / 2, axis=1
+    )
 
 
 def drawn(n: int, seed: int = 0) -> np.ndarray:

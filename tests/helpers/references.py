@@ -11,20 +11,30 @@ from ddaepp_jax.released import dit, inception_fid, lightningdit
 
 
 def state_dict(family: ModuleType, **arguments: Any) -> dict[str, np.ndarray]:
-    """The tensors of ``family``, one of ``ddaepp_jax.released``, for its class's arguments, in its names and layout."""
+    """The tensors of ``family``, one of ``ddaepp_jax.released``, for its class's arguments, in its
+    names and layout.
+    """
     if family in (dit, lightningdit):
         shapes = _dit_shapes(**{"learn_sigma": family is dit, **arguments})
         tensors = {name: drawn(name, shape) for name, shape in shapes.items()}
         if arguments.get("use_rope"):  # buffers, which a file holds too
             shape = (shapes["pos_embed"][1], arguments["hidden_size"] // arguments["num_heads"])
-            tensors |= {f"feat_rope.freqs_{wave}": np.zeros(shape, np.float32) for wave in ("cos", "sin")}
+            tensors |= {
+                f"feat_rope.freqs_{wave}": np.zeros(shape, np.float32) for wave in ("cos", "sin")
+            }
         return tensors
     module, shape = family.module(**arguments), family.image_shape(**arguments)
     inputs = [jax.ShapeDtypeStruct((1, *shape), "float32"), jax.ShapeDtypeStruct((1,), "float32")]
     given, tensors = inputs[: 1 if family is inception_fid else 2], {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.eval_shape(module.init, jax.random.key(0), *given)):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(
+        jax.eval_shape(module.init, jax.random.key(0), *given)
+    ):
         _, *names = (key.key for key in path)
-        order = {4: (3, 2, 0, 1), 2: (1, 0)}[len(leaf.shape)] if names[-1] == "kernel" else range(len(leaf.shape))
+        order = (
+            {4: (3, 2, 0, 1), 2: (1, 0)}[len(leaf.shape)]
+            if names[-1] == "kernel"
+            else range(len(leaf.shape))
+        )
         name = family.reference_name(module, tuple(names))
         tensors[name] = drawn(name, tuple(leaf.shape[axis] for axis in order))
     return tensors
@@ -46,8 +56,15 @@ def _dit_shapes(
     use_rmsnorm: bool = False,
     wo_shift: bool = False,
 ) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the parameters of DiT or LightningDiT, written down from the reference."""
-    d, p, hidden, head = hidden_size, patch_size, int(hidden_size * mlp_ratio), hidden_size // num_heads
+    """Names and shapes of the parameters of DiT or LightningDiT, written down from the
+    reference.
+    """
+    d, p, hidden, head = (
+        hidden_size,
+        patch_size,
+        int(hidden_size * mlp_ratio),
+        hidden_size // num_heads,
+    )
     del use_rope  # it has no parameters
     layers = {"attn.qkv": (3 * d, d), "attn.proj": (d, d)}
     if use_swiglu:
@@ -56,14 +73,19 @@ def _dit_shapes(
     else:
         layers |= {"mlp.fc1": (hidden, d), "mlp.fc2": (d, hidden)}
     layers["adaLN_modulation.1"] = ((4 if wo_shift else 6) * d, d)
-    layers = {f"blocks.{i}.{name}": shape for i in range(depth) for name, shape in layers.items()} | {
+    layers = {
+        f"blocks.{i}.{name}": shape for i in range(depth) for name, shape in layers.items()
+    } | {
         "x_embedder.proj": (d, in_channels, p, p),
         "t_embedder.mlp.0": (d, 256),
         "t_embedder.mlp.2": (d, d),
         "final_layer.linear": (p * p * in_channels * (1 + learn_sigma), d),
         "final_layer.adaLN_modulation.1": (2 * d, d),
     }
-    shapes = {"pos_embed": (1, (input_size // p) ** 2, d), "y_embedder.embedding_table.weight": (num_classes + 1, d)}
+    shapes = {
+        "pos_embed": (1, (input_size // p) ** 2, d),
+        "y_embedder.embedding_table.weight": (num_classes + 1, d),
+    }
     for name, shape in layers.items():
         shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
     for i in range(depth):

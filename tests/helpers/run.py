@@ -1,4 +1,6 @@
-"""Tiny runs for tests: the config's own path on chosen devices, in float32; and the programs compiled last."""
+"""Tiny runs for tests: the config's own path on chosen devices, in float32; and the programs
+compiled last.
+"""
 
 import functools
 import json
@@ -11,16 +13,20 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ddaepp_jax import build, run_config
+from ddaepp_jax import build
 from ddaepp_jax import config as schema
-from ddaepp_jax.training import ema, sharding
+from ddaepp_jax.base import parallel
+from ddaepp_jax.config import saved as run_config
+from ddaepp_jax.training import ema
 from ddaepp_jax.training.checkpoint import restore_networks
 from ddaepp_jax.training.program import Program, compile_program
 from ddaepp_jax.training.source import Source
 
 ROOT = Path(__file__).parents[2]
 
-NO_EVALS = {f"evals__{name}__every": 0 for name in ("heldout_loss", "samples", "probe", "knn", "features")}
+NO_EVALS = {
+    f"evals__{name}__every": 0 for name in ("heldout_loss", "samples", "probe", "knn", "features")
+}
 
 PLAIN = dict(
     train__steps=6,
@@ -30,7 +36,8 @@ PLAIN = dict(
     optimizer__schedule="constant",  # a run may then be resumed with another length
 )
 
-# Trained enough for its layers to differ. Steps of one size, so that averages of different widths lie apart.
+# Trained enough for its layers to differ. Steps of one size, so that averages of different widths
+# lie apart.
 CONDITIONAL = NO_EVALS | dict(
     model__class_conditional=True,
     train__steps=32,
@@ -48,11 +55,15 @@ CONDITIONAL = NO_EVALS | dict(
 def config(**overrides) -> ConfigDict:
     """The tiny digits run; overrides by dotted name, dots written as two underscores."""
     made = schema.get_config("tiny")
-    made.update_from_flattened_dict({name.replace("__", "."): value for name, value in overrides.items()})
+    made.update_from_flattened_dict(
+        {name.replace("__", "."): value for name, value in overrides.items()}
+    )
     return made
 
 
-def compiled(config: ConfigDict, mesh: tuple[int, int, int] = (1, 1, 1)) -> tuple[Program, Source, jax.sharding.Mesh]:
+def compiled(
+    config: ConfigDict, mesh: tuple[int, int, int] = (1, 1, 1)
+) -> tuple[Program, Source, jax.sharding.Mesh]:
     """The train program of a config on the first devices."""
     return _compiled(run_config.to_json(config), mesh)
 
@@ -60,21 +71,27 @@ def compiled(config: ConfigDict, mesh: tuple[int, int, int] = (1, 1, 1)) -> tupl
 @functools.lru_cache(maxsize=16)
 def _compiled(config: str, mesh: tuple[int, int, int]) -> tuple[Program, Source, jax.sharding.Mesh]:
     config = run_config.from_json(config, "config.json")
-    made = sharding.make_mesh(mesh, jax.devices()[: int(np.prod(mesh))])
+    made = parallel.make_mesh(mesh, jax.devices()[: int(np.prod(mesh))])
     data = build.dataset(config, config.data.split)
     learner = build.learner(config, data.image_shape, data.num_classes, config.train.steps)
     source = build.source(config, data, made)
-    return compile_program(learner, made, config.mesh.rules, source, build.prepare(config)), source, made
+    return (
+        compile_program(learner, made, config.mesh.rules, source, build.prepare(config)),
+        source,
+        made,
+    )
 
 
 def train(config: ConfigDict, mesh: tuple[int, int, int] = (1, 1, 1), stops: tuple[int, ...] = ()):
-    """The initial and final state of ``config.train.steps`` steps, and the mean loss of each dispatch; on the host."""
+    """The initial and final state of ``config.train.steps`` steps, and the mean loss of each
+    dispatch; on the host.
+    """
     program, source, made = compiled(config, mesh)
     state, losses = program.init(), []
     start = jax.device_get(state)
     batches = source.open(0, config.train.steps)
     for stop in stops or range(1, config.train.steps + 1):
-        limit = sharding.put(np.int32(stop), sharding.replicated(made))
+        limit = parallel.put(np.int32(stop), parallel.replicated(made))
         state, totals, _ = program.run(state, program.zeros(), next(batches), limit)
         losses.append(float(totals["sums"]["loss"] / jnp.maximum(totals["count"], 1)))
     return start, jax.device_get(state), losses
@@ -85,9 +102,11 @@ def rows(workdir: str | os.PathLike) -> list[dict]:
     return [json.loads(line) for line in (Path(workdir) / "metrics.jsonl").read_text().splitlines()]
 
 
-def snapshots(workdir: Path, step: int, widths: tuple[float, ...] = CONDITIONAL["ema__sigma_rel"]) -> list:
+def snapshots(
+    workdir: Path, step: int, widths: tuple[float, ...] = CONDITIONAL["ema__sigma_rel"]
+) -> list:
     """The networks' parameters of a run's snapshots at a step, one tree a width."""
-    everywhere = sharding.replicated(sharding.make_mesh((-1, 1, 1)))
+    everywhere = parallel.replicated(parallel.make_mesh((-1, 1, 1)))
     names = [ema.power_name(width) for width in widths]
     return list(restore_networks(workdir / "snapshots", step, names, everywhere).values())
 
@@ -96,7 +115,9 @@ def snapshots(workdir: Path, step: int, widths: tuple[float, ...] = CONDITIONAL[
 
 
 def command(program: str, fields: dict | None = None, *arguments: object) -> list[str]:
-    """The command of a program; ``fields`` override the tiny config's, as those of ``config`` do."""
+    """The command of a program; ``fields`` override the tiny config's, as those of ``config``
+    do.
+    """
     start = [sys.executable, "-m", f"ddaepp_jax.{program}"]
     if fields is not None:
         start.append(f"--config={schema.__file__}:tiny")

@@ -1,8 +1,8 @@
 """What it means that two trainings give the same numbers.
 
-"The same" is the project's: SGD at learning rate 0.1 without warm-up, 5 steps, per leaf |p8 - p1| / |p1 - p0| <= 1e-4,
-and one rounding beside (a norm's scale that went from 1 to 1.0001 is stored in units of 1.2e-7); with the real
-optimizer, losses to 1e-5.
+"The same" is the project's: SGD at learning rate 0.1 without warm-up, 5 steps, per leaf |p8 - p1| /
+|p1 - p0| <= 1e-4, and one rounding beside (a norm's scale that went from 1 to 1.0001 is stored in
+units of 1.2e-7); with the real optimizer, losses to 1e-5.
 """
 
 import jax
@@ -22,13 +22,19 @@ SGD = dict(
 def check_same(one, other):
     start, end, losses = one
     other_start, other_end, other_losses = other
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-7, atol=2e-7), start.params, other_start.params)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-7, atol=2e-7),
+        start.params,
+        other_start.params,
+    )
     np.testing.assert_allclose(losses, other_losses, rtol=1e-5)
 
     def leaf(p0, p1, p8):
         rounding = np.spacing(np.abs(p1).max())
         return max(np.linalg.norm(p8 - p1) - rounding, 0) / max(np.linalg.norm(p1 - p0), 1e-12)
 
-    errors = jax.tree_util.tree_leaves_with_path(jax.tree.map(leaf, start.params, end.params, other_end.params))
+    errors = jax.tree_util.tree_leaves_with_path(
+        jax.tree.map(leaf, start.params, end.params, other_end.params)
+    )
     for path, error in errors:
         assert error <= 1e-4, (path, error)

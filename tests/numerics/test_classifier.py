@@ -8,8 +8,8 @@ import pytest
 from helpers.errors import expect_error
 
 from ddaepp_jax.data.datasets import digits
-from ddaepp_jax.evaluation import classifier
-from ddaepp_jax.evaluation.classifier import Recipe
+from ddaepp_jax.scoring import classifier
+from ddaepp_jax.scoring.classifier import Recipe
 
 TINY = Recipe(depth=10, width=1, stride=1, batch_size=60)
 
@@ -20,7 +20,9 @@ def mesh(devices):
 
 def trained(saved, devices=1, seed=0, images=600):
     recipe = dataclasses.replace(TINY, images=images)
-    return classifier.train(digits("train"), recipe, flip=False, seed=seed, mesh=mesh(devices), saved=saved)
+    return classifier.train(
+        digits("train"), recipe, flip=False, seed=seed, mesh=mesh(devices), saved=saved
+    )
 
 
 def distance(ours, theirs):
@@ -78,4 +80,6 @@ def test_a_stopped_training_goes_on_where_it_was_saved(tmp_path, monkeypatch):
 def test_unlabelled_data_is_refused(tmp_path):
     unlabelled = dataclasses.replace(digits("train"), num_classes=0, class_names=())
     with expect_error("data.name", "digits", "labels"):
-        classifier.train(unlabelled, TINY, flip=False, seed=0, mesh=mesh(1), saved=tmp_path / "saved")
+        classifier.train(
+            unlabelled, TINY, flip=False, seed=0, mesh=mesh(1), saved=tmp_path / "saved"
+        )

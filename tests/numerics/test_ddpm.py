@@ -1,4 +1,6 @@
-"""Noising and samplers on a Gaussian data distribution, whose exact denoiser and sample law are known."""
+"""Noising and samplers on a Gaussian data distribution, whose exact denoiser and sample law are
+known.
+"""
 
 import itertools
 
@@ -21,10 +23,21 @@ STD = np.array([0.25, 0.5, 0.1])
 
 
 def exact_epsilon(x, t):
-    """E[epsilon | x_t = x] where x_0 ~ N(MEAN, STD^2): what a perfect network returns; t comes in as t / T."""
-    alpha_bar = jnp.asarray(PROCESS.alpha_bar, jnp.float32)[jnp.round(t * 1000).astype(int)][:, None, None, None]
-    mean, var = jnp.asarray(MEAN, jnp.float32)[None, None, None], jnp.asarray(STD**2, jnp.float32)[None, None, None]
-    return jnp.sqrt(1 - alpha_bar) * (x - jnp.sqrt(alpha_bar) * mean) / (alpha_bar * var + 1 - alpha_bar)
+    """E[epsilon | x_t = x] where x_0 ~ N(MEAN, STD^2): what a perfect network returns; t comes in
+    as t / T.
+    """
+    alpha_bar = jnp.asarray(PROCESS.alpha_bar, jnp.float32)[jnp.round(t * 1000).astype(int)][
+        :, None, None, None
+    ]
+    mean, var = (
+        jnp.asarray(MEAN, jnp.float32)[None, None, None],
+        jnp.asarray(STD**2, jnp.float32)[None, None, None],
+    )
+    return (
+        jnp.sqrt(1 - alpha_bar)
+        * (x - jnp.sqrt(alpha_bar) * mean)
+        / (alpha_bar * var + 1 - alpha_bar)
+    )
 
 
 def exact_denoiser(x_t, level):
@@ -49,17 +62,24 @@ def test_perturb_and_denoise_are_inverse_and_moments_are_exact(t, seed):
     level = jnp.array([t, t])
     x_t = PROCESS.perturb(x0, noise, level)
     a = PROCESS.alpha_bar[t]
-    expected = np.sqrt(a) * np.asarray(x0, np.float64) + np.sqrt(1 - a) * np.asarray(noise, np.float64)
+    expected = np.sqrt(a) * np.asarray(x0, np.float64) + np.sqrt(1 - a) * np.asarray(
+        noise, np.float64
+    )
     np.testing.assert_allclose(x_t, expected, atol=1e-6)
     x0_hat = PROCESS.denoised(lambda x, t: noise, x_t, level)
     np.testing.assert_allclose(x0_hat, x0, atol=1e-5 / np.sqrt(a))
 
 
 def test_exact_denoiser_minimises_the_loss():
-    """The loss of the exact denoiser is E Var(epsilon | x_t), in closed form; any other network's is larger."""
+    """The loss of the exact denoiser is E Var(epsilon | x_t), in closed form; any other network's
+    is larger.
+    """
     n, t = 4096, 300
     noise, data = (jax.random.normal(jax.random.key(i), (n, 2, 2, 3)) for i in range(2))
-    x0 = data * jnp.asarray(STD, jnp.float32)[None, None, None] + jnp.asarray(MEAN, jnp.float32)[None, None, None]
+    x0 = (
+        data * jnp.asarray(STD, jnp.float32)[None, None, None]
+        + jnp.asarray(MEAN, jnp.float32)[None, None, None]
+    )
     level = jnp.full((n,), t)
     inputs = PROCESS.inputs(PROCESS.perturb(x0, noise, level), level)
     out = exact_epsilon(*inputs)
@@ -74,10 +94,14 @@ def test_training_levels_are_uniform_over_the_steps():
     levels = np.asarray(PROCESS.sample_noise_level(jax.random.key(0), 200_000))
     assert levels.min() == 1 and levels.max() == 1000
     counts = np.histogram(levels, bins=np.arange(0.5, 1001, 100))[0]
-    assert np.square(counts - 20_000).sum() / 20_000 < 27.9  # chi-square, 9 degrees of freedom, p = 0.001
+    assert (
+        np.square(counts - 20_000).sum() / 20_000 < 27.9
+    )  # chi-square, 9 degrees of freedom, p = 0.001
 
 
-@pytest.mark.parametrize(("form", "expected"), [("t", 500), ("t/T", 0.5), ("999t/T", 499.5), ("t-1", 499)])
+@pytest.mark.parametrize(
+    ("form", "expected"), [("t", 500), ("t/T", 0.5), ("999t/T", 499.5), ("t-1", 499)]
+)
 def test_time_inputs(form, expected):
     _, t = DDPM(time_input=form).inputs(jnp.zeros((1, 2, 2, 1)), jnp.array([500]))
     np.testing.assert_allclose(t, [expected])
@@ -89,31 +113,41 @@ def start(n, seed=0, size=(4, 4, 3)):
 
 
 def ddim_exact(x):
-    """The end of the probability-flow ODE from x_T = x: the monotone map of one Gaussian onto the other."""
+    """The end of the probability-flow ODE from x_T = x: the monotone map of one Gaussian onto the
+    other.
+    """
     a = PROCESS.alpha_bar[1000]
-    return MEAN + STD * (np.asarray(x, np.float64) - np.sqrt(a) * MEAN) / np.sqrt(a * STD**2 + 1 - a)
+    return MEAN + STD * (np.asarray(x, np.float64) - np.sqrt(a) * MEAN) / np.sqrt(
+        a * STD**2 + 1 - a
+    )
 
 
 def test_ddim_goes_to_the_exact_solution_at_first_order():
     x, keys = start(4)
     errors = []
     for steps in (50, 100, 200, 1000):
-        out = jax.jit(samplers.ddim, static_argnums=(0, 1, 4, 5))(PROCESS, exact_denoiser, x, keys, steps, False)
+        out = jax.jit(samplers.ddim, static_argnums=(0, 1, 4, 5))(
+            PROCESS, exact_denoiser, x, keys, steps, False
+        )
         errors.append(np.abs(np.asarray(out) - ddim_exact(x)).max())
     assert errors[1] < 0.65 * errors[0] and errors[2] < 0.65 * errors[1]
     assert errors[-1] < 0.02, errors
 
 
 def ancestral_law(steps):
-    """Mean and variance of the ancestral sampler's output with the exact denoiser, by recursion in float64.
+    """Mean and variance of the ancestral sampler's output with the exact denoiser, by recursion in
+    float64.
 
-    Each step is affine in x: x0_hat = E[x_0 | x_t], x_s = q(x_s | x_t, x0_hat). Written from Bayes' rule.
+    Each step is affine in x: x0_hat = E[x_0 | x_t], x_s = q(x_s | x_t, x0_hat). Written from Bayes'
+      rule.
     """
     times = PROCESS.grid(steps)
     mean, var = np.zeros(3), np.ones(3)
     for t, s in itertools.pairwise(times):
         a_t, a_s = PROCESS.alpha_bar[t], PROCESS.alpha_bar[s]
-        gain = np.sqrt(a_t) * STD**2 / (a_t * STD**2 + 1 - a_t)  # x0_hat = MEAN + gain (x - sqrt(a_t) MEAN)
+        gain = (
+            np.sqrt(a_t) * STD**2 / (a_t * STD**2 + 1 - a_t)
+        )  # x0_hat = MEAN + gain (x - sqrt(a_t) MEAN)
         step = a_t / a_s  # x_t = sqrt(step) x_s + sqrt(1 - step) noise
         precision = step / (1 - step) + (1 / (1 - a_s) if s else np.inf)
         on_x0 = np.sqrt(a_s) / (1 - a_s) / precision if s else 1.0
@@ -127,7 +161,9 @@ def ancestral_law(steps):
 @pytest.mark.parametrize("steps", [25, 1000])
 def test_ancestral_sampling_has_the_exact_law(steps):
     x, keys = start(1500)
-    out = jax.jit(samplers.ddpm, static_argnums=(0, 1, 4, 5))(PROCESS, exact_denoiser, x, keys, steps, False)
+    out = jax.jit(samplers.ddpm, static_argnums=(0, 1, 4, 5))(
+        PROCESS, exact_denoiser, x, keys, steps, False
+    )
     samples = np.asarray(out, np.float64).reshape(-1, 3)
     mean, var = ancestral_law(steps)
     n = len(samples)
@@ -159,9 +195,13 @@ def test_guiding_the_image_is_guiding_the_noise():
     level, scale = jnp.array([100, 700]), 2.5
     one, other = exact_epsilon, lambda x, t: 0.3 * x
     away = guided(
-        lambda x, level: PROCESS.denoised(one, x, level), lambda x, level: PROCESS.denoised(other, x, level), scale
+        lambda x, level: PROCESS.denoised(one, x, level),
+        lambda x, level: PROCESS.denoised(other, x, level),
+        scale,
     )
-    expected = PROCESS.denoised(lambda x, t: other(x, t) + scale * (one(x, t) - other(x, t)), x, level)
+    expected = PROCESS.denoised(
+        lambda x, t: other(x, t) + scale * (one(x, t) - other(x, t)), x, level
+    )
     np.testing.assert_allclose(away(x, level), expected, atol=2e-4)
 
 
@@ -172,6 +212,8 @@ def test_start_noise_is_bitwise_the_images_own():
     whole = np.asarray(draw(jnp.arange(16)))
     for ids in ([5], [5, 6, 7], list(range(15, -1, -1))):
         np.testing.assert_array_equal(np.asarray(draw(jnp.array(ids))), whole[ids])
-    other = np.asarray(jax.jit(lambda ids: image_noise(image_keys(3, "features", ids), (9, 7, 3)))(jnp.arange(16)))
+    other = np.asarray(
+        jax.jit(lambda ids: image_noise(image_keys(3, "features", ids), (9, 7, 3)))(jnp.arange(16))
+    )
     assert abs(np.corrcoef(other.ravel(), whole.ravel())[0, 1]) < 0.06
     assert abs(whole.mean()) < 0.06 and abs(whole.std() - 1) < 0.05

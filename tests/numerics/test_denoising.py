@@ -1,4 +1,6 @@
-"""The denoiser's pass over a batch: noise and levels of each image's own, labels dropped for guidance."""
+"""The denoiser's pass over a batch: noise and levels of each image's own, labels dropped for
+guidance.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +26,9 @@ def test_labels_are_dropped_at_their_rate_and_the_others_stay():
     dropped = label == NULL
     assert abs(dropped.mean() - 0.1) < 4 * np.sqrt(0.1 * 0.9 / B)
     np.testing.assert_array_equal(label[~dropped], np.asarray(BATCH["label"])[~dropped])
-    assert all(0.05 < dropped[np.asarray(BATCH["label"]) == i].mean() < 0.2 for i in range(NULL))  # of every class
+    assert all(
+        0.05 < dropped[np.asarray(BATCH["label"]) == i].mean() < 0.2 for i in range(NULL)
+    )  # of every class
     np.testing.assert_array_equal(asked(null_class=NULL, label_dropout=0.0).label, BATCH["label"])
 
 

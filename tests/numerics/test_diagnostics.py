@@ -1,4 +1,6 @@
-"""What features are like: closed forms, plain loops, and that collapse is named where there is some, and only there."""
+"""What features are like: closed forms, plain loops, and that collapse is named where there is
+some, and only there.
+"""
 
 import math
 from types import SimpleNamespace
@@ -9,9 +11,16 @@ import pytest
 from helpers.run import config
 
 from ddaepp_jax import build, evaluators
-from ddaepp_jax.evaluation import diagnostics
-from ddaepp_jax.evaluation.diagnostics import alignment, collapse, diagnose, effective_rank, spread, uniformity
-from ddaepp_jax.training.sharding import make_mesh
+from ddaepp_jax.base.parallel import make_mesh
+from ddaepp_jax.probing import diagnostics
+from ddaepp_jax.probing.diagnostics import (
+    alignment,
+    collapse,
+    diagnose,
+    effective_rank,
+    spread,
+    uniformity,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -22,7 +31,9 @@ def normal(*shape):
 
 def test_alignment():
     z, lengths = normal(20, 5), RNG.uniform(0.1, 9, (20, 1))
-    assert alignment(z, lengths * z) == pytest.approx(0, abs=1e-15) and alignment(z, -lengths * z) == pytest.approx(4)
+    assert alignment(z, lengths * z) == pytest.approx(0, abs=1e-15) and alignment(
+        z, -lengths * z
+    ) == pytest.approx(4)
     assert alignment(np.eye(3), np.roll(np.eye(3), 1, axis=0)) == pytest.approx(2)
     a, b = normal(7, 4), normal(7, 4)
     cosines = [x @ y / math.sqrt((x @ x) * (y @ y)) for x, y in zip(a, b, strict=True)]
@@ -34,12 +45,16 @@ def test_uniformity_is_that_of_all_pairs_in_blocks_of_any_size(block, monkeypatc
     monkeypatch.setattr(diagnostics, "BLOCK", block)
     z = normal(50, 3)
     unit = [x / math.sqrt(x @ x) for x in z]
-    pairs = [math.exp(-2 * sum((unit[i] - unit[j]) ** 2)) for i in range(50) for j in range(i + 1, 50)]
+    pairs = [
+        math.exp(-2 * sum((unit[i] - unit[j]) ** 2)) for i in range(50) for j in range(i + 1, 50)
+    ]
     assert uniformity(z) == pytest.approx(math.log(sum(pairs) / len(pairs)), abs=1e-12)
 
 
 def test_uniformity_at_its_ends():
-    assert uniformity(normal(1, 5)) == 0 and uniformity(np.ones((30, 4))) == pytest.approx(0, abs=1e-14)
+    assert uniformity(normal(1, 5)) == 0 and uniformity(np.ones((30, 4))) == pytest.approx(
+        0, abs=1e-14
+    )
     assert uniformity(np.array([[1.0, 2], [-2, -4]])) == pytest.approx(-8)
     assert uniformity(np.eye(9)) == pytest.approx(-4)
 
@@ -72,7 +87,9 @@ def test_effective_rank_is_that_of_the_singular_values_and_of_the_shape_alone(n,
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e6])
 def test_constant_features(value):
     z = np.full((30, 7), value)
-    assert diagnose(z, z) == pytest.approx({"alignment": 0, "uniformity": 0, "effective_rank": 0, "spread": 0})
+    assert diagnose(z, z) == pytest.approx(
+        {"alignment": 0, "uniformity": 0, "effective_rank": 0, "spread": 0}
+    )
 
 
 def test_spread():
@@ -86,7 +103,10 @@ def test_spread():
 def test_features_of_zeros_among_others():
     z = normal(20, 4)
     z[::3] = 0
-    assert all(math.isfinite(value) for value in diagnose(z, z).values()) and alignment(z, np.zeros_like(z)) < 1
+    assert (
+        all(math.isfinite(value) for value in diagnose(z, z).values())
+        and alignment(z, np.zeros_like(z)) < 1
+    )
 
 
 def test_collapse_is_named_and_random_features_are_none():

@@ -1,4 +1,6 @@
-"""The loss against float64 numpy and finite differences; the teacher; what a weight of zero leaves."""
+"""The loss against float64 numpy and finite differences; the teacher; what a weight of zero
+leaves.
+"""
 
 import dataclasses
 from collections import OrderedDict
@@ -19,7 +21,8 @@ ON = dict(
     objectives__distillation__weight=0.5,
     objectives__distillation__hidden=24,
     objectives__distillation__embedding=12,
-    objectives__distillation__geometric=0.0,  # whose program takes long to compile; the views have a test of their own
+    # whose program takes long to compile; the views have a test of their own
+    objectives__distillation__geometric=0.0,
 )
 SGD = dict(
     optimizer__name="sgd",
@@ -31,7 +34,9 @@ SGD = dict(
 
 
 def distilled(**overrides):
-    return config(**ON | {f"objectives__distillation__{name}": value for name, value in overrides.items()})
+    return config(
+        **ON | {f"objectives__distillation__{name}": value for name, value in overrides.items()}
+    )
 
 
 def learner(made):
@@ -69,7 +74,9 @@ def loss64(objective, params, teacher, pairs):
 
 
 def results_of(objective, pairs):
-    names = [(f"distillation/student{n}", f"distillation/teacher{n}") for n in objective._directions()]
+    names = [
+        (f"distillation/student{n}", f"distillation/teacher{n}") for n in objective._directions()
+    ]
     return {
         name: Result(None, None, OrderedDict(bottleneck=jnp.asarray(feature, jnp.float32)))
         for both, features in zip(names, pairs, strict=True)
@@ -104,19 +111,28 @@ def test_loss_and_gradients_against_float64(fields):
     to32 = lambda tree: jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), tree)
 
     def loss(params, pairs):
-        return objective.loss(params, to32(teacher), results_of(objective, pairs), jax.random.key(0))
+        return objective.loss(
+            params, to32(teacher), results_of(objective, pairs), jax.random.key(0)
+        )
 
-    (value, metrics), grads = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(to32(params), to32(pairs))
+    (value, metrics), grads = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(
+        to32(params), to32(pairs)
+    )
     expected = loss64(objective, params, teacher, pairs)
     np.testing.assert_allclose(value, expected, rtol=2e-5)
     assert 0 <= metrics["accuracy"] <= 1 and 0 < metrics["spread"] < 1.5
     rng, eps = np.random.default_rng(1), 1e-5
     for _ in range(3):  # along random directions of parameters and features
         direction = jax.tree.map(lambda a: rng.normal(size=a.shape), (params, pairs))
-        ends = [jax.tree.map(lambda a, d, e=e: a + e * d, (params, pairs), direction) for e in (eps, -eps)]
+        ends = [
+            jax.tree.map(lambda a, d, e=e: a + e * d, (params, pairs), direction)
+            for e in (eps, -eps)
+        ]
         high, low = (loss64(objective, moved, teacher, seen) for moved, seen in ends)
         products = jax.tree.map(lambda g, d: float(np.sum(np.asarray(g) * d)), grads, direction)
-        np.testing.assert_allclose(sum(jax.tree.leaves(products)), (high - low) / (2 * eps), rtol=2e-3, atol=2e-5)
+        np.testing.assert_allclose(
+            sum(jax.tree.leaves(products)), (high - low) / (2 * eps), rtol=2e-3, atol=2e-5
+        )
 
 
 def test_loss_of_separate_and_of_equal_keys():
@@ -143,9 +159,14 @@ def test_batch_norm_is_scale_free_and_centred():
 
 
 def test_heads_of_mocov3_have_its_parameters():
-    """Projector 768 -> 4096 -> 4096 -> 256, predictor 256 -> 4096 -> 256: no biases, scales but at the end."""
+    """Projector 768 -> 4096 -> 4096 -> 256, predictor 256 -> 4096 -> 256: no biases, scales but at
+    the end.
+    """
     count = lambda head, width: sum(
-        leaf.size for leaf in jax.tree.leaves(jax.eval_shape(head.init, jax.random.key(0), jnp.zeros((2, width))))
+        leaf.size
+        for leaf in jax.tree.leaves(
+            jax.eval_shape(head.init, jax.random.key(0), jnp.zeros((2, width)))
+        )
     )
     assert count(Head(3, 4096, 256), 768) == 768 * 4096 + 4096 * 4096 + 4096 * 256 + 2 * 2 * 4096
     assert count(Head(2, 4096, 256), 256) == 2 * 256 * 4096 + 2 * 4096
@@ -153,7 +174,9 @@ def test_heads_of_mocov3_have_its_parameters():
 
 
 def test_teachers_decay_goes_to_one_by_a_cosine():
-    """MoCo v3's adjust_moco_momentum: 1 - (1 - m) (1 + cos(pi n / N)) / 2, n = 1 .. N after the n-th."""
+    """MoCo v3's adjust_moco_momentum: 1 - (1 - m) (1 + cos(pi n / N)) / 2, n = 1 .. N after the
+    n-th.
+    """
     decay = TEACHER_SCHEDULES["cosine"](0.99, 200)
     n = np.arange(200)
     expected = 1 - 0.01 * (1 + np.cos(np.pi * (n + 1) / 200)) / 2
@@ -193,7 +216,9 @@ def sgd_step():
 
     Heads of one Linear have no ReLU, whose kinks lie closer than float32 can step.
     """
-    made = distilled(projector_depth=1, predictor_depth=1, teacher_decay=0.75, teacher_schedule="constant")
+    made = distilled(
+        projector_depth=1, predictor_depth=1, teacher_decay=0.75, teacher_schedule="constant"
+    )
     made.update_from_flattened_dict({name.replace("__", "."): value for name, value in SGD.items()})
     return one_step(made)
 
@@ -205,11 +230,15 @@ def test_teacher_moves_by_its_decay_alone(sgd_step):
     first = lambda params: params["objectives"]["distillation"]["projector"]["linear_1"]["kernel"]
     assert np.abs(first(state.params) - first(start.params)).max() > 1e-4
     mean = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, start.params, state.params)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.ema["distillation"], mean)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.ema["distillation"], mean
+    )
 
 
 def test_the_steps_gradient_holds_the_teacher_fixed(sgd_step):
-    """The change that SGD makes, along itself, is the slope of the step's loss with the same teacher."""
+    """The change that SGD makes, along itself, is the slope of the step's loss with the same
+    teacher.
+    """
     step, init = sgd_step
     start = init()
     moved, metrics = step(start)
@@ -217,7 +246,13 @@ def test_the_steps_gradient_holds_the_teacher_fixed(sgd_step):
     norm = float(metrics["grad_norm"])
     eps = 1e-3 / norm
     losses = [
-        float(step(start.replace(params=jax.tree.map(lambda p, g, e=e: p + e * g, start.params, gradient)))[1]["loss"])
+        float(
+            step(
+                start.replace(
+                    params=jax.tree.map(lambda p, g, e=e: p + e * g, start.params, gradient)
+                )
+            )[1]["loss"]
+        )
         for e in (eps, -eps)
     ]
     assert (losses[0] - losses[1]) / (2 * eps) == pytest.approx(norm**2, rel=5e-3)
@@ -243,13 +278,22 @@ def test_a_scheduled_zero_changes_no_loss():
 
 
 def test_weights_follow_their_schedule():
-    (_, weight) = learner(distilled(schedule=((10, 0.0), (30, 1.0), (40, 0.5)))).objectives["distillation"]
-    np.testing.assert_allclose([weight(jnp.int32(n)) for n in (0, 10, 20, 30, 35, 99)], [0, 0, 0.25, 0.5, 0.375, 0.25])
+    (_, weight) = learner(distilled(schedule=((10, 0.0), (30, 1.0), (40, 0.5)))).objectives[
+        "distillation"
+    ]
+    np.testing.assert_allclose(
+        [weight(jnp.int32(n)) for n in (0, 10, 20, 30, 35, 99)], [0, 0, 0.25, 0.5, 0.375, 0.25]
+    )
 
 
 @pytest.mark.parametrize(
     ("fields", "students", "teachers"),
-    [({}, 2, 1), (dict(shared=True), 1, 1), (dict(symmetric=True), 3, 2), (dict(shared=True, symmetric=True), 2, 2)],
+    [
+        ({}, 2, 1),
+        (dict(shared=True), 1, 1),
+        (dict(symmetric=True), 3, 2),
+        (dict(shared=True, symmetric=True), 2, 2),
+    ],
     ids=["default", "shared", "symmetric", "both"],
 )
 def test_passes_that_a_step_runs(monkeypatch, fields, students, teachers):
@@ -262,14 +306,20 @@ def test_passes_that_a_step_runs(monkeypatch, fields, students, teachers):
         return result
 
     monkeypatch.setattr(steps, "_run", recorded)
-    made = distilled(symmetric=fields.get("symmetric", False), share_denoising=fields.get("shared", False))
+    made = distilled(
+        symmetric=fields.get("symmetric", False), share_denoising=fields.get("shared", False)
+    )
     step, init = one_step(made)
     jax.eval_shape(step, jax.eval_shape(init))
     assert [given.teacher for given, _ in ran].count("distillation") == teachers
     assert [given.teacher for given, _ in ran].count("") == students
     assert [result.out is not None for _, result in ran].count(True) == 1 and ran[0][0].denoises
-    assert all(result.features["bottleneck"].shape == (16, 32) for given, result in ran if given.capture)
-    assert ran[0][0].capture == (("bottleneck",) if made.objectives.distillation.share_denoising else ())
+    assert all(
+        result.features["bottleneck"].shape == (16, 32) for given, result in ran if given.capture
+    )
+    assert ran[0][0].capture == (
+        ("bottleneck",) if made.objectives.distillation.share_denoising else ()
+    )
 
 
 def test_views_levels_and_labels():
@@ -283,13 +333,19 @@ def test_views_levels_and_labels():
     student, teacher = asked["distillation/student"], asked["distillation/teacher"]
     assert set(np.asarray(student.level)) == {5} and set(np.asarray(teacher.level)) == {20}
     assert set(np.asarray(student.label)) == {10}  # the null class: features are read so
-    assert not np.allclose(student.view, teacher.view) and not np.allclose(student.noise, teacher.noise)
+    assert not np.allclose(student.view, teacher.view) and not np.allclose(
+        student.noise, teacher.noise
+    )
     np.testing.assert_array_equal(student.view, batch["views"][0].image)
     np.testing.assert_array_equal(teacher.augment_label, batch["views"][1].augment_label)
-    shared = dataclasses.replace(objective, shared=True, symmetric=True).passes(jax.random.key(1), batch)
+    shared = dataclasses.replace(objective, shared=True, symmetric=True).passes(
+        jax.random.key(1), batch
+    )
     np.testing.assert_array_equal(shared["denoise"].view, batch["image"])
     np.testing.assert_array_equal(shared["distillation/teacher_back"].view, batch["image"])
-    assert len(set(np.asarray(shared["distillation/student_back"].level))) > 4  # drawn as the denoiser's are
+    assert (
+        len(set(np.asarray(shared["distillation/student_back"].level))) > 4
+    )  # drawn as the denoiser's are
     made.model.augment_dim = 0
     untold = jax.eval_shape(build.prepare(made), images, jnp.int32(3), jnp.arange(16))
     assert untold["views"][0].augment_label is None
@@ -297,12 +353,16 @@ def test_views_levels_and_labels():
 
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_accuracy_and_spread_are_what_they_say(symmetric):
-    """Against float64: the part of queries whose own key is the nearest, and how wide the projections lie."""
+    """Against float64: the part of queries whose own key is the nearest, and how wide the
+    projections lie.
+    """
     objective, _ = learner(distilled(symmetric=symmetric)).objectives["distillation"]
     params, teacher, pairs = drawn(objective, width=20, batch=10)
     to32 = lambda tree: jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), tree)
     results = results_of(objective, pairs)
-    _, metrics = jax.jit(lambda own, theirs: objective.loss(own, theirs, results, None))(to32(params), to32(teacher))
+    _, metrics = jax.jit(lambda own, theirs: objective.loss(own, theirs, results, None))(
+        to32(params), to32(teacher)
+    )
     expected = {"accuracy": [], "spread": []}
     unit = lambda a: a / np.linalg.norm(a, axis=1, keepdims=True)
     for student, taught in pairs:

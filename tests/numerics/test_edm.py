@@ -1,4 +1,6 @@
-"""EDM's preconditioning, weight, levels and grid: closed forms, laws, and the reference implementation's numbers."""
+"""EDM's preconditioning, weight, levels and grid: closed forms, laws, and the reference
+implementation's numbers.
+"""
 
 from pathlib import Path
 
@@ -24,19 +26,27 @@ def test_preconditioning_weight_and_grid_are_the_references():
     _, fed = PROCESS.inputs(jnp.zeros((len(sigma), 1, 1, 1)), sigma)
     np.testing.assert_allclose(fed, GOLDEN["c_noise"], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(PROCESS.grid(18), GOLDEN["edm_sigmas"], rtol=1e-5)
-    np.testing.assert_allclose(PROCESS.probe_levels(), GOLDEN["edm_sigmas"][[15, 14, 13]], rtol=1e-3)
+    np.testing.assert_allclose(
+        PROCESS.probe_levels(), GOLDEN["edm_sigmas"][[15, 14, 13]], rtol=1e-3
+    )
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.floats(0.002, 80.0))
 def test_preconditioning_keeps_unit_variance(sigma):
-    """What goes in and what is asked for are of unit variance, and the loss of the output of unit weight (app. B.6)."""
+    """What goes in and what is asked for are of unit variance, and the loss of the output of unit
+    weight (app. B.6).
+    """
     c_skip, c_out, c_in = (float(c) for c in PROCESS.preconditioning(jnp.float32(sigma)))
     total = sigma**2 + 0.25
     np.testing.assert_allclose(c_in**2 * total, 1, rtol=1e-5)
-    target = ((1 - c_skip) ** 2 * 0.25 + c_skip**2 * sigma**2) / c_out**2  # Var((x0 - c_skip x) / c_out)
+    target = (
+        (1 - c_skip) ** 2 * 0.25 + c_skip**2 * sigma**2
+    ) / c_out**2  # Var((x0 - c_skip x) / c_out)
     np.testing.assert_allclose(target, 1, rtol=1e-4)
-    np.testing.assert_allclose(float(PROCESS.loss_weight(jnp.float32(sigma))) * c_out**2, 1, rtol=1e-5)
+    np.testing.assert_allclose(
+        float(PROCESS.loss_weight(jnp.float32(sigma))) * c_out**2, 1, rtol=1e-5
+    )
 
 
 def test_loss_is_the_weighted_error_of_the_estimate():
@@ -53,7 +63,9 @@ def test_loss_is_the_weighted_error_of_the_estimate():
     np.testing.assert_allclose(PROCESS.loss_terms(*given), expected, rtol=1e-4)
     exact = (x0 - c_skip * x) / c_out
     assert np.abs(PROCESS.loss_terms(jnp.asarray(exact, jnp.float32), *given[1:])).max() < 1e-4
-    denoised = PROCESS.denoised(lambda x, t: jnp.asarray(exact, jnp.float32), jnp.asarray(x, jnp.float32), given[3])
+    denoised = PROCESS.denoised(
+        lambda x, t: jnp.asarray(exact, jnp.float32), jnp.asarray(x, jnp.float32), given[3]
+    )
     np.testing.assert_allclose(denoised, x0, atol=2e-5)
 
 
@@ -61,9 +73,12 @@ def test_training_levels_are_log_normal():
     levels = np.log(np.asarray(PROCESS.sample_noise_level(jax.random.key(0), 100_000), np.float64))
     assert abs(levels.mean() + 1.2) < 4 * 1.2 / np.sqrt(100_000)
     assert abs(levels.std() - 1.2) < 4 * 1.2 / np.sqrt(200_000)
-    # Reported levels are the middles of equally probable parts: as many draws lie between two as between the next.
+    # Reported levels are the middles of equally probable parts: as many draws lie between two as
+    # between the next.
     reported = np.log(PROCESS.loss_levels(5))
-    np.testing.assert_allclose(np.diff(np.searchsorted(np.sort(levels), reported)) / 100_000, 0.2, atol=0.006)
+    np.testing.assert_allclose(
+        np.diff(np.searchsorted(np.sort(levels), reported)) / 100_000, 0.2, atol=0.006
+    )
 
 
 def test_levels_from_outside():

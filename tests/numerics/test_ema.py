@@ -1,4 +1,6 @@
-"""Power-function averages: widths and exponents, what an update weighs, and averages made of others afterwards."""
+"""Power-function averages: widths and exponents, what an update weighs, and averages made of others
+afterwards.
+"""
 
 import itertools
 
@@ -22,7 +24,10 @@ def profile(gamma, t):
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 6.94, 16.97, 200.0])
 def test_width_is_the_profiles_standard_deviation(gamma):
-    moments = [integrate.quad(lambda tau, k=k: tau**k * profile(gamma, 1.0)(tau), 0, 1)[0] for k in range(3)]
+    moments = [
+        integrate.quad(lambda tau, k=k: tau**k * profile(gamma, 1.0)(tau), 0, 1)[0]
+        for k in range(3)
+    ]
     assert moments[0] == pytest.approx(1)
     assert ema.width(gamma) == pytest.approx(np.sqrt(moments[2] - moments[1] ** 2), rel=1e-6)
 
@@ -40,7 +45,9 @@ def test_exponents_of_the_usual_widths():
 
 
 def track(values, sigma_rels, start=1e3):
-    """The averages of a sequence (T, D) after every update, by width: (T, D) float32 of the program's own update."""
+    """The averages of a sequence (T, D) after every update, by width: (T, D) float32 of the
+    program's own update.
+    """
     averages = ema.init({"w": jnp.full(values.shape[1], start, jnp.float32)}, (), sigma_rels)
 
     def move(averages, given):
@@ -48,13 +55,17 @@ def track(values, sigma_rels, start=1e3):
         return averages, averages
 
     steps = jnp.arange(len(values), dtype=jnp.int32)
-    _, seen = jax.jit(lambda v: jax.lax.scan(move, averages, (steps, v)))(jnp.asarray(values, jnp.float32))
+    _, seen = jax.jit(lambda v: jax.lax.scan(move, averages, (steps, v)))(
+        jnp.asarray(values, jnp.float32)
+    )
     return {width: np.asarray(seen[ema.power_name(width)]["w"]) for width in sigma_rels}
 
 
 @pytest.mark.parametrize("sigma_rel", [0.02, 0.05, 0.25])
 def test_updates_weigh_as_the_profile_does(sigma_rel):
-    """Explicit weighted sums in float64; an update weighs the profile's integral over its step, the start nothing."""
+    """Explicit weighted sums in float64; an update weighs the profile's integral over its step, the
+    start nothing.
+    """
     values = np.random.default_rng(0).standard_normal((60, 4))
     found = track(values, (sigma_rel,))[sigma_rel]
     gamma = ema.exponent(sigma_rel)
@@ -63,7 +74,9 @@ def test_updates_weigh_as_the_profile_does(sigma_rel):
         weights = np.array([(1 - beta[n]) * np.prod(beta[n + 1 :]) for n in range(t)])
         bins = [integrate.quad(profile(gamma, t), n, n + 1)[0] for n in range(t)]
         np.testing.assert_allclose(weights, bins, atol=1e-9)
-        np.testing.assert_allclose(found[t - 1], weights @ values[:t], atol=2e-4 if t == 1 else 5e-5)
+        np.testing.assert_allclose(
+            found[t - 1], weights @ values[:t], atol=2e-4 if t == 1 else 5e-5
+        )
 
 
 def test_the_rate_is_accurate_late_in_a_run():
@@ -71,7 +84,9 @@ def test_the_rate_is_accurate_late_in_a_run():
     for sigma_rel in (0.05, 0.28):
         for t in (2, 1000, 10**6, 16 * 10**6):
             exact = -np.expm1((ema.exponent(sigma_rel) + 1) * np.log1p(-1 / t))
-            assert float(ema.power_rate(sigma_rel, jnp.int32(t - 1))) == pytest.approx(exact, rel=1e-6)
+            assert float(ema.power_rate(sigma_rel, jnp.int32(t - 1))) == pytest.approx(
+                exact, rel=1e-6
+            )
     assert float(ema.power_rate(0.05, jnp.int32(0))) == 1
 
 
@@ -96,10 +111,15 @@ def test_every_average_starts_from_the_weights_of_another_run():
         np.testing.assert_array_equal(average["network"]["w"], [0, 1, 2])
 
 
-@pytest.mark.parametrize("of", [(7.0, 0.05, 20.0, 0.1), (20.0, 0.05, 7.0, 0.1), (9.0, 0.02, 9.0, 0.28)])
+@pytest.mark.parametrize(
+    "of", [(7.0, 0.05, 20.0, 0.1), (20.0, 0.05, 7.0, 0.1), (9.0, 0.02, 9.0, 0.28)]
+)
 def test_inner_products(of):
     t, sigma_rel, other_t, other_sigma_rel = of
-    one, other = profile(ema.exponent(sigma_rel), t), profile(ema.exponent(other_sigma_rel), other_t)
+    one, other = (
+        profile(ema.exponent(sigma_rel), t),
+        profile(ema.exponent(other_sigma_rel), other_t),
+    )
     expected = integrate.quad(lambda tau: one(tau) * other(tau), 0, min(t, other_t))[0]
     assert posthoc.inner_product(*of) == pytest.approx(expected, rel=1e-8)
     assert posthoc.inner_product(*of[2:], *of[:2]) == pytest.approx(expected, rel=1e-8)
@@ -128,7 +148,8 @@ def test_profile_error_is_the_distance_that_is_left_and_falls_with_more_snapshot
         tau = np.linspace(0, 1000, 400_001)
         wanted = profile(ema.exponent(sigma_rel), 1000)(tau)
         made = sum(
-            w * profile(ema.exponent(s), t)(tau) * (tau <= t) for w, t, s in zip(weights, steps, widths, strict=True)
+            w * profile(ema.exponent(s), t)(tau) * (tau <= t)
+            for w, t, s in zip(weights, steps, widths, strict=True)
         )
         measured = np.sqrt(np.square(made - wanted).sum() / np.square(wanted).sum())
         assert error == pytest.approx(measured, rel=0.05)
@@ -141,7 +162,10 @@ def test_the_fit_is_the_best():
     weights, best = posthoc.fit(steps, widths, 600, 0.07)
     t = steps / 600
     among = posthoc.inner_product(t[:, None], widths[:, None], t, widths)
-    to_wanted, norm = posthoc.inner_product(t, widths, 1.0, 0.07), posthoc.inner_product(1.0, 0.07, 1.0, 0.07)
+    to_wanted, norm = (
+        posthoc.inner_product(t, widths, 1.0, 0.07),
+        posthoc.inner_product(1.0, 0.07, 1.0, 0.07),
+    )
     rng = np.random.default_rng(0)
     for scale in (1e-3, 1e-1):
         moved = rng.standard_normal(len(weights)) * scale
@@ -158,7 +182,9 @@ def walk():
 
 @pytest.mark.parametrize("sigma_rel", [0.03, 0.07, 0.15, 0.2])
 def test_averages_of_a_random_walk(walk, sigma_rel):
-    """Of what the average does to the walk's end: below 1 % with 40 snapshots of the pair, and less with more."""
+    """Of what the average does to the walk's end: below 1 % with 40 snapshots of the pair, and less
+    with more.
+    """
     values, tracked = walk
     exact, errors = tracked[sigma_rel][-1], []
     for count in (10, 20, 40):

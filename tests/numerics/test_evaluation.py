@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from ddaepp_jax.base.parallel import make_mesh
 from ddaepp_jax.diffusion.ddpm import DDPM
-from ddaepp_jax.evaluation import frechet, references, scores
-from ddaepp_jax.evaluation.heldout_loss import make_heldout_loss
-from ddaepp_jax.evaluation.pictures import grid
-from ddaepp_jax.training.sharding import make_mesh
+from ddaepp_jax.reporting.pictures import grid
+from ddaepp_jax.scoring import frechet, references, scores
+from ddaepp_jax.training.heldout_loss import make_heldout_loss
 
 
 class Scaled(nn.Module):
@@ -21,10 +21,14 @@ class Scaled(nn.Module):
 
 
 def test_heldout_loss_is_the_expectation_and_is_repeatable():
-    """E (s x_t - epsilon)^2 = s^2 a x0^2 + (s sqrt(1 - a) - 1)^2 over images, padded batches counted once."""
+    """E (s x_t - epsilon)^2 = s^2 a x0^2 + (s sqrt(1 - a) - 1)^2 over images, padded batches
+    counted once.
+    """
     process, images = DDPM(), np.random.default_rng(0).integers(0, 256, (301, 6, 4, 3), np.uint8)
     mesh = make_mesh((1, 1, 1))
-    measure = make_heldout_loss(Scaled(), process, images, None, levels=[1, 400], seed=0, batch_size=64, mesh=mesh)
+    measure = make_heldout_loss(
+        Scaled(), process, images, None, levels=[1, 400], seed=0, batch_size=64, mesh=mesh
+    )
     params = {"scale": jnp.asarray(0.5)}
     losses = measure(params)
     x0 = np.float64(images) / 127.5 - 1
@@ -37,13 +41,20 @@ def test_heldout_loss_is_the_expectation_and_is_repeatable():
 
 
 def test_grid_shows_every_image_in_order():
-    images = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((1, 64, 32, 3), np.uint8) * 40
+    images = (
+        np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((1, 64, 32, 3), np.uint8) * 40
+    )
     picture = np.asarray(grid(images, columns=2))
     assert picture.shape == (3 * 66 + 2, 2 * 34 + 2, 3)
     for i in range(5):
-        assert (picture[2 + i // 2 * 66 : 66 + i // 2 * 66, 2 + i % 2 * 34 : 34 + i % 2 * 34] == 40 * i).all()
+        assert (
+            picture[2 + i // 2 * 66 : 66 + i // 2 * 66, 2 + i % 2 * 34 : 34 + i % 2 * 34] == 40 * i
+        ).all()
     assert grid(images[..., :1]).mode == "L"
-    assert grid(np.zeros((1, 8, 8, 1), np.uint8)).size == (80, 80)  # enlarged eightfold, with a gap of 8
+    assert grid(np.zeros((1, 8, 8, 1), np.uint8)).size == (
+        80,
+        80,
+    )  # enlarged eightfold, with a gap of 8
 
 
 class Labelled(nn.Module):
@@ -74,11 +85,18 @@ def test_features_that_are_kept_are_drawn_from_all_of_them(monkeypatch):
 
 
 def test_precision_is_of_the_samples_and_recall_of_the_reference():
-    """Samples around one of two modes: they lie within the reference, and half of the reference lies beside them."""
+    """Samples around one of two modes: they lie within the reference, and half of the reference
+    lies beside them.
+    """
     rng = np.random.default_rng(0)
     centres = np.repeat([[-50.0, 0.0], [50.0, 0.0]], 100, axis=0)
-    real, fake = centres + rng.normal(size=(200, 2)), centres[:100] + 0.3 * rng.normal(size=(100, 2))
+    real, fake = (
+        centres + rng.normal(size=(200, 2)),
+        centres[:100] + 0.3 * rng.normal(size=(100, 2)),
+    )
     reference = references.Reference("real", {}, {"pool": frechet.gaussian(real)}, real)
     found = scores.scores({"pool": fake, "logits": rng.normal(size=(100, 3))}, reference)
     assert found["precision"] > 0.9 and found["recall"] < 0.5
-    assert found["fd"] == pytest.approx(frechet.distance(frechet.gaussian(fake), frechet.gaussian(real)))
+    assert found["fd"] == pytest.approx(
+        frechet.distance(frechet.gaussian(fake), frechet.gaussian(real))
+    )

@@ -1,4 +1,6 @@
-"""What is measured in training: which weights, which images know and which are asked, which labels are drawn."""
+"""What is measured in training: which weights, which images know and which are asked, which labels
+are drawn.
+"""
 
 from types import SimpleNamespace
 
@@ -7,8 +9,8 @@ import numpy as np
 from helpers.run import config
 
 from ddaepp_jax import build, evaluators
-from ddaepp_jax.evaluation import probes
-from ddaepp_jax.training.sharding import make_mesh
+from ddaepp_jax.base.parallel import make_mesh
+from ddaepp_jax.probing import heads as probes
 
 
 def parts(**overrides):
@@ -33,7 +35,9 @@ def test_neighbours_and_heads_know_some_images_and_are_asked_of_others():
     fit, held_out = probes.split_rows(len(data), 0.1, made.seed)
     np.testing.assert_array_equal(labels, data.batch(fit[:40])["label"])
     np.testing.assert_array_equal(truth, data.batch(held_out[:40])["label"])
-    assert len(known) == len(asked) == 40 and not np.isclose(known[:, None], asked[None]).all(-1).any()
+    assert (
+        len(known) == len(asked) == 40 and not np.isclose(known[:, None], asked[None]).all(-1).any()
+    )
 
 
 def test_samples_are_of_the_classes_in_turn(monkeypatch):
@@ -52,8 +56,16 @@ def test_samples_are_of_the_classes_in_turn(monkeypatch):
 def test_averages_of_the_first_decay_are_measured():
     made, learner, data, mesh = parts(ema__decays=(0.5, 0.9), evals__features__every=1)
     evaluation = evaluators.evaluators(made, learner, data, None, mesh)["features"]
-    params = jax.jit(lambda: learner.network.init(jax.random.key(0), np.zeros((1, 8, 8, 1)), np.zeros(1))["params"])()
+    params = jax.jit(
+        lambda: learner.network.init(jax.random.key(0), np.zeros((1, 8, 8, 1)), np.zeros(1))[
+            "params"
+        ]
+    )()
     others = jax.tree.map(lambda leaf: leaf * np.nan, params)
-    state = SimpleNamespace(params={"network": others}, ema={"0.9": {"network": others}, "0.5": {"network": params}})
+    state = SimpleNamespace(
+        params={"network": others}, ema={"0.9": {"network": others}, "0.5": {"network": params}}
+    )
     found = evaluation.measure(state)
-    assert found and all(name.startswith("ema0.5/") and np.isfinite(value) for name, value in found.items())
+    assert found and all(
+        name.startswith("ema0.5/") and np.isfinite(value) for name, value in found.items()
+    )

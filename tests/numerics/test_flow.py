@@ -1,4 +1,6 @@
-"""Flow matching: closed forms, laws, and the numbers of a reference implementation (LightningDiT's)."""
+"""Flow matching: closed forms, laws, and the numbers of a reference implementation
+(LightningDiT's).
+"""
 
 from functools import partial
 from pathlib import Path
@@ -16,7 +18,10 @@ from ddaepp_jax.diffusion.flow import Flow
 from ddaepp_jax.diffusion.guidance import Guidance
 
 PROCESS = Flow()
-GOLDEN = {name: array for name, array in np.load(Path(__file__).parents[1] / "golden" / "flow.npz").items()}
+GOLDEN = {
+    name: array
+    for name, array in np.load(Path(__file__).parents[1] / "golden" / "flow.npz").items()
+}
 
 
 def images(*names):
@@ -37,8 +42,12 @@ def test_noisy_image_and_loss_are_the_references():
     x0, noise, t, out = images("x0", "noise", "t", "out")
     np.testing.assert_allclose(PROCESS.perturb(x0, noise, t), GOLDEN["x_t"], atol=1e-5)
     np.testing.assert_allclose(x0 - noise, GOLDEN["velocity"], atol=1e-5)
-    np.testing.assert_allclose(PROCESS.loss_terms(out, x0, noise, t), GOLDEN["mse"] + GOLDEN["cosine"], rtol=1e-5)
-    np.testing.assert_allclose(Flow(cosine_loss=False).loss_terms(out, x0, noise, t), GOLDEN["mse"], rtol=1e-5)
+    np.testing.assert_allclose(
+        PROCESS.loss_terms(out, x0, noise, t), GOLDEN["mse"] + GOLDEN["cosine"], rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        Flow(cosine_loss=False).loss_terms(out, x0, noise, t), GOLDEN["mse"], rtol=1e-5
+    )
 
 
 @pytest.mark.smoke
@@ -50,7 +59,9 @@ def test_euler_with_the_time_shift_is_the_references():
         jax.debug.callback(lambda t: seen.append(float(t[0])), t)
         return denoiser(1)(x, t)
 
-    run = jax.jit(lambda x: flow_samplers.euler(PROCESS, seeing, x, None, 249, clip=False, shift=0.3))
+    run = jax.jit(
+        lambda x: flow_samplers.euler(PROCESS, seeing, x, None, 249, clip=False, shift=0.3)
+    )
     np.testing.assert_allclose(run(start), GOLDEN["euler"], atol=1e-5)
     jax.effects_barrier()
     np.testing.assert_allclose(sorted(seen), GOLDEN["times"][:-1], atol=1e-6)
@@ -71,10 +82,16 @@ def test_guidance_is_the_references():
 @pytest.mark.parametrize("diffusion", [1.0, 0.7])
 def test_euler_maruyama_is_the_references(diffusion, monkeypatch):
     (start,) = images("start")
-    noise = jnp.concatenate([jnp.asarray(GOLDEN["step_noise"]), jnp.full((1, *start.shape), 9.0)])  # the last: unused
+    noise = jnp.concatenate(
+        [jnp.asarray(GOLDEN["step_noise"]), jnp.full((1, *start.shape), 9.0)]
+    )  # the last: unused
     monkeypatch.setattr(flow_samplers, "step_noise", lambda keys, number, shape: noise[number])
-    run = partial(flow_samplers.euler_maruyama, PROCESS, denoiser(1), keys=None, steps=20, clip=False)
-    np.testing.assert_allclose(run(x=start, diffusion=diffusion), GOLDEN[f"sde_{diffusion:g}"], atol=1e-5)
+    run = partial(
+        flow_samplers.euler_maruyama, PROCESS, denoiser(1), keys=None, steps=20, clip=False
+    )
+    np.testing.assert_allclose(
+        run(x=start, diffusion=diffusion), GOLDEN[f"sde_{diffusion:g}"], atol=1e-5
+    )
 
 
 @settings(max_examples=20, deadline=None)
@@ -90,15 +107,25 @@ def test_perturb_and_denoise_are_inverse(t, seed):
 
 def test_loss_of_the_true_velocity_is_zero_and_the_directions_is_of_the_direction_alone():
     x0, noise, out = (jax.random.normal(jax.random.key(i), (3, 4, 6, 5)) for i in range(3))
-    loss, level = partial(PROCESS.loss_terms, x0=x0, noise=noise, level=jnp.full(3, 0.5)), jnp.full(3, 0.5)
+    loss, level = (
+        partial(PROCESS.loss_terms, x0=x0, noise=noise, level=jnp.full(3, 0.5)),
+        jnp.full(3, 0.5),
+    )
     np.testing.assert_allclose(loss(x0 - noise), np.zeros(3), atol=1e-6)
     plain = partial(Flow(cosine_loss=False).loss_terms, x0=x0, noise=noise, level=level)
     direction = loss(out) - plain(out)
     np.testing.assert_allclose(loss(7 * out) - plain(7 * out), direction, atol=1e-4)
-    unit = lambda v: np.asarray(v, np.float64) / np.linalg.norm(np.asarray(v, np.float64), axis=-1, keepdims=True)
-    np.testing.assert_allclose(direction, 1 - (unit(out) * unit(x0 - noise)).sum(-1).mean((1, 2)), atol=1e-5)
+    unit = lambda v: (
+        np.asarray(v, np.float64)
+        / np.linalg.norm(np.asarray(v, np.float64), axis=-1, keepdims=True)
+    )
+    np.testing.assert_allclose(
+        direction, 1 - (unit(out) * unit(x0 - noise)).sum(-1).mean((1, 2)), atol=1e-5
+    )
     np.testing.assert_allclose(loss(0 * out) - plain(0 * out), np.ones(3), rtol=1e-6)
-    assert np.isfinite(jax.grad(lambda out: loss(out).sum())(0 * out)).all()  # where a last layer starts at zero
+    assert np.isfinite(
+        jax.grad(lambda out: loss(out).sum())(0 * out)
+    ).all()  # where a last layer starts at zero
 
 
 @pytest.mark.parametrize(
@@ -117,7 +144,9 @@ def test_training_levels_have_their_law(process, law):
     assert stats.kstest(logits, law.cdf).pvalue > 0.001
     # Reported levels are the middles of equally probable parts.
     reported = process.loss_levels(8).astype(np.float64)
-    np.testing.assert_allclose(law.cdf(np.log(reported / (1 - reported))), (np.arange(8) + 0.5) / 8, atol=2e-4)
+    np.testing.assert_allclose(
+        law.cdf(np.log(reported / (1 - reported))), (np.arange(8) + 0.5) / 8, atol=2e-4
+    )
 
 
 def test_the_references_logits_are_the_levels_logits(monkeypatch):
@@ -140,7 +169,9 @@ def test_levels():
             PROCESS.as_level(wrong)
 
 
-@pytest.mark.parametrize("fields", [dict(time_sampling="normal"), dict(p_std=0.0), dict(p_std=float("nan"))], ids=str)
+@pytest.mark.parametrize(
+    "fields", [dict(time_sampling="normal"), dict(p_std=0.0), dict(p_std=float("nan"))], ids=str
+)
 def test_impossible_processes_are_refused(fields):
     with pytest.raises(ValueError, match=next(iter(fields))):
         Flow(**fields)

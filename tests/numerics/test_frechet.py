@@ -1,4 +1,6 @@
-"""The Frechet distance against pytorch-fid's numbers, 50 digits, closed forms and the laws that it obeys."""
+"""The Frechet distance against pytorch-fid's numbers, 50 digits, closed forms and the laws that it
+obeys.
+"""
 
 import time
 
@@ -8,8 +10,8 @@ from helpers.feature_sets import SCORES, feature_set, real_and_fake
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddaepp_jax.evaluation import frechet
-from ddaepp_jax.evaluation.frechet import Gaussian, distance, from_moments, gaussian
+from ddaepp_jax.scoring import frechet
+from ddaepp_jax.scoring.frechet import Gaussian, distance, from_moments, gaussian
 
 
 def of_features(a, b):
@@ -40,14 +42,18 @@ def test_moments_are_those_of_numpy(n, dims, monkeypatch):
     made = gaussian(features)
     assert made.mean.dtype == made.factor.dtype == np.float64 and len(made.factor) <= min(n, dims)
     np.testing.assert_allclose(made.mean, np.float64(features).mean(axis=0), rtol=1e-14)
-    np.testing.assert_allclose(made.covariance, np.cov(np.float64(features), rowvar=False), rtol=0, atol=1e-13)
+    np.testing.assert_allclose(
+        made.covariance, np.cov(np.float64(features), rowvar=False), rtol=0, atol=1e-13
+    )
 
 
 def test_a_memory_map_is_read_as_it_is(tmp_path):
     features = feature_set("map", 50, 6).astype(np.float32)
     np.save(tmp_path / "features.npy", features)
     mapped = gaussian(np.load(tmp_path / "features.npy", mmap_mode="r"))
-    assert (mapped.mean == gaussian(features).mean).all() and (mapped.factor == gaussian(features).factor).all()
+    assert (mapped.mean == gaussian(features).mean).all() and (
+        mapped.factor == gaussian(features).factor
+    ).all()
 
 
 def with_dead_columns(features):
@@ -55,7 +61,9 @@ def with_dead_columns(features):
 
 
 def with_twin_columns(features):
-    return np.concatenate([features, features[:, ::-1], features @ np.ones((features.shape[1], 4))], axis=1)
+    return np.concatenate(
+        [features, features[:, ::-1], features @ np.ones((features.shape[1], 4))], axis=1
+    )
 
 
 @pytest.mark.parametrize("change", [lambda f: f, with_dead_columns, with_twin_columns])
@@ -63,7 +71,11 @@ def with_twin_columns(features):
 def test_a_set_is_at_no_distance_from_itself(case, change):
     real = change(real_and_fake(case)[0])
     assert 0 <= of_features(real, real[::-1]) < 1e-6
-    assert 0 <= distance(gaussian(real), from_moments(real.mean(axis=0), np.cov(real, rowvar=False))) < 1e-6
+    assert (
+        0
+        <= distance(gaussian(real), from_moments(real.mean(axis=0), np.cov(real, rowvar=False)))
+        < 1e-6
+    )
 
 
 @pytest.mark.parametrize("dims", [8, 64, 300])
@@ -71,14 +83,20 @@ def test_low_rank_is_that_of_the_space_it_lies_in(dims):
     """Isometrically put into more dimensions, Gaussians are as far from each other as they were."""
     real, fake = real_and_fake("small")
     into = orthogonal(np.random.default_rng(0), dims, 8).T
-    assert of_features(real @ into, fake @ into) == pytest.approx(SCORES["frechet"]["small"], rel=1e-7)
+    assert of_features(real @ into, fake @ into) == pytest.approx(
+        SCORES["frechet"]["small"], rel=1e-7
+    )
 
 
 def test_closed_forms():
     rng = np.random.default_rng(1)
-    # Covariances that commute: |mean1 - mean2|^2 + sum (s1 - s2)^2 over common axes, some without variance.
+    # Covariances that commute: |mean1 - mean2|^2 + sum (s1 - s2)^2 over common axes, some without
+    # variance.
     axes, mean = orthogonal(rng, 20, 20), rng.normal(size=20)
-    one, other = np.append(rng.uniform(0, 3, 15), np.zeros(5)), np.append(np.zeros(5), rng.uniform(0, 3, 15))
+    one, other = (
+        np.append(rng.uniform(0, 3, 15), np.zeros(5)),
+        np.append(np.zeros(5), rng.uniform(0, 3, 15)),
+    )
     a, b = (from_moments(m, (axes * s**2) @ axes.T) for m, s in ((mean, one), (0 * mean, other)))
     assert distance(a, b) == pytest.approx(mean @ mean + np.square(one - other).sum(), rel=1e-6)
     # 2 x 2: the trace of the root of a product P is sqrt(tr P + 2 sqrt(det P)).
@@ -87,7 +105,10 @@ def test_closed_forms():
     a, b = from_moments(np.zeros(2), p), from_moments(np.ones(2), q)
     assert distance(a, b) == pytest.approx(2 + np.trace(p) + np.trace(q) - 2 * root, rel=1e-12)
     # A point, and a factor with more rows than columns.
-    point, tall = from_moments(np.zeros(2), np.zeros((2, 2))), Gaussian(np.ones(2), rng.normal(size=(9, 2)))
+    point, tall = (
+        from_moments(np.zeros(2), np.zeros((2, 2))),
+        Gaussian(np.ones(2), rng.normal(size=(9, 2))),
+    )
     assert distance(point, tall) == pytest.approx(2 + np.trace(tall.covariance), rel=1e-12)
     assert distance(tall, from_moments(tall.mean, tall.covariance)) == pytest.approx(0, abs=1e-12)
 
@@ -115,7 +136,10 @@ def test_moments_with_rounding_in_float32_are_taken():
     covariance = np.cov(features, rowvar=False)
     rounded = covariance.astype(np.float32)
     assert np.linalg.eigvalsh(np.float64(rounded))[0] < -1e-10
-    assert np.abs(from_moments(features.mean(axis=0), rounded).covariance - covariance).max() < 1e-5 * covariance.max()
+    assert (
+        np.abs(from_moments(features.mean(axis=0), rounded).covariance - covariance).max()
+        < 1e-5 * covariance.max()
+    )
 
 
 def test_refusals():

@@ -105,8 +105,12 @@ def test_outside_the_interval_the_unconditional_is_not_computed():
     x, keys = start()
     jax.block_until_ready(jax.jit(lambda x: flow_samplers.euler(Flow(), made, x, keys, 10))(x))
     jax.effects_barrier()
-    np.testing.assert_allclose(sorted(t for known, t in seen if known), np.arange(10) / 10, atol=1e-6)
-    np.testing.assert_allclose(sorted(t for known, t in seen if not known), [0.3, 0.4, 0.5, 0.6], atol=1e-6)
+    np.testing.assert_allclose(
+        sorted(t for known, t in seen if known), np.arange(10) / 10, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        sorted(t for known, t in seen if not known), [0.3, 0.4, 0.5, 0.6], atol=1e-6
+    )
 
 
 def test_each_image_has_its_own_level():
@@ -119,7 +123,9 @@ def test_each_image_has_its_own_level():
 
 
 def test_classifier_free_and_autoguidance_compose():
-    """Each of the two denoisers is autoguided first, everywhere; then the one is taken away from the other."""
+    """Each of the two denoisers is autoguided first, everywhere; then the one is taken away from
+    the other.
+    """
     x, _ = start()
     known = np.arange(N)[:, None, None, None]
     cfg, auto = 2.5, 1.75
@@ -133,7 +139,9 @@ def test_classifier_free_and_autoguidance_compose():
         expected = np.array(none + cfg * (given - none)) if inside else np.array(given)
         expected[..., 4:] = given[..., 4:]
         np.testing.assert_allclose(made, expected, atol=1e-5)
-    alone = Guidance(cfg, autoguidance=auto).denoiser(network, None, guide)(x, level)  # a network without labels
+    alone = Guidance(cfg, autoguidance=auto).denoiser(network, None, guide)(
+        x, level
+    )  # a network without labels
     np.testing.assert_allclose(alone, none, atol=1e-5)
 
 
@@ -145,7 +153,9 @@ def test_formula():
     np.testing.assert_allclose(guided(main, base, 3.0)(x, level), (x + 1) + 3 * (x - 1))
 
 
-@pytest.mark.parametrize("interval", [(0.5,), (0.5, 0.1), (0.5, 0.5), (0.1, float("nan")), ("a", "b"), (0.1, 0.2, 0.3)])
+@pytest.mark.parametrize(
+    "interval", [(0.5,), (0.5, 0.1), (0.5, 0.5), (0.1, float("nan")), ("a", "b"), (0.1, 0.2, 0.3)]
+)
 def test_impossible_intervals_are_refused(interval):
     with pytest.raises(ValueError, match=r"interval: .*rising"):
         Guidance(2.0, interval)

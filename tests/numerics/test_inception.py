@@ -1,4 +1,6 @@
-"""Inception-v3 against the references' numbers: every resizing, sizes of images, batches; and its weights' names."""
+"""Inception-v3 against the references' numbers: every resizing, sizes of images, batches; and its
+weights' names.
+"""
 
 from pathlib import Path
 
@@ -10,8 +12,8 @@ from helpers.errors import expect_error
 from helpers.references import state_dict
 
 from ddaepp_jax.convert import load_reference
-from ddaepp_jax.models.inception import Inception, resizing_matrix
 from ddaepp_jax.released import inception_fid
+from ddaepp_jax.scoring.inception import Inception, resizing_matrix
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "inception_fid.npz")
 
@@ -42,17 +44,24 @@ SIZES = [(32, 32), (75, 50), (320, 320)]
 @pytest.mark.parametrize(
     ("resizing", "size"),
     [
-        pytest.param(resizing, size, marks=() if (resizing, size) == ("pytorch", (32, 32)) else pytest.mark.slow)
+        pytest.param(
+            resizing,
+            size,
+            marks=() if (resizing, size) == ("pytorch", (32, 32)) else pytest.mark.slow,
+        )
         for resizing in ("pytorch", "tensorflow1")
         for size in SIZES
     ],
 )
 def test_features_equal_the_reference(reference, resizing, size):
-    """Drawn networks tell images apart by 1% of their features' size, hence far below the design's bound of 1e-4."""
+    """Drawn networks tell images apart by 1% of their features' size, hence far below the design's
+    bound of 1e-4.
+    """
     module, variables = reference
     found = jax.jit(module.clone(resizing=resizing).apply)(variables, images(*size))
     assert {name: (leaf.shape, leaf.dtype) for name, leaf in found.items()} == {
-        name: ((2, length), jnp.float32) for name, length in (("pool", 2048), ("spatial", 2023), ("logits", 1008))
+        name: ((2, length), jnp.float32)
+        for name, length in (("pool", 2048), ("spatial", 2023), ("logits", 1008))
     }
     for name, ours in found.items():
         assert relative_error(ours, GOLDEN[f"{resizing}.{size[0]}x{size[1]}.{name}"]) < 2e-5, name
@@ -74,7 +83,9 @@ def test_kinds_of_numbers_and_batches_agree(reference):
 @pytest.mark.parametrize("resizing", ["pytorch", "tensorflow1"])
 @pytest.mark.parametrize("size", [1, 32, 299, 320, 700])
 def test_resizing_is_bilinear(resizing, size):
-    """Against a loop over the definition: a pixel out lies between two pixels in, or on the border."""
+    """Against a loop over the definition: a pixel out lies between two pixels in, or on the
+    border.
+    """
     matrix = resizing_matrix(resizing, size)
     expected = np.zeros((299, size))
     for i in range(299):
@@ -105,7 +116,10 @@ def test_parameter_count_is_the_references(tensors):
 
 
 def test_what_no_inference_needs_is_left_out_of_the_weights(tensors):
-    extra = {"Conv2d_1a_3x3.bn.num_batches_tracked": np.zeros(()), "AuxLogits.fc.bias": np.zeros(1008)}
+    extra = {
+        "Conv2d_1a_3x3.bn.num_batches_tracked": np.zeros(()),
+        "AuxLogits.fc.bias": np.zeros(1008),
+    }
     module, variables = load_reference("inception-fid", tensors | extra)
     assert module == Inception() and set(variables) == {"params"}
 
@@ -115,8 +129,18 @@ def test_weights_that_do_not_fit_are_named(tensors):
     less = {each: tensor for each, tensor in tensors.items() if each != name}
     for given, field, *words in (
         (less, "tensors", "missing", name),
-        (tensors | {name: np.zeros((160, 160, 1, 7))}, f"tensor {name}", "(160, 160, 1, 7)", ", 7, 1)"),
-        (tensors | {"fc.weight": np.zeros((1000, 2048))}, "tensor fc.weight", "(1000, 2048)", "(1008, 2048)"),
+        (
+            tensors | {name: np.zeros((160, 160, 1, 7))},
+            f"tensor {name}",
+            "(160, 160, 1, 7)",
+            ", 7, 1)",
+        ),
+        (
+            tensors | {"fc.weight": np.zeros((1000, 2048))},
+            "tensor fc.weight",
+            "(1000, 2048)",
+            "(1008, 2048)",
+        ),
         (tensors | {"Mixed_8a.conv.weight": np.zeros(1)}, "tensors", "not", "Mixed_8a.conv.weight"),
     ):
         with expect_error(field, *words):
@@ -135,4 +159,6 @@ def test_other_images_and_resizings_are_refused():
         with pytest.raises(ValueError, match=message):
             jax.eval_shape(Inception().init, jax.random.key(0), images)
     with pytest.raises(ValueError, match=r"resizing: .*'bicubic'.*tensorflow1"):
-        jax.eval_shape(Inception(resizing="bicubic").init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+        jax.eval_shape(
+            Inception(resizing="bicubic").init, jax.random.key(0), jnp.zeros((1, 8, 8, 3))
+        )

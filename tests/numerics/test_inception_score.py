@@ -1,4 +1,6 @@
-"""The Inception score against torch-fidelity's numbers, plain loops and what it is in the extremes."""
+"""The Inception score against torch-fidelity's numbers, plain loops and what it is in the
+extremes.
+"""
 
 import math
 
@@ -9,7 +11,7 @@ from helpers.feature_sets import SCORES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddaepp_jax.evaluation.inception_score import inception_score
+from ddaepp_jax.scoring.inception_score import inception_score
 
 
 def drawn_logits(shape):
@@ -30,7 +32,9 @@ def test_equals_plain_loops():
         part = [[math.exp(x) for x in row] for row in logits[i * 103 // 3 : (i + 1) * 103 // 3]]
         p = [[x / sum(row) for x in row] for row in part]
         q = [sum(row[c] for row in p) / len(p) for c in range(7)]
-        scores.append(math.exp(sum(x * math.log(x / q[c]) for row in p for c, x in enumerate(row)) / len(p)))
+        scores.append(
+            math.exp(sum(x * math.log(x / q[c]) for row in p for c, x in enumerate(row)) / len(p))
+        )
     mean = sum(scores) / 3
     std = math.sqrt(sum((score - mean) ** 2 for score in scores) / 3)
     assert inception_score(logits, 3) == pytest.approx((mean, std), rel=1e-12)
@@ -41,7 +45,9 @@ def test_sure_and_different_answers_score_the_number_of_classes(size):
     """Probabilities underflow to zero here, and a class may have none at all."""
     sure = size * np.eye(8)[np.arange(80) % 8]
     assert inception_score(sure) == pytest.approx((8, 0))
-    assert inception_score(np.concatenate([sure, np.full((80, 2), -size)], axis=1)) == pytest.approx((8, 0))
+    assert inception_score(
+        np.concatenate([sure, np.full((80, 2), -size)], axis=1)
+    ) == pytest.approx((8, 0))
     assert inception_score(sure[::8]) == pytest.approx((1, 0))  # sure, and always of the same
     assert inception_score(np.zeros((80, 8))) == pytest.approx((1, 0))  # never sure
 

@@ -6,7 +6,7 @@ from helpers.feature_sets import SCORES, feature_set, real_and_fake
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddaepp_jax.evaluation.kid import kid
+from ddaepp_jax.scoring.kid import kid
 
 
 @pytest.mark.parametrize("case", ["small", "medium"])
@@ -14,7 +14,9 @@ def test_equals_torch_fidelity(case):
     real, fake = real_and_fake(case)
     for subsets, size in ((3, 40), (5, 20)):  # its default seed draws its very subsets
         theirs = SCORES["kid"][f"{case}.{subsets}x{size}"]
-        assert kid(real, fake, subsets=subsets, subset_size=size, seed=2020) == pytest.approx(theirs, rel=1e-9)
+        assert kid(real, fake, subsets=subsets, subset_size=size, seed=2020) == pytest.approx(
+            theirs, rel=1e-9
+        )
     n = min(len(real), len(fake))
     mean, std = kid(real[:n], fake[:n], subsets=1, seed=5)
     assert mean == pytest.approx(SCORES["kid"][f"{case}.whole"][0], rel=1e-9) and std == 0
@@ -24,7 +26,10 @@ def test_equals_plain_loops():
     real, fake = real_and_fake("small")
     x, y = real[:30], fake[:30]
     k = lambda a, b: (sum(p * q for p, q in zip(a, b, strict=True)) / 8 + 1) ** 3
-    own = [sum(k(s[i], s[j]) for i in range(30) for j in range(30) if i != j) / (30 * 29) for s in (x, y)]
+    own = [
+        sum(k(s[i], s[j]) for i in range(30) for j in range(30) if i != j) / (30 * 29)
+        for s in (x, y)
+    ]
     across = sum(k(a, b) for a in x for b in y) / 900
     assert kid(x, y, subsets=1) == pytest.approx((sum(own) - 2 * across, 0))
 
@@ -42,7 +47,9 @@ def test_laws(seed, n, dims):
 
 
 def test_is_unbiased():
-    """Over halves of one distribution it averages to zero, on either side of it; a biased estimate is above."""
+    """Over halves of one distribution it averages to zero, on either side of it; a biased estimate
+    is above.
+    """
     features = feature_set("unbiased", 4000, 8)
     each = np.array([kid(*np.split(part, 2), subsets=1)[0] for part in np.split(features, 100)])
     assert abs(each.mean()) < 3 * each.std() / 10 and each.min() < 0 < each.max()
@@ -51,10 +58,18 @@ def test_is_unbiased():
 def test_subsets_are_the_seeds_and_no_larger_than_a_set():
     real, fake = real_and_fake("medium")
     real32 = real.astype(np.float32)
-    assert kid(real, fake, subsets=4, subset_size=50) == kid(real, fake, subsets=4, subset_size=50, seed=0)
-    assert kid(real, fake, subsets=4, subset_size=50) != kid(real, fake, subsets=4, subset_size=50, seed=1)
-    assert kid(real, fake, subsets=2, subset_size=1000) == kid(real, fake, subsets=2, subset_size=400)
-    assert kid(real32, fake, subsets=2) == kid(np.float64(real32), fake, subsets=2)  # float64 within
+    assert kid(real, fake, subsets=4, subset_size=50) == kid(
+        real, fake, subsets=4, subset_size=50, seed=0
+    )
+    assert kid(real, fake, subsets=4, subset_size=50) != kid(
+        real, fake, subsets=4, subset_size=50, seed=1
+    )
+    assert kid(real, fake, subsets=2, subset_size=1000) == kid(
+        real, fake, subsets=2, subset_size=400
+    )
+    assert kid(real32, fake, subsets=2) == kid(
+        np.float64(real32), fake, subsets=2
+    )  # float64 within
 
 
 @pytest.mark.parametrize(

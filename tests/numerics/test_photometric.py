@@ -30,13 +30,19 @@ def near(values: np.ndarray, mean: float, std: float) -> bool:
 def uniform(values: np.ndarray, low: float, high: float) -> bool:
     unit = (values - low) / (high - low)
     inside = -1e-6 < unit.min() < 0.01 and 0.99 < unit.max() < 1 + 1e-6
-    return inside and near(unit, 1 / 2, np.sqrt(1 / 12)) and near((unit - 1 / 2) ** 2, 1 / 12, np.sqrt(1 / 180))
+    return (
+        inside
+        and near(unit, 1 / 2, np.sqrt(1 / 12))
+        and near((unit - 1 / 2) ** 2, 1 / 12, np.sqrt(1 / 180))
+    )
 
 
 @pytest.mark.parametrize("case", ["square", "wide"])
 def test_every_edit_is_that_of_torchvision(case: str) -> None:
     with np.load(GOLDEN) as golden:
-        stored = {key.removeprefix(f"{case}."): golden[key] for key in golden if key.startswith(case)}
+        stored = {
+            key.removeprefix(f"{case}."): golden[key] for key in golden if key.startswith(case)
+        }
     edits = Edits(*(stored[field] for field in Edits._fields))
     out = jax.jit(photometric.apply)(to_float(stored["images"]), edits)
     np.testing.assert_allclose(out, stored["out"], rtol=0, atol=1e-5)
@@ -45,14 +51,18 @@ def test_every_edit_is_that_of_torchvision(case: str) -> None:
 def test_where_nothing_is_drawn_images_stay_but_for_the_coin_of_the_flip() -> None:
     for view, images in enumerate((NOISE[:, :, :8], NOISE[:, :, 4:, :1])):
         out = np.asarray(augment(images, NOTHING, 0, 0, INDEX, view))
-        kept, flipped = (np.abs(out - other).max((1, 2, 3)) < 2e-6 for other in (images, images[:, :, ::-1]))
+        kept, flipped = (
+            np.abs(out - other).max((1, 2, 3)) < 2e-6 for other in (images, images[:, :, ::-1])
+        )
         assert out.dtype == np.float32 and (kept ^ flipped).all() and 0 < flipped.sum() < 16
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_black_white_and_grey_stay_within_the_levels_and_without_colour(channels: int) -> None:
     flat = np.array([-1, 0, 1], np.float32).repeat(100)[:, None, None, None]
-    out = np.asarray(augment(np.broadcast_to(flat, (300, 8, 8, channels)), SURE, 0, 0, np.arange(300), 1))
+    out = np.asarray(
+        augment(np.broadcast_to(flat, (300, 8, 8, channels)), SURE, 0, 0, np.arange(300), 1)
+    )
     assert np.isfinite(out).all() and out.min() >= -1 and out.max() <= 1
     np.testing.assert_allclose(out, np.broadcast_to(out[:, :1, :1, :1], out.shape), atol=1e-5)
 
@@ -76,7 +86,9 @@ def test_the_draws_have_their_frequencies_and_ranges(view: int) -> None:
 
 def test_each_of_the_24_orders_is_as_frequent() -> None:
     e = jax.device_get(draw(Photometric(), 0, 0, np.arange(N), 0, (8, 8)))
-    drawn = [(*order, place) for order, place in zip(e.order.tolist(), e.hue_after.tolist(), strict=True)]
+    drawn = [
+        (*order, place) for order, place in zip(e.order.tolist(), e.hue_after.tolist(), strict=True)
+    ]
     for order, place in product(permutations(range(3)), range(4)):
         assert near(np.array([d == (*order, place) for d in drawn]), 1 / 24, np.sqrt(23) / 24)
 
@@ -85,11 +97,16 @@ def test_crops_are_those_of_random_resized_crop() -> None:
     """Against tries made one by one in plain Python, in size; and uniform in place."""
     rng, sizes = np.random.default_rng(0), []
     while len(sizes) < N:
-        area, aspect = 32 * 32 * rng.uniform(0.08, 1), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+        area, aspect = (
+            32 * 32 * rng.uniform(0.08, 1),
+            np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3))),
+        )
         size = round(np.sqrt(area / aspect)), round(np.sqrt(area * aspect))
         if max(size) <= 32:  # that ten tries fail happens once in 10^10 images
             sizes.append(size)
-    top, left, height, width = np.asarray(draw(Photometric(), 0, 0, np.arange(N), 0, (32, 32)).box).T
+    top, left, height, width = np.asarray(
+        draw(Photometric(), 0, 0, np.arange(N), 0, (32, 32)).box
+    ).T
     want_height, want_width = np.array(sizes).T
     for f in (lambda h, w: h, lambda h, w: w, lambda h, w: h * w, lambda h, w: np.log(w / h) ** 2):
         got, want = f(height, width), f(want_height, want_width)
@@ -101,7 +118,11 @@ def test_crops_are_those_of_random_resized_crop() -> None:
 
 
 def test_where_no_crop_fits_the_middle_is_taken() -> None:
-    for size, box in (((32, 30), [0, 0, 32, 30]), ((12, 40), [0, 12, 12, 16]), ((40, 12), [12, 0, 16, 12])):
+    for size, box in (
+        ((32, 30), [0, 0, 32, 30]),
+        ((12, 40), [0, 12, 12, 16]),
+        ((40, 12), [12, 0, 16, 12]),
+    ):
         boxes = np.asarray(draw(NOTHING, 0, 0, INDEX, 0, size).box)
         assert (boxes == np.array(box)).all(1).any()
         assert (boxes[:, :2] + boxes[:, 2:] <= np.array(size)).all()
@@ -110,7 +131,9 @@ def test_where_no_crop_fits_the_middle_is_taken() -> None:
 def test_a_draw_depends_on_seed_step_index_and_view_only() -> None:
     out = np.asarray(augment(NOISE, SURE, 3, 7, INDEX, 0))
     some = np.array([11, 2, 5])
-    np.testing.assert_allclose(augment(NOISE[some], SURE, 3, 7, INDEX[some], 0), out[some], atol=1e-5)
+    np.testing.assert_allclose(
+        augment(NOISE[some], SURE, 3, 7, INDEX[some], 0), out[some], atol=1e-5
+    )
     neighbours = NOISE.copy()
     neighbours[1:] = 0
     np.testing.assert_allclose(augment(neighbours, SURE, 3, 7, INDEX, 0)[0], out[0], atol=1e-6)

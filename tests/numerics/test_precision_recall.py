@@ -1,4 +1,6 @@
-"""Precision and recall against torch-fidelity's numbers and against the plain definition, to the last tie."""
+"""Precision and recall against torch-fidelity's numbers and against the plain definition, to the
+last tie.
+"""
 
 import time
 
@@ -8,8 +10,8 @@ from helpers.feature_sets import SCORES, real_and_fake
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddaepp_jax.evaluation import precision_recall as module
-from ddaepp_jax.evaluation.precision_recall import precision_recall
+from ddaepp_jax.scoring import precision_recall as module
+from ddaepp_jax.scoring.precision_recall import precision_recall
 
 
 def plain(real, fake, k):
@@ -17,8 +19,13 @@ def plain(real, fake, k):
     distance = lambda a, b: np.square(np.float64(a) - np.float64(b)).sum()
 
     def share(features, others):
-        radii = [sorted(distance(x, y) for j, y in enumerate(others) if j != i)[k - 1] for i, x in enumerate(others)]
-        return np.mean([any(distance(f, o) <= r for o, r in zip(others, radii, strict=True)) for f in features])
+        radii = [
+            sorted(distance(x, y) for j, y in enumerate(others) if j != i)[k - 1]
+            for i, x in enumerate(others)
+        ]
+        return np.mean(
+            [any(distance(f, o) <= r for o, r in zip(others, radii, strict=True)) for f in features]
+        )
 
     return share(fake, real), share(real, fake)
 
@@ -38,12 +45,16 @@ def test_equals_torch_fidelity(case, k, rows, monkeypatch):
 )  # fmt: skip
 @settings(max_examples=150, deadline=None)
 def test_equals_the_plain_definition(seed, sizes, dims, k, kind, rows):
-    """Exactly, where distances tie (on a grid), where they vanish beside the norms, and where all features are one."""
+    """Exactly, where distances tie (on a grid), where they vanish beside the norms, and where all
+    features are one.
+    """
     rng = np.random.default_rng(seed)
     real, fake = (rng.normal(size=(n, dims)) for n in sizes)
     if kind == "grid":
         real, fake = np.round(2 * real), np.round(2 * fake)
-    elif kind == "near":  # clusters 2 apart, 1e-9 wide: a product of two has no digit left for the distance
+    elif (
+        kind == "near"
+    ):  # clusters 2 apart, 1e-9 wide: a product of two has no digit left for the distance
         real, fake = (np.sign(x[:, :1]) + 1e-9 * np.round(x, 1) for x in (real, fake))
     elif kind == "far":
         real, fake = (np.float32(x + 1000) for x in (real, fake))
@@ -58,12 +69,16 @@ def test_equals_the_plain_definition(seed, sizes, dims, k, kind, rows):
 
 
 def test_the_kth_neighbour_itself_is_inside():
-    """And what is beyond it is not; a last bit of difference between two roundings of one distance would show."""
+    """And what is beyond it is not; a last bit of difference between two roundings of one distance
+    would show.
+    """
     rng = np.random.default_rng(0)
     for _ in range(50):
         real = rng.normal(size=(2, 33))  # each is the other's neighbour, at the ball's boundary
         beyond = real[1] + 1e-3 * np.arange(1, 4)[:, None] * (real[1] - real[0])
-        assert precision_recall(real, np.concatenate([real[1:], beyond]), 1)[0] == 1  # in the ball of the second
+        assert (
+            precision_recall(real, np.concatenate([real[1:], beyond]), 1)[0] == 1
+        )  # in the ball of the second
         mirrored = 2 * real[0] - real[1]  # on the boundary too, up to rounding
         fake = np.stack([mirrored, *(mirrored + real[0] - real[1])[None]])
         assert precision_recall(real, fake, 1) == plain(real, fake, 1)

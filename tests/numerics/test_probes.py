@@ -1,4 +1,6 @@
-"""Linear heads against scikit-learn and against themselves one by one; neighbours against a plain loop."""
+"""Linear heads against scikit-learn and against themselves one by one; neighbours against a plain
+loop.
+"""
 
 import dataclasses
 
@@ -10,22 +12,28 @@ from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from ddaepp_jax.base.parallel import make_mesh
 from ddaepp_jax.data.augment import crop_and_flip, to_float
 from ddaepp_jax.data.datasets import digits
 from ddaepp_jax.diffusion.noise import image_keys
-from ddaepp_jax.evaluation import features, online, probes
-from ddaepp_jax.evaluation.probes import PROTOCOLS
-from ddaepp_jax.training.sharding import make_mesh
+from ddaepp_jax.probing import features, online
+from ddaepp_jax.probing import heads as probes
+from ddaepp_jax.probing.heads import PROTOCOLS
 
 
 @pytest.fixture(scope="module")
 def layers():
-    """Three "layers" of the digits, two of one width, none of them easy: random rectified projections."""
+    """Three "layers" of the digits, two of one width, none of them easy: random rectified
+    projections.
+    """
     data, rng = digits("train"), np.random.default_rng(0)
     images, labels = data.arrays()
     flat = images.reshape(len(images), -1) / 255.0
     widths = {"b": 24, "a": 24, "c": 40}
-    made = {n: np.maximum(flat @ rng.normal(size=(64, w)) + 5, 0).astype(np.float32) for n, w in widths.items()}
+    made = {
+        n: np.maximum(flat @ rng.normal(size=(64, w)) + 5, 0).astype(np.float32)
+        for n, w in widths.items()
+    }
     return made, labels
 
 
@@ -40,10 +48,14 @@ def part(layers, rows):
 FIT, TEST = slice(0, 1000), slice(1000, 1500)
 
 
-@pytest.mark.filterwarnings("ignore:scipy.optimize:DeprecationWarning")  # an older scikit-learn, a newer SciPy
+@pytest.mark.filterwarnings(
+    "ignore:scipy.optimize:DeprecationWarning"
+)  # an older scikit-learn, a newer SciPy
 @pytest.mark.parametrize("l2", [1e-3, 3e-2])
 def test_heads_equal_scikit_learn(layers, l2):
-    """Equally regularised logistic regression on standardised features: loss, probabilities' argmax, accuracy."""
+    """Equally regularised logistic regression on standardised features: loss, probabilities'
+    argmax, accuracy.
+    """
     made, labels = layers
     scales = probes.standard_scale(part(made, FIT))
     how = protocol(epochs=300, batch_size=500, learning_rates=(3e-2,), l2=l2)
@@ -51,7 +63,10 @@ def test_heads_equal_scikit_learn(layers, l2):
     ours = probes.accuracies(heads, part(made, TEST), labels[TEST], scales)
     for name, feature in made.items():
         scaler = StandardScaler().fit(feature[FIT].astype(np.float64))
-        x, z = scaler.transform(feature[FIT].astype(np.float64)), scaler.transform(feature[TEST].astype(np.float64))
+        x, z = (
+            scaler.transform(feature[FIT].astype(np.float64)),
+            scaler.transform(feature[TEST].astype(np.float64)),
+        )
         theirs = LogisticRegression(C=1 / (1000 * l2), max_iter=5000, tol=1e-7).fit(x, labels[FIT])
         assert 0.5 < theirs.score(z, labels[TEST]) < 0.99  # neither hopeless nor trivial
         assert abs(ours[name][0] - theirs.score(z, labels[TEST])) <= 0.005
@@ -74,22 +89,34 @@ def test_heads_trained_together_equal_heads_trained_one_by_one(layers):
     rates, how = (1e-3, 4e-3, 3e-2), protocol(epochs=10, batch_size=100)
     scales = probes.standard_scale(part(made, FIT))
     together = probes.fit(
-        part(made, FIT), labels[FIT], scales, dataclasses.replace(how, learning_rates=rates), num_classes=10, seed=3
+        part(made, FIT),
+        labels[FIT],
+        scales,
+        dataclasses.replace(how, learning_rates=rates),
+        num_classes=10,
+        seed=3,
     )
     accuracy = probes.accuracies(together, part(made, TEST), labels[TEST], scales)
     for name, feature in made.items():
         for i, rate in enumerate(rates):
             alone = dataclasses.replace(how, learning_rates=(rate,))
-            one = probes.fit({name: feature[FIT]}, labels[FIT], scales, alone, num_classes=10, seed=3)
+            one = probes.fit(
+                {name: feature[FIT]}, labels[FIT], scales, alone, num_classes=10, seed=3
+            )
             (single,) = probes.accuracies(one, {name: feature[TEST]}, labels[TEST], scales)[name]
             assert abs(single - accuracy[name][i]) <= 0.003
             width = str(feature.shape[1])
             place = probes.by_width({n: f.shape[1] for n, f in made.items()})[width].index(name)
             # Adam turns rounding noise into steps where a gradient is small.
-            ours, theirs = together.params[width]["kernel"][i, place], one.params[width]["kernel"][0, 0]
+            ours, theirs = (
+                together.params[width]["kernel"][i, place],
+                one.params[width]["kernel"][0, 0],
+            )
             assert np.linalg.norm(ours - theirs) < 0.01 * np.linalg.norm(theirs)
     assert len({tuple(values) for values in accuracy.values()}) == 3  # the layers are not mixed up
-    assert all(values.max() - values.min() > 0.01 for values in accuracy.values())  # nor are the rates
+    assert all(
+        values.max() - values.min() > 0.01 for values in accuracy.values()
+    )  # nor are the rates
 
 
 def test_a_step_is_adams_on_each_heads_own_loss():
@@ -100,7 +127,9 @@ def test_a_step_is_adams_on_each_heads_own_loss():
     rates, l2, batch = np.array([0.1, 0.3]), 0.05, {"x": jnp.asarray(x, jnp.float32)}
     for number in (0, 1):
         done = jnp.float32(number / 2)
-        heads = probes.step(heads, batch, jnp.asarray(labels), jnp.asarray(rates, jnp.float32), done, l2)
+        heads = probes.step(
+            heads, batch, jnp.asarray(labels), jnp.asarray(rates, jnp.float32), done, l2
+        )
     for i, rate in enumerate(rates):
         kernel, bias = np.zeros((6, 3)), np.zeros(3)
         m = [np.zeros((6, 3)), np.zeros(3)]
@@ -112,7 +141,13 @@ def test_a_step_is_adams_on_each_heads_own_loss():
                 m[j] = 0.9 * m[j] + 0.1 * grad
                 v[j] = 0.999 * v[j] + 0.001 * grad**2
                 hat = m[j] / (1 - 0.9 ** (number + 1)), v[j] / (1 - 0.999 ** (number + 1))
-                move = rate * 0.5 * (1 + np.cos(np.pi * number / 2)) * hat[0] / (np.sqrt(hat[1]) + 1e-8)
+                move = (
+                    rate
+                    * 0.5
+                    * (1 + np.cos(np.pi * number / 2))
+                    * hat[0]
+                    / (np.sqrt(hat[1]) + 1e-8)
+                )
                 kernel, bias = (kernel - move, bias) if j == 0 else (kernel, bias - move)
         np.testing.assert_allclose(heads.params["6"]["kernel"][i, 0], kernel, atol=1e-5)
         np.testing.assert_allclose(heads.params["6"]["bias"][i, 0], bias, atol=1e-5)
@@ -122,7 +157,9 @@ def test_order_of_layers_does_not_matter(layers):
     made, labels = layers
     how, scales = protocol(epochs=5), {}
     fits = [
-        probes.fit({name: made[name][FIT] for name in names}, labels[FIT], scales, how, num_classes=10)
+        probes.fit(
+            {name: made[name][FIT] for name in names}, labels[FIT], scales, how, num_classes=10
+        )
         for names in ("bac", "cab")
     ]
     jax.tree.map(np.testing.assert_array_equal, *fits)
@@ -157,7 +194,9 @@ def test_neighbours_vote_by_cosine():
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(4, 8))
     bank_labels, labels = rng.integers(0, 4, 200), rng.integers(0, 4, 60)
-    bank, asked = (10 + centres[y] + 1.2 * rng.normal(size=(len(y), 8)) for y in (bank_labels, labels))
+    bank, asked = (
+        10 + centres[y] + 1.2 * rng.normal(size=(len(y), 8)) for y in (bank_labels, labels)
+    )
     raw = bank, asked  # with a mean that would make all cosines one
     asked, bank = ((x - bank.mean(0)) / bank.std(0) for x in (asked, bank))
     for k in (1, 7, 500):
@@ -172,13 +211,17 @@ def test_neighbours_vote_by_cosine():
         assert 0.3 < ours < 1 and abs(ours - right / 60) <= 1 / 60 + 1e-9
 
 
-@pytest.mark.parametrize(("n", "part", "held_out"), [(1500, 0.1, 150), (50_000, 0.1, 5000), (10, 0.0, 0), (7, 0.5, 4)])
+@pytest.mark.parametrize(
+    ("n", "part", "held_out"), [(1500, 0.1, 150), (50_000, 0.1, 5000), (10, 0.0, 0), (7, 0.5, 4)]
+)
 def test_rows_are_split_without_loss(n, part, held_out):
     fit, choose = probes.split_rows(n, part, seed=0)
     assert len(choose) == held_out
     np.testing.assert_array_equal(np.sort(np.concatenate([fit, choose])), np.arange(n))
     if n > 100:
-        assert abs(choose.mean() / n - 0.5) < 0.1  # drawn from all over, as folders are sorted by class
+        assert (
+            abs(choose.mean() / n - 0.5) < 0.1
+        )  # drawn from all over, as folders are sorted by class
 
 
 def test_pixels_are_averaged_down_where_images_are_large():
@@ -187,11 +230,15 @@ def test_pixels_are_averaged_down_where_images_are_large():
     assert found.shape == (2, 32 * 32 * 3)
     np.testing.assert_allclose(found.mean(1), images.mean((1, 2, 3)), atol=0.02)
     small = images[:, :8, :8]
-    np.testing.assert_array_equal(features.pixels({}, small, None, None, None)["pixels"], small.reshape(2, -1))
+    np.testing.assert_array_equal(
+        features.pixels({}, small, None, None, None)["pixels"], small.reshape(2, -1)
+    )
 
 
 def test_online_heads_see_a_draw_and_a_crop_of_each_step():
-    """Against a step of the heads on features of the crop and the draw of its number, at the rate of its number."""
+    """Against a step of the heads on features of the crop and the draw of its number, at the rate
+    of its number.
+    """
     mesh, rates = make_mesh((1, 1, 1), jax.devices()[:1]), np.array([0.1, 0.3], np.float32)
     images = np.random.default_rng(0).integers(0, 256, (8, 6, 6, 1), np.uint8)
     labels, ids = np.arange(8) % 3, np.arange(20, 28)
@@ -202,13 +249,19 @@ def test_online_heads_see_a_draw_and_a_crop_of_each_step():
 
     @jax.jit
     def expected(number):
-        x0 = to_float(crop_and_flip(jnp.asarray(images), 5, number, jnp.asarray(ids), pad=2, flip=True))
+        x0 = to_float(
+            crop_and_flip(jnp.asarray(images), 5, number, jnp.asarray(ids), pad=2, flip=True)
+        )
         seen = features({}, x0, image_keys(5, "probe", jnp.asarray(ids)), number, 0.5)
-        return probes.step(probes.init({"x": 36}, 3, 2), seen, labels, rates, number / 8, 0.1).params
+        return probes.step(
+            probes.init({"x": 36}, 3, 2), seen, labels, rates, number / 8, 0.1
+        ).params
 
     step = online.make_online_step(features, flip=True, pad=2, l2=0.1, mesh=mesh)
     constants = {"seed": np.uint32(5), "level": 0.5, "steps": np.float32(8), "rates": rates}
     for number in (0, 6):
-        heads, _ = step({}, probes.init({"x": 36}, 3, 2), images, labels, ids, {}, constants, jnp.int32(number))
+        heads, _ = step(
+            {}, probes.init({"x": 36}, 3, 2), images, labels, ids, {}, constants, jnp.int32(number)
+        )
         check = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
         jax.tree.map(check, heads.params, expected(jnp.int32(number)))

@@ -4,21 +4,25 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from ddaepp_jax.base.parallel import make_mesh
 from ddaepp_jax.diffusion.flow import Flow
 from ddaepp_jax.diffusion.flow_samplers import euler
 from ddaepp_jax.diffusion.guidance import Guidance
-from ddaepp_jax.evaluation.sampling import make_sample_batch, sample_images
-from ddaepp_jax.training.sharding import make_mesh
+from ddaepp_jax.sampling.draw import make_sample_batch, sample_images
 
 
 class Pulled(nn.Module):
-    """The velocity from anywhere to ``to`` + y / 10; with a variance that no sampler may read where ``learned``."""
+    """The velocity from anywhere to ``to`` + y / 10; with a variance that no sampler may read where
+    ``learned``.
+    """
 
     learned: bool
 
     @nn.compact
     def __call__(self, x, t, y=None, capture=None):
-        target = self.param("to", nn.initializers.zeros, ()) + (0 if y is None else y[:, None, None, None] / 10)
+        target = self.param("to", nn.initializers.zeros, ()) + (
+            0 if y is None else y[:, None, None, None] / 10
+        )
         out = (target - x) / (1 - t)[:, None, None, None]
         return jnp.concatenate([out, jnp.full_like(out, jnp.nan)], -1) if self.learned else out, {}
 

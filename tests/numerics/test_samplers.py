@@ -44,23 +44,33 @@ def sampled(process, sampler, options, steps, n=N, seed=0):
     @functools.partial(jax.jit, static_argnums=1)
     def run(seed, n):
         keys = image_keys(seed, "sample", jnp.arange(n))
-        return sampler(process, exact, image_noise(keys, (1, 1, 2)), keys, steps, clip=False, **options)
+        return sampler(
+            process, exact, image_noise(keys, (1, 1, 2)), keys, steps, clip=False, **options
+        )
 
     return np.asarray(run(seed, n), np.float64)[:, 0, 0]
 
 
 def assert_is_the_mixture(samples, error):
-    """Mean, covariance and mode weights within 4 standard errors, and what the steps' length adds."""
+    """Mean, covariance and mode weights within 4 standard errors, and what the steps' length
+    adds.
+    """
     n = len(samples)
     np.testing.assert_array_less(
         np.abs(samples.mean(0) - mixture.MEAN), 4 * np.sqrt(np.diag(mixture.COVARIANCE) / n) + error
     )
     true = mixture.drawn(200_000) - mixture.MEAN
-    spread = np.std(true[:, :, None] * true[:, None, :], axis=0)  # of the products whose mean is the covariance
-    np.testing.assert_array_less(np.abs(np.cov(samples.T) - mixture.COVARIANCE), 4 * spread / np.sqrt(n) + error)
+    spread = np.std(
+        true[:, :, None] * true[:, None, :], axis=0
+    )  # of the products whose mean is the covariance
+    np.testing.assert_array_less(
+        np.abs(np.cov(samples.T) - mixture.COVARIANCE), 4 * spread / np.sqrt(n) + error
+    )
     expected = np.bincount(mixture.modes(mixture.drawn(200_000))) / 200_000
     counted = np.bincount(mixture.modes(samples), minlength=3) / n
-    np.testing.assert_array_less(np.abs(counted - expected), 4.5 * np.sqrt(expected * (1 - expected) / n) + error)
+    np.testing.assert_array_less(
+        np.abs(counted - expected), 4.5 * np.sqrt(expected * (1 - expected) / n) + error
+    )
 
 
 @pytest.mark.parametrize("name", DETERMINISTIC)
@@ -83,9 +93,13 @@ ORDERS = [  # dpmpp_2m ends where its even steps are still short as logarithms o
 ]
 
 
-@pytest.mark.parametrize(("name", "process", "order", "fine"), ORDERS, ids=[name for name, *_ in ORDERS])
+@pytest.mark.parametrize(
+    ("name", "process", "order", "fine"), ORDERS, ids=[name for name, *_ in ORDERS]
+)
 def test_error_falls_with_the_samplers_order(name, process, order, fine):
-    """From the same start, the distance to a fine solution falls as 2**-order while steps double."""
+    """From the same start, the distance to a fine solution falls as 2**-order while steps
+    double.
+    """
     _, sampler, options, _ = DETERMINISTIC[name]
     counts = (50, 100, 200) if order == 1 else (24, 48, 96)
     exact, *coarse = (sampled(process, sampler, options, steps, n=400) for steps in (fine, *counts))
@@ -97,7 +111,9 @@ def test_error_falls_with_the_samplers_order(name, process, order, fine):
 
 
 def test_heun_takes_one_euler_step_at_the_end():
-    """2 * steps - 1 evaluations: the denoiser is never asked at sigma 0, and a step alone is Euler's."""
+    """2 * steps - 1 evaluations: the denoiser is never asked at sigma 0, and a step alone is
+    Euler's.
+    """
     process, x = EDM(), jnp.full((1, 1, 1, 1), 0.3)
     seen = []
 
@@ -111,7 +127,9 @@ def test_heun_takes_one_euler_step_at_the_end():
     expected = [grid[0], *(sigma for step in grid[1:5] for sigma in (step, step))]
     np.testing.assert_allclose(sorted(seen, reverse=True), expected, rtol=1e-5)
     assert np.isfinite(out).all()
-    once = samplers.heun(process, lambda x, s: jnp.full_like(x, 0.25), x, image_keys(0, "sample", jnp.arange(1)), 1)
+    once = samplers.heun(
+        process, lambda x, s: jnp.full_like(x, 0.25), x, image_keys(0, "sample", jnp.arange(1)), 1
+    )
     np.testing.assert_allclose(once, 0.25, atol=1e-5)
 
 
@@ -133,7 +151,9 @@ def test_heun_flow_takes_one_euler_step_at_the_end():
 def test_the_time_shift_moves_steps_and_nothing_else(name):
     """Shorter steps at one end are longer at the other; the solution is the same."""
     process, sampler, options, steps = ALL[name]
-    draw = lambda shift: sampled(process, sampler, options | dict(shift=shift), max(steps, 400), n=2000)
+    draw = lambda shift: sampled(
+        process, sampler, options | dict(shift=shift), max(steps, 400), n=2000
+    )
     even, shifted = draw(1.0), draw(0.3)
     assert np.abs(even - shifted).max() > 0
     if name != "euler_maruyama":  # whose noise is of another length at each step
@@ -146,7 +166,9 @@ def test_noise_of_the_flows_sde():
     process, sampler = Flow(), flow_samplers.euler_maruyama
     draw = lambda n, **options: sampled(process, sampler, options, 8, n=n)
     np.testing.assert_allclose(draw(4), draw(8)[:4], atol=1e-5)
-    np.testing.assert_allclose(draw(4, diffusion=0.0), sampled(process, flow_samplers.euler, {}, 8, n=4), atol=1e-6)
+    np.testing.assert_allclose(
+        draw(4, diffusion=0.0), sampled(process, flow_samplers.euler, {}, 8, n=4), atol=1e-6
+    )
     assert np.abs(draw(4) - draw(4, diffusion=0.5)).max() > 0.01
 
 
@@ -167,7 +189,9 @@ def test_clipping_keeps_the_estimate_in_range():
         assert np.abs(np.asarray(out) - 1).max() < 0.05
 
 
-@pytest.mark.parametrize("process", [DDPM(), VP(), EDM()], ids=lambda process: type(process).__name__)
+@pytest.mark.parametrize(
+    "process", [DDPM(), VP(), EDM()], ids=lambda process: type(process).__name__
+)
 def test_grids_fall_to_zero(process):
     for steps in (1, 7, 100, 1000):
         grid = process.grid(steps)
@@ -185,7 +209,9 @@ def test_grids_of_flows_rise_to_one():
 
 @pytest.mark.parametrize("churn", [1.6, 40.0], ids=["free", "bounded"])
 def test_churn_is_the_papers(churn):
-    """Against a loop over the steps of algorithm 2 in float64, with noise of another scale than 1."""
+    """Against a loop over the steps of algorithm 2 in float64, with noise of another scale than
+    1.
+    """
     process, steps, keys = EDM(), 8, image_keys(0, "test", jnp.arange(3))
     x = image_noise(keys, (2, 2, 1))
     denoiser = lambda x, sigma: x / (1 + sigma)
@@ -203,10 +229,16 @@ def test_churn_is_the_papers(churn):
     for i, (sigma, after) in enumerate(itertools.pairwise(grid)):
         gamma = min(churn / steps, np.sqrt(2) - 1) if 0.05 <= sigma <= 50 else 0
         raised = sigma * (1 + gamma)
-        x = x + 1.5 * np.sqrt(raised**2 - sigma**2) * np.asarray(step_noise(keys, i, x.shape[1:]), np.float64)
+        x = x + 1.5 * np.sqrt(raised**2 - sigma**2) * np.asarray(
+            step_noise(keys, i, x.shape[1:]), np.float64
+        )
         slope = (x - denoiser(x, raised)) / raised
         euler = x + (after - raised) * slope
-        x = x + (after - raised) * (slope + (euler - denoiser(euler, after)) / after) / 2 if after else euler
+        x = (
+            x + (after - raised) * (slope + (euler - denoiser(euler, after)) / after) / 2
+            if after
+            else euler
+        )
     np.testing.assert_allclose(ours, x, rtol=1e-4, atol=1e-4)
 
 
@@ -215,5 +247,12 @@ def test_the_last_step_ends_at_the_estimate(name):
     """Without noise, that of the stochastic ones' other steps included."""
     process, sampler, options, _ = ALL[name]
     keys = image_keys(0, "test", jnp.arange(3))
-    out = sampler(process, lambda x, level: jnp.full_like(x, 0.25), image_noise(keys, (2, 2, 1)), keys, 5, **options)
+    out = sampler(
+        process,
+        lambda x, level: jnp.full_like(x, 0.25),
+        image_noise(keys, (2, 2, 1)),
+        keys,
+        5,
+        **options,
+    )
     np.testing.assert_allclose(out, 0.25, atol=1e-5)

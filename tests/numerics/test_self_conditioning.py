@@ -21,7 +21,11 @@ LEVELS = dict(channels=64, mults=(1, 2), attend=(False, True), blocks=1, self_co
 # A network, the names of its blocks, and those of one width that can be its bottleneck.
 CASES = {
     "uvit": (UViT(**TRANSFORMER), uvit.block_names(4), ("in_1", "mid", "out_1")),
-    "uvit, remat, cls": (UViT(**TRANSFORMER, remat=True, pool="cls"), uvit.block_names(4), ("in_2", "out_1")),
+    "uvit, remat, cls": (
+        UViT(**TRANSFORMER, remat=True, pool="cls"),
+        uvit.block_names(4),
+        ("in_2", "out_1"),
+    ),
     "unet, narrow": (UNet(**LEVELS), unet.block_names((1, 2), 1), ("in_1", "out_3")),
     "unet, wide": (UNet(**LEVELS), unet.block_names((1, 2), 1), ("mid", "out_2")),
     "dit, scan": (DiT(**TRANSFORMER), dit.block_names(4), ("block_1", "block_3", "block_4")),
@@ -48,19 +52,29 @@ def drawn(network):
 def test_a_pass_that_stops_has_the_features_of_the_whole_one(case):
     network, names, bottlenecks = CASES[case]
     params = drawn(network.clone(bottleneck=bottlenecks[0]))
-    captures = [(names[1],), (names[2], names[0]), ("bottleneck",), ("bottleneck", names[2]), (names[-1],)]
+    captures = [
+        (names[1],),
+        (names[2], names[0]),
+        ("bottleneck",),
+        ("bottleneck", names[2]),
+        (names[-1],),
+    ]
     for bottleneck in (bottlenecks[0], OneOf(bottlenecks, jnp.int32(1))):
 
         @jax.jit
         def passes(params, bottleneck=bottleneck):
-            apply = lambda **how: network.clone(bottleneck=bottleneck).apply({"params": params}, *inputs(), **how)
+            apply = lambda **how: network.clone(bottleneck=bottleneck).apply(
+                {"params": params}, *inputs(), **how
+            )
             return apply()[1], [apply(capture=capture, stop=True) for capture in captures]
 
         whole, stopped = passes(params)
         for capture, (out, features) in zip(captures, stopped, strict=True):
             assert out is None and list(features) == list(capture)
             for name, feature in features.items():
-                np.testing.assert_allclose(feature, whole[name], rtol=1e-5, atol=1e-6 * np.abs(whole[name]).max())
+                np.testing.assert_allclose(
+                    feature, whole[name], rtol=1e-5, atol=1e-6 * np.abs(whole[name]).max()
+                )
 
 
 @pytest.mark.parametrize("case", ["uvit", "unet, wide", "dit, loop"])
@@ -78,8 +92,12 @@ def test_a_pass_that_stops_costs_its_blocks_alone(case):
     assert blocks.min() > 0 and costs[1] < 0.4 * costs[-1], costs
     if case != "unet, wide":  # blocks of one size, but for the patches' embedding and the skips
         assert blocks[1:-1].max() < 1.7 * blocks[1:-1].min()
-    before, after = (flops(capture=(bottlenecks[0], *more), stop=True) for more in ((), ("bottleneck",)))
-    assert after - before < 0.01 * before  # the pool alone: nothing follows that would be conditioned
+    before, after = (
+        flops(capture=(bottlenecks[0], *more), stop=True) for more in ((), ("bottleneck",))
+    )
+    assert (
+        after - before < 0.01 * before
+    )  # the pool alone: nothing follows that would be conditioned
 
 
 def test_a_scan_that_stops_is_shorter():
@@ -94,7 +112,10 @@ def test_a_scan_that_stops_is_shorter():
         return found.params["length"], "cond" in str(found.params["jaxpr"])
 
     assert scan("block_2", ("block_3",)) == (3, True)
-    assert scan("block_2", ("block_2",)) == (2, False) and scan("block_3", ("block_1",)) == (1, False)
+    assert scan("block_2", ("block_2",)) == (2, False) and scan("block_3", ("block_1",)) == (
+        1,
+        False,
+    )
 
 
 def test_stopping_needs_to_know_where():
@@ -106,14 +127,18 @@ def test_stopping_needs_to_know_where():
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_one_of_several_is_the_named_one(case):
-    """Output, bottleneck and gradients by every parameter; and the same tree and initial values whoever it is."""
+    """Output, bottleneck and gradients by every parameter; and the same tree and initial values
+    whoever it is.
+    """
     network, _, names = CASES[case]
     params = drawn(network.clone(bottleneck=names[0]))
     probe = jnp.asarray(drawn_inputs("probe", (2, 4, 8, 3)))
 
     def outcome(params, bottleneck):
         def value(params):
-            out, features = network.clone(bottleneck=bottleneck).apply({"params": params}, *inputs())
+            out, features = network.clone(bottleneck=bottleneck).apply(
+                {"params": params}, *inputs()
+            )
             return jnp.sum(out * probe), (out, features["bottleneck"])
 
         return jax.grad(value, has_aux=True)(params)
@@ -128,7 +153,9 @@ def test_one_of_several_is_the_named_one(case):
         gradient, results = searched(params, number)
         expected, expected_results = jax.jit(lambda p, name=name: outcome(p, name))(params)
         outs.append(results[0])
-        size = 0.0  # rounding is that of a leaf's largest number, but where a gradient is truly zero
+        size = (
+            0.0  # rounding is that of a leaf's largest number, but where a gradient is truly zero
+        )
         jax.tree.map(check, results, expected_results)
         jax.tree.map(check, gradient["self_conditioning"], expected["self_conditioning"])
         size = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected))
@@ -138,7 +165,9 @@ def test_one_of_several_is_the_named_one(case):
 
     def start(bottleneck):
         """Shapes, and the values of self-conditioning alone: to draw all takes long to compile."""
-        init = lambda key: network.clone(bottleneck=bottleneck, projection="mlp").init(key, *inputs())["params"]
+        init = lambda key: network.clone(bottleneck=bottleneck, projection="mlp").init(
+            key, *inputs()
+        )["params"]
         first = jax.jit(lambda key: init(key)["self_conditioning"])(jax.random.key(0))
         return jax.eval_shape(init, jax.random.key(0)), first
 
@@ -155,7 +184,10 @@ def test_one_of_several_is_the_named_one(case):
 def test_the_projection_and_its_scale(projection, time_scale):
     """Against float64, with every parameter drawn; and how it starts: P at zero, s at one."""
     module = SelfConditioning(6, projection, time_scale)
-    pooled, time = (jnp.asarray(drawn_inputs(name, shape)) for name, shape in (("pooled", (3, 5)), ("time", (3, 4))))
+    pooled, time = (
+        jnp.asarray(drawn_inputs(name, shape))
+        for name, shape in (("pooled", (3, 5)), ("time", (3, 4)))
+    )
     start = module.init(jax.random.key(0), pooled, time)["params"]
     assert (start["project"]["kernel"] == 0).all() and (start["project"]["bias"] == 0).all()
     if time_scale:
@@ -172,19 +204,30 @@ def test_the_projection_and_its_scale(projection, time_scale):
     expected = dense("project", silu(dense("hidden", h)) if projection == "mlp" else h)
     if time_scale:
         expected = expected * dense("scale", silu(t))
-    np.testing.assert_allclose(module.apply({"params": params}, pooled, time), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        module.apply({"params": params}, pooled, time), expected, rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("case", ["uvit", "unet, narrow", "dit, scan"])
 def test_gradients_flow_through_the_pooled_feature(case):
-    """Those of the first layer are others where the pooled feature that conditions is held fixed."""
+    """Those of the first layer are others where the pooled feature that conditions is held
+    fixed.
+    """
     network, _, names = CASES[case]
-    network, probe = network.clone(bottleneck=names[0]), jnp.asarray(drawn_inputs("probe", (2, 4, 8, 3)))
+    network, probe = (
+        network.clone(bottleneck=names[0]),
+        jnp.asarray(drawn_inputs("probe", (2, 4, 8, 3))),
+    )
     first = "image_proj" if case.startswith("unet") else "patch_embed"
 
     def gradient(params, fixed):
         def given(next_fun, args, kwargs, context):
-            if fixed and isinstance(context.module, SelfConditioning) and context.method_name == "__call__":
+            if (
+                fixed
+                and isinstance(context.module, SelfConditioning)
+                and context.method_name == "__call__"
+            ):
                 args = jax.lax.stop_gradient(args[0]), *args[1:]
             return next_fun(*args, **kwargs)
 
@@ -192,5 +235,7 @@ def test_gradients_flow_through_the_pooled_feature(case):
             value = lambda params: jnp.sum(network.apply({"params": params}, *inputs())[0] * probe)
             return jax.grad(value)(params)[first]["kernel"]
 
-    flowing, stopped = jax.jit(lambda params: [gradient(params, fixed) for fixed in (False, True)])(drawn(network))
+    flowing, stopped = jax.jit(lambda params: [gradient(params, fixed) for fixed in (False, True)])(
+        drawn(network)
+    )
     assert np.abs(flowing - stopped).max() > 1e-2 * np.abs(flowing).max()

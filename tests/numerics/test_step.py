@@ -1,4 +1,6 @@
-"""A step by its parts: what its random numbers and its images are functions of, and which bad step is told."""
+"""A step by its parts: what its random numbers and its images are functions of, and which bad step
+is told.
+"""
 
 import dataclasses
 from collections import OrderedDict
@@ -9,10 +11,11 @@ import numpy as np
 import optax
 from flax import linen as nn
 
+from ddaepp_jax.base import parallel
 from ddaepp_jax.diffusion.ddpm import DDPM
 from ddaepp_jax.objectives.denoising import Denoising
 from ddaepp_jax.objectives.passes import Pass
-from ddaepp_jax.training import ema, sharding
+from ddaepp_jax.training import ema
 from ddaepp_jax.training import step as steps
 from ddaepp_jax.training.program import add_totals, compile_program
 from ddaepp_jax.training.source import Source
@@ -51,26 +54,39 @@ def learner(objective):
 
 def test_each_step_draws_its_own_noise_and_levels():
     parts = learner(Denoising(DDPM()))
-    state, batch = init_state(parts, (2, 2, 1)), {"image": jnp.zeros((4, 2, 2, 1)), "label": jnp.zeros(4, jnp.int32)}
-    loss = lambda step: float(total_loss(parts, state.params, state.replace(step=jnp.int32(step)), batch)[0])
+    state, batch = (
+        init_state(parts, (2, 2, 1)),
+        {"image": jnp.zeros((4, 2, 2, 1)), "label": jnp.zeros(4, jnp.int32)},
+    )
+    loss = lambda step: float(
+        total_loss(parts, state.params, state.replace(step=jnp.int32(step)), batch)[0]
+    )
     losses = [loss(step) for step in (0, 1, 2, 0)]
     assert losses[0] == losses[3] and len(set(losses)) == 3
 
 
 def test_images_are_prepared_by_the_step_and_their_numbers():
-    mesh = sharding.make_mesh((1, 1, 1), jax.devices()[:1])
-    placed = sharding.replicated(mesh)
+    mesh = parallel.make_mesh((1, 1, 1), jax.devices()[:1])
+    placed = parallel.replicated(mesh)
     data = {
         "image": jax.device_put(np.zeros((3, 1, 1, 1), np.uint8), placed),
         "label": jax.device_put(np.zeros(3, np.int32), placed),
     }
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed), data)
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed), data
+    )
     fetch = lambda data, step: {**data, "index": jnp.array([7, 5, 3]) + step}
-    prepare = lambda images, step, index: {"image": (images + 100.0 * step) + index[:, None, None, None]}
-    program = compile_program(learner(Seen()), mesh, (), Source(True, shapes, fetch, lambda *_: iter(())), prepare)
+    prepare = lambda images, step, index: {
+        "image": (images + 100.0 * step) + index[:, None, None, None]
+    }
+    program = compile_program(
+        learner(Seen()), mesh, (), Source(True, shapes, fetch, lambda *_: iter(())), prepare
+    )
     state = program.init()
     for step in range(3):
-        state, totals, _ = program.run(state, program.zeros(), data, sharding.put(np.int32(step + 1), placed))
+        state, totals, _ = program.run(
+            state, program.zeros(), data, parallel.put(np.int32(step + 1), placed)
+        )
         first, last = (float(totals["sums"][f"denoising/{name}"]) for name in ("first", "last"))
         assert (first, last) == (101 * step + 7, 101 * step + 3)
 
@@ -82,15 +98,27 @@ def test_the_first_bad_step_is_the_one_that_is_told():
         "bad_step": jnp.int32(-1),
         "bad_leaves": jnp.zeros(2, bool),
     }
-    for step, loss, finite in ((4, 1.0, (True, True)), (5, 2.0, (True, False)), (6, np.nan, (False, False))):
-        totals = add_totals(totals, {"loss": jnp.float32(loss), "finite": jnp.array(finite)}, jnp.int32(step))
+    for step, loss, finite in (
+        (4, 1.0, (True, True)),
+        (5, 2.0, (True, False)),
+        (6, np.nan, (False, False)),
+    ):
+        totals = add_totals(
+            totals, {"loss": jnp.float32(loss), "finite": jnp.array(finite)}, jnp.int32(step)
+        )
     assert int(totals["bad_step"]) == 5 and int(totals["count"]) == 3
     np.testing.assert_array_equal(totals["bad_leaves"], [False, True])
 
 
 def test_a_teacher_moves_by_the_decay_of_its_step():
     moved = [
-        ema.update({"own": {"w": jnp.zeros(())}}, {"w": jnp.ones(())}, jnp.int32(n), True, {"own": lambda n: n / 8})
+        ema.update(
+            {"own": {"w": jnp.zeros(())}},
+            {"w": jnp.ones(())},
+            jnp.int32(n),
+            True,
+            {"own": lambda n: n / 8},
+        )
         for n in (0, 2, 6)
     ]
     assert [float(average["own"]["w"]) for average in moved] == [1.0, 0.75, 0.25]
@@ -98,7 +126,9 @@ def test_a_teacher_moves_by_the_decay_of_its_step():
 
 def test_losses_are_summed_by_their_weights_at_the_step():
     seen, batch = Seen(), {"image": jax.random.normal(jax.random.key(0), (4, 2, 2, 1))}
-    parts = dataclasses.replace(learner(seen), objectives={"a": (seen, lambda n: n / 4), "b": (seen, lambda n: 2.0)})
+    parts = dataclasses.replace(
+        learner(seen), objectives={"a": (seen, lambda n: n / 4), "b": (seen, lambda n: 2.0)}
+    )
     state = init_state(parts, (2, 2, 1))
     for step in (0, 3):
         total, metrics = total_loss(parts, state.params, state.replace(step=jnp.int32(step)), batch)
@@ -118,12 +148,16 @@ def test_a_student_drops_out_and_a_teacher_does_not():
     parts = dataclasses.replace(learner(Seen()), network=Dropping())
     given = Pass(jnp.zeros((1, 2, 2, 1)), jnp.zeros((1, 2, 2, 1)), jnp.array([3]))
     for teacher, train in (("", 1), ("own", 0)):
-        result = steps._run(parts, {}, dataclasses.replace(given, teacher=teacher), jax.random.key(0))
+        result = steps._run(
+            parts, {}, dataclasses.replace(given, teacher=teacher), jax.random.key(0)
+        )
         np.testing.assert_array_equal(result.out, np.full((1, 2, 2, 1), train))
 
 
 class Taught(Seen):
-    """An objective whose loss is what its teacher says of a batch of ones, and its own head beside it."""
+    """An objective whose loss is what its teacher says of a batch of ones, and its own head beside
+    it.
+    """
 
     teacher_decay = staticmethod(lambda n: 0.5)
 
@@ -140,7 +174,9 @@ class Taught(Seen):
 def test_a_teachers_pass_is_by_its_own_weights_and_has_no_gradient():
     parts = dataclasses.replace(learner(Seen()), objectives={"taught": (Taught(), lambda n: 1.0)})
     state, batch = init_state(parts, (1, 1, 1)), {"image": jnp.ones((2, 1, 1, 1))}
-    state = state.replace(ema={**state.ema, "taught": jax.tree.map(lambda leaf: 3 * leaf, state.params)})
+    state = state.replace(
+        ema={**state.ema, "taught": jax.tree.map(lambda leaf: 3 * leaf, state.params)}
+    )
     value = lambda params: total_loss(parts, params, state, batch)[0]
     loss, gradient = jax.value_and_grad(value)(state.params)
     np.testing.assert_allclose(loss, 3 * np.sqrt(DDPM().alpha_bar[1]) + 30, rtol=1e-6)
@@ -153,4 +189,6 @@ def test_averages_take_in_the_parameters_after_the_step():
     moved, _ = train_step(parts, state, batch)
     old, new = (tree.params["network"]["scale"] for tree in (state, moved))
     assert abs(new - old) > 0.1 and moved.step == 1
-    np.testing.assert_allclose(moved.ema["0.9"]["network"]["scale"], 0.9 * old + 0.1 * new, rtol=1e-6)
+    np.testing.assert_allclose(
+        moved.ema["0.9"]["network"]["scale"], 0.9 * old + 0.1 * new, rtol=1e-6
+    )

@@ -1,4 +1,6 @@
-"""Recomputation and the number of steps a dispatch change the speed of training, not its numbers."""
+"""Recomputation and the number of steps a dispatch change the speed of training, not its
+numbers.
+"""
 
 import jax
 import numpy as np
@@ -14,6 +16,8 @@ def test_remat():
 
 def test_steps_a_dispatch_change_no_bit():
     fields = PLAIN | dict(train__steps=7)
-    states = [train(config(**fields), stops=stops)[1] for stops in ((7,), (1, 2, 3, 4, 5, 6, 7), (3, 7))]
+    states = [
+        train(config(**fields), stops=stops)[1] for stops in ((7,), (1, 2, 3, 4, 5, 6, 7), (3, 7))
+    ]
     for other in states[1:]:
         jax.tree.map(np.testing.assert_array_equal, states[0], other)

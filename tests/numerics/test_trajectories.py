@@ -1,4 +1,6 @@
-"""Samplers from given start noise, with a given network, against states and images of reference implementations."""
+"""Samplers from given start noise, with a given network, against states and images of reference
+implementations.
+"""
 
 from functools import partial
 from pathlib import Path
@@ -21,9 +23,15 @@ SCHEDULES = np.load(GOLDEN / "schedules.npz")
 
 @pytest.fixture(scope="module")
 def network():
-    module = ddae_unet.module(image_shape=(3, 8, 8), n_channels=32, ch_mults=(1, 2), is_attn=(False, True), n_blocks=1)
-    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)), jnp.zeros((1,)))["params"]
-    params = drawn_params(shapes, partial(ddae_unet.reference_name, module), partial(ddae_unet.arranged, module))
+    module = ddae_unet.module(
+        image_shape=(3, 8, 8), n_channels=32, ch_mults=(1, 2), is_attn=(False, True), n_blocks=1
+    )
+    shapes = jax.eval_shape(
+        module.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)), jnp.zeros((1,))
+    )["params"]
+    params = drawn_params(
+        shapes, partial(ddae_unet.reference_name, module), partial(ddae_unet.arranged, module)
+    )
     return lambda x, t: module.apply({"params": params}, x, t)[0]
 
 
@@ -36,17 +44,25 @@ def test_tables_are_the_references():
 def test_ddim_with_ddaes_table(network):
     golden, process = np.load(GOLDEN / "trajectory_ddim20.npz"), DDPM(time_input="t/T")
     np.testing.assert_array_equal(process.grid(20), golden["times"])
-    sample = partial(samplers.ddim, process, partial(process.denoised, network), keys=None, steps=20)
+    sample = partial(
+        samplers.ddim, process, partial(process.denoised, network), keys=None, steps=20
+    )
     start = jnp.asarray(golden["start"])
     ours = jax.jit(partial(sample, table=process.ddae_alpha_bar))(start)
     np.testing.assert_allclose(ours, golden["image"], atol=1e-4)
-    assert np.abs(jax.jit(sample)(start) - golden["image"]).max() > 0.01  # the standard table is another sampler
+    assert (
+        np.abs(jax.jit(sample)(start) - golden["image"]).max() > 0.01
+    )  # the standard table is another sampler
 
 
 def test_heun(network):
     golden, process = np.load(GOLDEN / "trajectory_edm18.npz"), EDM()
-    sample = partial(samplers.heun, process, partial(process.denoised, network), keys=None, steps=18)
-    np.testing.assert_allclose(jax.jit(sample)(jnp.asarray(golden["start"])), golden["image"], atol=1e-4)
+    sample = partial(
+        samplers.heun, process, partial(process.denoised, network), keys=None, steps=18
+    )
+    np.testing.assert_allclose(
+        jax.jit(sample)(jnp.asarray(golden["start"])), golden["image"], atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("steps", [12, 40])
@@ -55,7 +71,18 @@ def test_dpmpp_2m(steps):
 
     def epsilon(x, t):
         signal, sigma = (c[:, None, None, None] for c in process.coefficients(t))
-        return sigma * (x - 0.3 * signal) / (0.25 * signal**2 + sigma**2) + 0.3 * signal * jnp.sin(2 * x)
+        return sigma * (x - 0.3 * signal) / (0.25 * signal**2 + sigma**2) + 0.3 * signal * jnp.sin(
+            2 * x
+        )
 
-    sample = partial(samplers.dpmpp_2m, process, partial(process.denoised, epsilon), keys=None, steps=steps, clip=False)
-    np.testing.assert_allclose(jax.jit(sample)(jnp.asarray(golden["start"])), golden[f"{steps}"], atol=1e-4)
+    sample = partial(
+        samplers.dpmpp_2m,
+        process,
+        partial(process.denoised, epsilon),
+        keys=None,
+        steps=steps,
+        clip=False,
+    )
+    np.testing.assert_allclose(
+        jax.jit(sample)(jnp.asarray(golden["start"])), golden[f"{steps}"], atol=1e-4
+    )

@@ -1,4 +1,6 @@
-"""U-ViT against the reference implementation's numbers, and self-conditioning against its definition."""
+"""U-ViT against the reference implementation's numbers, and self-conditioning against its
+definition.
+"""
 
 from collections import OrderedDict
 from functools import partial
@@ -58,7 +60,9 @@ def test_output_and_features_equal_the_reference(case):
 
 
 def test_parameter_count_is_the_papers():
-    shapes = jax.eval_shape(UViT().init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)), jnp.zeros((1,)))
+    shapes = jax.eval_shape(
+        UViT().init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)), jnp.zeros((1,))
+    )
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     assert count == int(np.load(GOLDEN / "uvit_cifar.npz")["num_params"]) == 44_255_328
 
@@ -67,11 +71,15 @@ SMALL = dict(patch_size=2, width=16, depth=4, num_heads=2)
 
 
 def small(**fields):
-    """A small network with every parameter drawn (none zero), and inputs; height and width are separate numbers."""
+    """A small network with every parameter drawn (none zero), and inputs; height and width are
+    separate numbers.
+    """
     network = UViT(**SMALL | fields)
     x, t = jnp.asarray(drawn_inputs("x", (2, 8, 4, 3))), jnp.array([3.0, 700.0])
     shapes = jax.eval_shape(network.init, jax.random.key(0), x, t)["params"]
-    leaf = lambda path, like: jnp.asarray(0.3 * drawn_inputs(jax.tree_util.keystr(path), like.shape))
+    leaf = lambda path, like: jnp.asarray(
+        0.3 * drawn_inputs(jax.tree_util.keystr(path), like.shape)
+    )
     return network, jax.tree_util.tree_map_with_path(leaf, shapes), x, t
 
 
@@ -84,7 +92,9 @@ def leaf_paths(params):
 
 
 @pytest.mark.parametrize(
-    "fields", [dict(bottleneck="in_1"), dict(bottleneck="out_1", projection="mlp"), dict(time_scale=False)], ids=str
+    "fields",
+    [dict(bottleneck="in_1"), dict(bottleneck="out_1", projection="mlp"), dict(time_scale=False)],
+    ids=str,
 )
 def test_self_conditioned_network_starts_as_the_plain_one(fields):
     plain, shapes, x, t = small()
@@ -96,11 +106,15 @@ def test_self_conditioned_network_starts_as_the_plain_one(fields):
     out, features = apply(network, params, x, t)
     params.pop("self_conditioning")
     np.testing.assert_array_equal(out, apply(plain, params, x, t)[0])
-    np.testing.assert_allclose(features["bottleneck"], features[network.bottleneck].mean(1), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(
+        features["bottleneck"], features[network.bottleneck].mean(1), rtol=1e-5, atol=1e-7
+    )
 
 
 def test_conditioning_is_what_the_module_says():
-    """At the block after k the time token has moved by s(t) * P(LayerNorm(pooled)), computed here in float64 numpy."""
+    """At the block after k the time token has moved by s(t) * P(LayerNorm(pooled)), computed here
+    in float64 numpy.
+    """
     network, params, x, t = small(self_condition=True, bottleneck="mid", skip=False)
     tokens = {}
 
@@ -118,12 +132,16 @@ def test_conditioning_is_what_the_module_says():
         _, features = network.apply({"params": params}, x, t)
     c = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params["self_conditioning"])
     pooled = np.asarray(features["mid"], np.float64).mean(1)
-    normed = (pooled - pooled.mean(-1, keepdims=True)) / np.sqrt(pooled.var(-1, keepdims=True) + 1e-5)
+    normed = (pooled - pooled.mean(-1, keepdims=True)) / np.sqrt(
+        pooled.var(-1, keepdims=True) + 1e-5
+    )
     h = normed * c["norm"]["scale"] + c["norm"]["bias"]
     angles = np.asarray(t, np.float64)[:, None] * np.exp(-np.log(10_000) * np.arange(8) / 8)
     time = np.concatenate([np.cos(angles), np.sin(angles)], -1)
     silu = time / (1 + np.exp(-time))
-    added = (silu @ c["scale"]["kernel"] + c["scale"]["bias"]) * (h @ c["project"]["kernel"] + c["project"]["bias"])
+    added = (silu @ c["scale"]["kernel"] + c["scale"]["bias"]) * (
+        h @ c["project"]["kernel"] + c["project"]["bias"]
+    )
     moved = np.asarray(tokens["in"] - tokens["before"])
     np.testing.assert_allclose(moved[:, 0], added, atol=2e-5)
     np.testing.assert_array_equal(moved[:, 1:], 0)
@@ -137,12 +155,17 @@ def test_conditioning_is_what_the_module_says():
         pytest.param(dict(time_scale=False), marks=pytest.mark.slow),
         pytest.param(dict(inject="token"), marks=pytest.mark.slow),
         pytest.param(dict(pool="cls"), marks=pytest.mark.slow),
-        pytest.param(dict(bottleneck="in_2", num_classes=3, augment_dim=9, remat=True), marks=pytest.mark.slow),
+        pytest.param(
+            dict(bottleneck="in_2", num_classes=3, augment_dim=9, remat=True),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=str,
 )
 def test_gradient_flows_through_the_pooled_feature(fields):
-    """With P non-zero, d out / d (pooled feature) is non-zero and is what finite differences say (in float64)."""
+    """With P non-zero, d out / d (pooled feature) is non-zero and is what finite differences say
+    (in float64).
+    """
     with jax.enable_x64(True):
         network, params, x, t = small(self_condition=True, dtype=jnp.float64, **fields)
         params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
@@ -159,7 +182,8 @@ def test_gradient_flows_through_the_pooled_feature(fields):
             out, _ = network.apply({"params": shifted}, x, t)
             return jnp.sum(out * probe)
 
-        # What the projection is fed; and an early block, whose influence goes through the pooled feature too.
+        # What the projection is fed; and an early block, whose influence goes through the pooled
+        # feature too.
         for path in [("self_conditioning", "norm", "bias"), ("in_1", "mlp", "fc2", "bias")]:
             f, h = jax.jit(value, static_argnums=1), 2e-2  # the softmax is in float32 even here
             gradient = jax.jit(jax.grad(value), static_argnums=1)(jnp.zeros((16,)), path)
@@ -171,7 +195,9 @@ def test_gradient_flows_through_the_pooled_feature(fields):
 
 
 def test_no_gradient_is_stopped():
-    """The gradient by the early block differs from that of a network whose pooled feature is held fixed."""
+    """The gradient by the early block differs from that of a network whose pooled feature is held
+    fixed.
+    """
     network, params, x, t = small(self_condition=True)
 
     def loss(params, zeroed):
@@ -200,7 +226,12 @@ def test_labels_default_to_the_null_class_and_augment_label_to_zero():
 @pytest.mark.parametrize("inject", ["add", "token"])
 def test_features_leave_extra_tokens_out(inject):
     network, params, x, t = small(
-        self_condition=True, inject=inject, pool="cls", num_classes=3, augment_dim=9, bottleneck="in_2"
+        self_condition=True,
+        inject=inject,
+        pool="cls",
+        num_classes=3,
+        augment_dim=9,
+        bottleneck="in_2",
     )
     out, features = jax.eval_shape(network.apply, {"params": params}, x, t)
     assert isinstance(features, OrderedDict) and out.shape == x.shape and out.dtype == jnp.float32
@@ -215,28 +246,42 @@ def test_bfloat16_keeps_float32_parameters_and_output():
     exact, _ = apply(UViT(**SMALL, self_condition=True), params, x, t)
     assert features["mid"].dtype == jnp.bfloat16
     assert out.dtype == features["bottleneck"].dtype == jnp.float32
-    np.testing.assert_allclose(features["bottleneck"], np.asarray(features["mid"], np.float32).mean(axis=1), rtol=1e-6)
+    np.testing.assert_allclose(
+        features["bottleneck"], np.asarray(features["mid"], np.float32).mean(axis=1), rtol=1e-6
+    )
     assert relative_error(out, np.asarray(exact)) < 0.03
 
 
 def test_remat_gives_the_same_gradients():
     def gradient(remat):
         network, params, x, t = small(self_condition=True, remat=remat)
-        return jax.jit(jax.grad(lambda p: jnp.sum(jnp.square(network.apply({"params": p}, x, t)[0]))))(params)
+        return jax.jit(
+            jax.grad(lambda p: jnp.sum(jnp.square(network.apply({"params": p}, x, t)[0])))
+        )(params)
 
     def check(plain, recomputed):  # to rounding, that of a leaf's largest number
-        np.testing.assert_allclose(plain, recomputed, rtol=1e-5, atol=1e-6 * max(1, np.abs(plain).max()))
+        np.testing.assert_allclose(
+            plain, recomputed, rtol=1e-5, atol=1e-6 * max(1, np.abs(plain).max())
+        )
 
     jax.tree.map(check, gradient(False), gradient(True))
 
 
 @pytest.mark.parametrize("inject", ["add", "token"])
 def test_where_the_condition_enters(inject):
-    """The time token is the last of four extra ones; a token of its own comes first, and skips have zeros there."""
+    """The time token is the last of four extra ones; a token of its own comes first, and skips have
+    zeros there.
+    """
     import flax.linen as nn
 
     network, params, x, t = small(
-        depth=2, self_condition=True, inject=inject, bottleneck="in_1", pool="cls", num_classes=3, augment_dim=9
+        depth=2,
+        self_condition=True,
+        inject=inject,
+        bottleneck="in_1",
+        pool="cls",
+        num_classes=3,
+        augment_dim=9,
     )
 
     @jax.jit
@@ -271,5 +316,9 @@ def test_a_token_of_its_own_starts_with_a_direction():
     inputs = jnp.zeros((1, 4, 4, 1)), jnp.zeros(1)
     for inject, zero in (("add", True), ("token", False)):
         network = UViT(**SMALL | dict(depth=2), self_condition=True, inject=inject)
-        last = jax.jit(lambda n=network: n.init(jax.random.key(0), *inputs)["params"]["self_conditioning"]["project"])()
+        last = jax.jit(
+            lambda n=network: n.init(jax.random.key(0), *inputs)["params"]["self_conditioning"][
+                "project"
+            ]
+        )()
         assert (np.abs(last["kernel"]).max() == 0) == zero

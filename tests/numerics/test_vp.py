@@ -1,4 +1,6 @@
-"""The continuous variance-preserving process: its schedule against the integral of beta, and against DDPM's."""
+"""The continuous variance-preserving process: its schedule against the integral of beta, and
+against DDPM's.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +19,15 @@ def test_alpha_bar_is_the_exponential_of_betas_integral():
         integral = np.trapezoid(0.1 + 19.9 * s, s)
         np.testing.assert_allclose(PROCESS.alpha_bar_at(np.array(t)), np.exp(-integral), rtol=1e-9)
         signal, sigma = PROCESS.coefficients(jnp.float32(t))
-        np.testing.assert_allclose([signal, sigma], [np.exp(-integral / 2), np.sqrt(-np.expm1(-integral))], rtol=1e-5)
+        np.testing.assert_allclose(
+            [signal, sigma], [np.exp(-integral / 2), np.sqrt(-np.expm1(-integral))], rtol=1e-5
+        )
 
 
 def test_ddpm_is_its_discretisation():
-    """alpha_bar differs by the step's length (0.5 % of its logarithm in the middle), and so do the probes' levels."""
+    """alpha_bar differs by the step's length (0.5 % of its logarithm in the middle), and so do the
+    probes' levels.
+    """
     steps = np.array([11, 100, 500, 1000])
     ours, discrete = PROCESS.alpha_bar_at(steps / 1000), DDPM().alpha_bar[steps]
     np.testing.assert_allclose(np.log(ours), np.log(discrete), rtol=0.06)
@@ -41,7 +47,9 @@ def test_levels_and_times():
     levels = np.asarray(PROCESS.sample_noise_level(jax.random.key(0), 100_000))
     assert levels.min() >= 0 and levels.max() < 1
     counts = np.histogram(levels, bins=10, range=(0, 1))[0]
-    assert np.square(counts - 10_000).sum() / 10_000 < 27.9  # chi-square, 9 degrees of freedom, p = 0.001
+    assert (
+        np.square(counts - 10_000).sum() / 10_000 < 27.9
+    )  # chi-square, 9 degrees of freedom, p = 0.001
     for form, expected in (("t", 0.5), ("999t", 499.5)):
         _, t = VP(time_input=form).inputs(jnp.zeros((1, 2, 2, 1)), jnp.array([0.5]))
         np.testing.assert_allclose(t, [expected])

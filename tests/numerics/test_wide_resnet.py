@@ -1,4 +1,6 @@
-"""The classifier's network: the paper's size, its norm against flax's, and features of one image at a time."""
+"""The classifier's network: the paper's size, its norm against flax's, and features of one image at
+a time.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from ddaepp_jax.models.wide_resnet import GROUP, WideResNet, _Norm
+from ddaepp_jax.scoring.wide_resnet import GROUP, WideResNet, _Norm
 
 
 def parameters(module, shape):
@@ -17,14 +19,22 @@ def parameters(module, shape):
 
 @pytest.mark.parametrize(
     ("depth", "width", "published"),
-    [(16, 2, 691_674), (40, 2, 2_243_546), (28, 10, 36_479_194)],  # the paper's 0.7, 2.2 and 36.5 million
+    [
+        (16, 2, 691_674),
+        (40, 2, 2_243_546),
+        (28, 10, 36_479_194),
+    ],  # the paper's 0.7, 2.2 and 36.5 million
 )
 def test_size_is_the_papers(depth, width, published):
-    """GroupNorm has the parameters of batch norm. The numbers are the authors' networks' for CIFAR-10, exactly."""
+    """GroupNorm has the parameters of batch norm. The numbers are the authors' networks' for
+    CIFAR-10, exactly.
+    """
     assert parameters(WideResNet(10, depth, width), (32, 32, 3)) == published
 
 
-@pytest.mark.parametrize(("shape", "stride"), [((8, 8, 1), 1), ((8, 8, 1), 2), ((32, 32, 3), 1), ((33, 20, 3), 2)])
+@pytest.mark.parametrize(
+    ("shape", "stride"), [((8, 8, 1), 1), ((8, 8, 1), 2), ((32, 32, 3), 1), ((33, 20, 3), 2)]
+)
 def test_shapes(shape, stride):
     module = WideResNet(7, 10, 2, stride)
     found = jax.eval_shape(module.init_with_output, jax.random.key(0), jnp.zeros((3, *shape)))[0]

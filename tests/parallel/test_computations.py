@@ -1,4 +1,6 @@
-"""Computations on eight devices give the numbers of one device, and move no more between devices than they have to."""
+"""Computations on eight devices give the numbers of one device, and move no more between devices
+than they have to.
+"""
 
 import math
 from types import SimpleNamespace
@@ -12,6 +14,8 @@ from helpers.run import config
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ddaepp_jax import build, evaluators
+from ddaepp_jax.base import parallel
+from ddaepp_jax.base.parallel import make_mesh
 from ddaepp_jax.data import geometric, photometric
 from ddaepp_jax.data.datasets import digits
 from ddaepp_jax.data.photometric import Photometric
@@ -20,13 +24,11 @@ from ddaepp_jax.diffusion.flow import Flow
 from ddaepp_jax.diffusion.flow_samplers import euler
 from ddaepp_jax.diffusion.guidance import Guidance
 from ddaepp_jax.diffusion.noise import image_keys, image_noise
-from ddaepp_jax.evaluation import classifier, placing
-from ddaepp_jax.evaluation.classifier import Recipe
-from ddaepp_jax.evaluation.heldout_loss import make_heldout_loss
-from ddaepp_jax.evaluation.sampling import make_sample_batch, sample_images
 from ddaepp_jax.objectives.distillation import contrastive_loss
-from ddaepp_jax.training import sharding
-from ddaepp_jax.training.sharding import make_mesh
+from ddaepp_jax.sampling.draw import make_sample_batch, sample_images
+from ddaepp_jax.scoring import classifier
+from ddaepp_jax.scoring.classifier import Recipe
+from ddaepp_jax.training.heldout_loss import make_heldout_loss
 
 EVERYTHING = Photometric(jitter=1, blur=(1, 1), solarise=(0.5, 0.5))
 COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute")
@@ -50,7 +52,9 @@ def split_over_all():
     ids=["geometric", "photometric"],
 )
 def test_augmentations_are_those_of_one_device_and_send_nothing(augment):
-    images = np.random.default_rng(0).integers(0, 256, (16, 8, 12, 3)).astype(np.float32) / 127.5 - 1
+    images = (
+        np.random.default_rng(0).integers(0, 256, (16, 8, 12, 3)).astype(np.float32) / 127.5 - 1
+    )
     index, split = np.arange(16), split_over_all()
     augment, sharded = jax.jit(augment), jax.device_put((images, index), split)
     compiled = augment.lower(*sharded).compile().as_text()
@@ -68,8 +72,10 @@ def test_start_noise_is_bitwise_that_of_one_device():
 
 @pytest.mark.parametrize(("n", "batch_size"), [(1, 64), (8, 8), (21, 8), (21, 5), (100, 64)])
 def test_every_row_counts_once_in_batches_of_one_shape(n, batch_size):
-    made = list(placing.batches(n, batch_size, make_mesh((8, 1, 1))))
-    np.testing.assert_array_equal(np.concatenate([rows[:count] for rows, count in made]), np.arange(n))
+    made = list(parallel.batches(n, batch_size, make_mesh((8, 1, 1))))
+    np.testing.assert_array_equal(
+        np.concatenate([rows[:count] for rows, count in made]), np.arange(n)
+    )
     assert len({rows.shape for rows, _ in made}) == 1 and made[0][0].size % 8 == 0
     assert all(rows.max() < n for rows, _ in made)
 
@@ -82,12 +88,16 @@ def distance(ours, theirs):
 
 @pytest.mark.slow
 def test_a_classifier_is_trained_as_on_one_device(tmp_path):
-    """Batches of 60 images do not divide by eight: the padding has no part in the mean, nor in the accuracy."""
+    """Batches of 60 images do not divide by eight: the padding has no part in the mean, nor in the
+    accuracy.
+    """
     recipe, test = Recipe(depth=10, width=1, stride=1, batch_size=60, images=600), digits("test")
     trained = {}
     for devices in (1, 8):
         mesh, saved = first_devices(devices), tmp_path / str(devices)
-        trained[devices] = classifier.train(digits("train"), recipe, flip=False, seed=0, mesh=mesh, saved=saved)
+        trained[devices] = classifier.train(
+            digits("train"), recipe, flip=False, seed=0, mesh=mesh, saved=saved
+        )
     (module, one), (_, many) = trained.values()
     assert distance(one, many) < 1e-4
     start = jax.jit(module.init)(jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32))["params"]
@@ -111,7 +121,14 @@ def test_heldout_loss_is_that_of_one_device():
     images = np.random.default_rng(0).integers(0, 256, (301, 6, 4, 3), np.uint8)
     one, eight = (
         make_heldout_loss(
-            Scaled(), DDPM(), images, None, levels=[1, 400], seed=0, batch_size=64, mesh=first_devices(count)
+            Scaled(),
+            DDPM(),
+            images,
+            None,
+            levels=[1, 400],
+            seed=0,
+            batch_size=64,
+            mesh=first_devices(count),
         )({"scale": jnp.asarray(0.5)})
         for count in (1, 8)
     )
@@ -134,7 +151,10 @@ def test_features_are_diagnosed_as_on_one_device(capsys):
     assert list(found[1]) == [f"ema0.999/bottleneck/t11/{name}" for name in names]
     for name, value in found[1].items():
         assert math.isfinite(value) and found[8][name] == pytest.approx(value, rel=1e-5)
-    assert 0 < found[1]["ema0.999/bottleneck/t11/alignment"] < 2 and "collapsed" not in capsys.readouterr().out
+    assert (
+        0 < found[1]["ema0.999/bottleneck/t11/alignment"] < 2
+        and "collapsed" not in capsys.readouterr().out
+    )
 
 
 class Pulled(nn.Module):
@@ -142,35 +162,53 @@ class Pulled(nn.Module):
 
     @nn.compact
     def __call__(self, x, t, y=None, capture=None):
-        target = self.param("to", nn.initializers.zeros, ()) + (0 if y is None else y[:, None, None, None] / 10)
+        target = self.param("to", nn.initializers.zeros, ()) + (
+            0 if y is None else y[:, None, None, None] / 10
+        )
         return (target - x) / (1 - t)[:, None, None, None], {}
 
 
 def test_an_uneven_batch_of_samples_is_padded_and_counted_once():
     mesh, labels = make_mesh((-1, 1, 1)), np.arange(5)
     sample_batch = make_sample_batch(
-        Pulled(), Flow(), euler, image_shape=(4, 2, 3), steps=6, guidance=Guidance(1.5), mesh=mesh, guide=None
+        Pulled(),
+        Flow(),
+        euler,
+        image_shape=(4, 2, 3),
+        steps=6,
+        guidance=Guidance(1.5),
+        mesh=mesh,
+        guide=None,
     )
     params = {"to": jnp.float32(-0.2)}
-    made = np.concatenate(list(sample_images(sample_batch, params, 0, np.arange(5), labels, 8, mesh, None)))
+    made = np.concatenate(
+        list(sample_images(sample_batch, params, 0, np.arange(5), labels, 8, mesh, None))
+    )
     assert made.shape == (5, 4, 2, 3)
     expected = np.round(127.5 * (1 - 0.2 + 1.5 * labels / 10))
     assert np.abs(made - expected[:, None, None, None]).max() <= 1
 
 
 def test_the_keys_of_all_devices_are_negatives():
-    """Each device has its own queries and everybody's keys, and no device has the whole matrix of logits."""
-    placed = NamedSharding(sharding.make_mesh((4, 2, 1)), sharding.BATCH)
+    """Each device has its own queries and everybody's keys, and no device has the whole matrix of
+    logits.
+    """
+    placed = NamedSharding(parallel.make_mesh((4, 2, 1)), parallel.BATCH)
     shape = jax.ShapeDtypeStruct((64, 12), jnp.float32, sharding=placed)
-    for function in (contrastive_loss, jax.grad(lambda q, k, tau: contrastive_loss(q, k, tau)[0], argnums=(0, 1))):
-        text = jax.jit(lambda q, k, f=function: f(q, k, 0.2)).lower(shape, shape).compile().as_text()
+    for function in (
+        contrastive_loss,
+        jax.grad(lambda q, k, tau: contrastive_loss(q, k, tau)[0], argnums=(0, 1)),
+    ):
+        text = (
+            jax.jit(lambda q, k, f=function: f(q, k, 0.2)).lower(shape, shape).compile().as_text()
+        )
         assert "f32[8,64]" in text and "f32[64,64]" not in text and "all-gather" in text
 
 
 def test_negatives_do_not_depend_on_the_devices():
     rng = np.random.default_rng(0)
     queries, keys = rng.standard_normal((2, 64, 12)).astype(np.float32)
-    placed = NamedSharding(sharding.make_mesh((4, 2, 1)), sharding.BATCH)
+    placed = NamedSharding(parallel.make_mesh((4, 2, 1)), parallel.BATCH)
     loss = jax.jit(lambda q, k: contrastive_loss(q, k, 0.2))
     split = jax.device_put((queries, keys), placed)
     np.testing.assert_allclose(loss(*split), loss(queries, keys), rtol=1e-6)

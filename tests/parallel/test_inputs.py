@@ -1,4 +1,6 @@
-"""What is wrong only where there are several devices: batches and meshes that they do not share evenly."""
+"""What is wrong only where there are several devices: batches and meshes that they do not share
+evenly.
+"""
 
 import pytest
 from helpers.errors import TINY, expect_error
@@ -22,8 +24,12 @@ def test_bad_field(given, field, words, tmp_path, monkeypatch):
 
 
 def test_a_probes_batch(conditional, monkeypatch):
-    """A batch of the online protocol is shared by all devices; one of the cached protocol is not."""
+    """A batch of the online protocol is shared by all devices; one of the cached protocol is
+    not.
+    """
     monkeypatch.setattr(linear_probe, "store", lambda *_, **__: pytest.fail("made features"))
     with expect_error("batch_size", "12", "multiple of 8"):
         linear_probe.main([f"--workdir={conditional}", "--protocol=online", "--batch_size=12"])
-    assert linear_probe.settings(load(conditional), "cached", batch_size=12).protocol.batch_size == 12
+    assert (
+        linear_probe.settings(load(conditional), "cached", batch_size=12).protocol.batch_size == 12
+    )

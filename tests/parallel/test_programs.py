@@ -1,4 +1,6 @@
-"""What the programs compute on eight devices is what they compute on one, and a run moves between the two."""
+"""What the programs compute on eight devices is what they compute on one, and a run moves between
+the two.
+"""
 
 import json
 import shutil
@@ -11,16 +13,18 @@ from helpers.run import CONDITIONAL, NO_EVALS, config, snapshots
 from helpers.scores import differ
 
 from ddaepp_jax import build, fid, find_bottleneck, linear_probe, load, main
+from ddaepp_jax.base import parallel
 from ddaepp_jax.data import datasets
-from ddaepp_jax.evaluation import extractors, image_sets, references
-from ddaepp_jax.evaluation.scores import scores
-from ddaepp_jax.training import sharding
+from ddaepp_jax.scoring import extractors, image_sets, references
+from ddaepp_jax.scoring.scores import scores
 from ddaepp_jax.training.checkpoint import steps_of
 
 
 def check_equal(one, other):
     """Every array is the same, bit for bit."""
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), one, other)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), one, other
+    )
 
 
 @pytest.fixture
@@ -40,7 +44,9 @@ def on_one_device(monkeypatch):
 
 
 def test_a_run_goes_on_with_other_shards(conditional, tmp_path):
-    """Saved on 8 x 1 devices, restored on 2 x 4 with sharded parameters: the restored bits are the saved ones."""
+    """Saved on 8 x 1 devices, restored on 2 x 4 with sharded parameters: the restored bits are the
+    saved ones.
+    """
     run = shutil.copytree(conditional, tmp_path / "run")
     main.train_and_evaluate(config(**CONDITIONAL, mesh__data=2, mesh__fsdp=4), run)
     check_equal(load(run).state(), load(conditional).state())
@@ -48,16 +54,24 @@ def test_a_run_goes_on_with_other_shards(conditional, tmp_path):
 
 @pytest.mark.slow
 def test_a_dry_run_shows_the_shards(tmp_path, capsys):
-    main.train_and_evaluate(config(**NO_EVALS, mesh__data=2, mesh__fsdp=4), tmp_path / "run", dry_run=True)
+    main.train_and_evaluate(
+        config(**NO_EVALS, mesh__data=2, mesh__fsdp=4), tmp_path / "run", dry_run=True
+    )
     out = capsys.readouterr().out
-    (line,) = (line for line in out.splitlines() if line.strip().startswith("network/mid/attn/qkv/kernel:"))
+    (line,) = (
+        line for line in out.splitlines() if line.strip().startswith("network/mid/attn/qkv/kernel:")
+    )
     assert "fsdp" in line
 
 
 @pytest.mark.slow
 def test_sharded_averages_are_the_same(conditional, tmp_path):
-    """Snapshots that are saved in parts are opened whole, and equal those of one part to rounding."""
-    main.train_and_evaluate(config(**CONDITIONAL | dict(mesh__data=2, mesh__fsdp=4, train__steps=3)), tmp_path / "run")
+    """Snapshots that are saved in parts are opened whole, and equal those of one part to
+    rounding.
+    """
+    main.train_and_evaluate(
+        config(**CONDITIONAL | dict(mesh__data=2, mesh__fsdp=4, train__steps=3)), tmp_path / "run"
+    )
     assert steps_of(tmp_path / "run" / "snapshots") == [3]
     for one, other in zip(snapshots(tmp_path / "run", 3), snapshots(conditional, 3), strict=True):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), one, other)
@@ -68,10 +82,15 @@ def test_the_search_streams_its_data_on_eight_devices(tmp_path, monkeypatch):
     made, curves = config(train__steps=4), {}
     for name, mesh, device_bytes in (("resident", (1, 1, 1), 2**30), ("streamed", (2, 4, 1), 0)):
         devices = jax.devices()[: int(np.prod(mesh))]
-        monkeypatch.setattr(build, "mesh", lambda config, m=mesh, d=devices: sharding.make_mesh(m, d))
+        monkeypatch.setattr(
+            build, "mesh", lambda config, m=mesh, d=devices: parallel.make_mesh(m, d)
+        )
         made.data.device_bytes = device_bytes
         find_bottleneck.search(made, tmp_path / name, seeds=(0,))
-        curves[name] = [json.loads(row)["loss"] for row in (tmp_path / name / "curves.jsonl").read_text().splitlines()]
+        curves[name] = [
+            json.loads(row)["loss"]
+            for row in (tmp_path / name / "curves.jsonl").read_text().splitlines()
+        ]
     np.testing.assert_allclose(curves["streamed"], curves["resident"], rtol=1e-5)
 
 
@@ -79,7 +98,8 @@ def test_the_search_streams_its_data_on_eight_devices(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "sampler", ["ddim", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dpmpp_2m", "ddpm"))]
+    "sampler",
+    ["ddim", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dpmpp_2m", "ddpm"))],
 )
 def test_samples_are_those_of_one_device(run, on_one_device, conditional, sampler):
     one = on_one_device(conditional)
@@ -100,7 +120,9 @@ def test_features_are_those_of_one_device(run, on_one_device, conditional):
 
 @pytest.mark.slow
 def test_an_average_made_from_snapshots_is_the_same_bit_for_bit(conditional, on_one_device):
-    check_equal(load(conditional, sigma_rel=0.06).params, on_one_device(conditional, sigma_rel=0.06).params)
+    check_equal(
+        load(conditional, sigma_rel=0.06).params, on_one_device(conditional, sigma_rel=0.06).params
+    )
 
 
 @pytest.mark.parametrize("protocol", ["cached", pytest.param("online", marks=pytest.mark.slow)])
@@ -108,8 +130,12 @@ def test_a_probe_is_that_of_one_device(conditional, on_one_device, tmp_path, pro
     """Features agree to 2e-5, so an image or two change their class at most."""
     found = {}
     for opened in (load(conditional), on_one_device(conditional)):
-        chosen = linear_probe.settings(opened, protocol, levels=(11,), epochs=5, batch_size=264, learning_rates=(1e-2,))
-        found[opened.mesh.size] = linear_probe.probe(opened, chosen, tmp_path / str(opened.mesh.size))["rows"]
+        chosen = linear_probe.settings(
+            opened, protocol, levels=(11,), epochs=5, batch_size=264, learning_rates=(1e-2,)
+        )
+        found[opened.mesh.size] = linear_probe.probe(
+            opened, chosen, tmp_path / str(opened.mesh.size)
+        )["rows"]
     for one, eight in zip(found[1], found[8], strict=True):
         assert one["layer"] == eight["layer"]
         for name in ("alignment", "uniformity", "effective_rank", "spread"):
@@ -123,10 +149,15 @@ def test_scores_are_those_of_one_device(conditional, extractor, tmp_path, batch_
     """37 samples and 297 images do not divide by the devices: each counts once."""
     found = {}
     for devices, size in ((1, 37), (8, batch_size)):
-        mesh, opened = sharding.make_mesh((devices, 1, 1), jax.devices()[:devices]), load(conditional)
-        opened.mesh, opened.params = mesh, jax.device_put(opened.params, sharding.replicated(mesh))
+        mesh, opened = (
+            parallel.make_mesh((devices, 1, 1), jax.devices()[:devices]),
+            load(conditional),
+        )
+        opened.mesh, opened.params = mesh, jax.device_put(opened.params, parallel.replicated(mesh))
         wrn = extractors.load(shutil.copytree(extractor, tmp_path / f"wrn{devices}"), mesh)
-        test, train = (image_sets.of_dataset(datasets.digits(split), split) for split in ("test", "train"))
+        test, train = (
+            image_sets.of_dataset(datasets.digits(split), split) for split in ("test", "train")
+        )
         features = image_sets.collect(test, wrn, tmp_path / str(devices), size, mesh)
         assert len(features["pool"]) == 297
         reference = references.of(train, wrn, 64, mesh)

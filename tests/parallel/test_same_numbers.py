@@ -1,4 +1,6 @@
-"""Devices, shards and the way of the data change the speed of training, not its numbers (see ``helpers.same``)."""
+"""Devices, shards and the way of the data change the speed of training, not its numbers (see
+``helpers.same``).
+"""
 
 import jax
 import numpy as np
@@ -15,7 +17,9 @@ def one_device():
 
 
 @pytest.mark.parametrize(
-    "mesh", [(2, 4, 1), *(pytest.param(mesh, marks=pytest.mark.slow) for mesh in ((8, 1, 1), (1, 8, 1)))], ids=str
+    "mesh",
+    [(2, 4, 1), *(pytest.param(mesh, marks=pytest.mark.slow) for mesh in ((8, 1, 1), (1, 8, 1)))],
+    ids=str,
 )
 def test_eight_devices(one_device, mesh):
     check_same(one_device, train(config(**SGD), mesh))
@@ -23,14 +27,22 @@ def test_eight_devices(one_device, mesh):
 
 @pytest.mark.slow
 def test_tensor_axis(one_device):
-    rules = (("qkv/kernel|fc1/kernel", ("", "tensor")), ("proj/kernel|fc2/kernel", ("tensor", "")), (".*", ("fsdp",)))
+    rules = (
+        ("qkv/kernel|fc1/kernel", ("", "tensor")),
+        ("proj/kernel|fc2/kernel", ("tensor", "")),
+        (".*", ("fsdp",)),
+    )
     check_same(one_device, train(config(**SGD, mesh__rules=rules), (2, 2, 2)))
 
 
 def dit(**model):
-    """A DiT as LightningDiT has it, conditioned, and its process; 10 steps, as at first its blocks are shut."""
+    """A DiT as LightningDiT has it, conditioned, and its process; 10 steps, as at first its blocks
+    are shut.
+    """
     made = config(**SGD | dict(train__steps=10))
-    fields = dict(width=32, depth=4, num_heads=2, bottleneck="block_2", rope=True, rmsnorm=True, swiglu=True)
+    fields = dict(
+        width=32, depth=4, num_heads=2, bottleneck="block_2", rope=True, rmsnorm=True, swiglu=True
+    )
     made.model, made.diffusion = schema.dit(**fields | model), schema.flow(cosine_loss=False)
     made.optimizer.weight_decay = 0.0
     made.sampling.sampler = "euler"
@@ -92,11 +104,17 @@ def test_the_real_optimizer_on_eight_devices():
 
 @pytest.mark.slow
 def test_parameters_are_sharded_from_birth():
-    """Under FSDP every large leaf of parameters, moments and EMA lives in parts of an eighth, or a fourth."""
+    """Under FSDP every large leaf of parameters, moments and EMA lives in parts of an eighth, or a
+    fourth.
+    """
     program, _, _ = compiled(config(**REAL), (2, 4, 1))
     state = program.init()
     for tree in (state.params["network"], state.ema["0.999"]["network"], state.opt_state):
-        big = [leaf for leaf in jax.tree.leaves(tree) if leaf.ndim and any(size % 4 == 0 for size in leaf.shape)]
+        big = [
+            leaf
+            for leaf in jax.tree.leaves(tree)
+            if leaf.ndim and any(size % 4 == 0 for size in leaf.shape)
+        ]
         assert big
         for leaf in big:
             assert leaf.addressable_shards[0].data.size == leaf.size // 4

@@ -5,25 +5,29 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from ddaepp_jax.errors import InputError
+from ddaepp_jax.base import parallel
+from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.training import sharding
 
 TREE = {
-    "a": {"kernel": jax.ShapeDtypeStruct((6, 16), jnp.float32), "bias": jax.ShapeDtypeStruct((5,), jnp.float32)},
+    "a": {
+        "kernel": jax.ShapeDtypeStruct((6, 16), jnp.float32),
+        "bias": jax.ShapeDtypeStruct((5,), jnp.float32),
+    },
     "count": jax.ShapeDtypeStruct((), jnp.int32),
 }
 
 
 def specs(rules, sizes=(2, 4, 1)):
-    placed = sharding.infer(TREE, sharding.make_mesh(sizes), rules)
+    placed = sharding.infer(TREE, parallel.make_mesh(sizes), rules)
     return placed["a"]["kernel"].spec, placed["a"]["bias"].spec, placed["count"].spec
 
 
 def test_mesh_sizes():
-    assert dict(sharding.make_mesh((-1, 2, 1)).shape) == {"data": 4, "fsdp": 2, "tensor": 1}
+    assert dict(parallel.make_mesh((-1, 2, 1)).shape) == {"data": 4, "fsdp": 2, "tensor": 1}
     for sizes in [(3, 1, 1), (-1, 3, 1), (-1, -1, 1), (0, 8, 1), (-2, 1, 1)]:
         with pytest.raises(InputError, match=r"mesh\.data"):
-            sharding.make_mesh(sizes)
+            parallel.make_mesh(sizes)
 
 
 def test_fsdp_takes_the_largest_dimension_that_divides():
@@ -32,7 +36,11 @@ def test_fsdp_takes_the_largest_dimension_that_divides():
 
 
 def test_the_first_rule_that_matches_counts_and_axes_stand_for_the_last_dimensions():
-    assert specs([("kernel", ("tensor", "")), (".*", ())], (2, 2, 2)) == (P("tensor", None), P(None), P())
+    assert specs([("kernel", ("tensor", "")), (".*", ())], (2, 2, 2)) == (
+        P("tensor", None),
+        P(None),
+        P(),
+    )
     assert specs([("a/kernel$", ("", "fsdp"))])[:2] == (P(None, "fsdp"), P())
 
 

@@ -1,4 +1,6 @@
-"""A mistake as a user meets it: a program in a process of its own ends in one line and with exit code 2."""
+"""A mistake as a user meets it: a program in a process of its own ends in one line and with exit
+code 2.
+"""
 
 import shutil
 import subprocess
@@ -10,9 +12,15 @@ pytestmark = pytest.mark.slow
 
 
 def program(module: str, *arguments: object, **variables: str) -> tuple[int, list[str]]:
-    """The exit code of a program in a process of its own with eight devices, and its lines on stderr."""
+    """The exit code of a program in a process of its own with eight devices, and its lines on
+    stderr.
+    """
     done = subprocess.run(
-        command(module, None, *arguments), env=environment(8) | variables, capture_output=True, text=True, check=False
+        command(module, None, *arguments),
+        env=environment(8) | variables,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return done.returncode, done.stderr.splitlines()
 
@@ -30,7 +38,12 @@ def program(module: str, *arguments: object, **variables: str) -> tuple[int, lis
 )
 def test_one_line_and_exit_code_2(module, argument, field, word):
     code, lines = program(module, argument)
-    assert code == 2 and len(lines) == 1 and lines[0].startswith(f"error: {field}") and word in lines[0], lines
+    assert (
+        code == 2
+        and len(lines) == 1
+        and lines[0].startswith(f"error: {field}")
+        and word in lines[0]
+    ), lines
 
 
 def test_a_damaged_run_ends_in_one_line(damaged):
@@ -41,7 +54,13 @@ def test_a_damaged_run_ends_in_one_line(damaged):
 
 def test_no_network(tmp_path):
     """TensorFlow Datasets reports its retries before, but the last line is ours."""
-    offline = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+    offline = dict.fromkeys(
+        ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9"
+    )
     fields = ("--config.data.name=cifar10", f"--config.data.data_dir={tmp_path / 'data'}")
     code, lines = program("main", f"--workdir={tmp_path / 'run'}", *fields, **offline)
-    assert code == 2 and lines[-1].startswith("error: data.data_dir") and str(tmp_path / "data") in lines[-1], lines
+    assert (
+        code == 2
+        and lines[-1].startswith("error: data.data_dir")
+        and str(tmp_path / "data") in lines[-1]
+    ), lines

@@ -1,4 +1,6 @@
-"""What a user installs: the wheel's contents, and versions pinned within the bounds that setup.py promises."""
+"""What a user installs: the wheel's contents, and versions pinned within the bounds that setup.py
+promises.
+"""
 
 import re
 import shutil
@@ -27,7 +29,9 @@ def pip(*arguments):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """A wheel of this checkout, built from a copy (a stale build/ would be packed too) and without a network."""
+    """A wheel of this checkout, built from a copy (a stale build/ would be packed too) and without
+    a network.
+    """
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for path in ROOT.glob("[!.]*"):
         if path.name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
@@ -51,7 +55,9 @@ def test_the_wheel_installs_and_holds_the_whole_package_alone(wheel, tmp_path):
     pip("install", "--no-index", "--no-deps", "--target", tmp_path, wheel)
     installed = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.py")}
     assert "ddaepp_jax/config.py" in installed
-    assert installed == {str(path.relative_to(ROOT)) for path in (ROOT / "ddaepp_jax").rglob("*.py")}
+    assert installed == {
+        str(path.relative_to(ROOT)) for path in (ROOT / "ddaepp_jax").rglob("*.py")
+    }
 
 
 def test_the_metadata_says_version_license_and_python(metadata):
@@ -64,10 +70,18 @@ def test_the_metadata_says_version_license_and_python(metadata):
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.stem)
 def test_constraints_are_plain_pins_of_what_setup_py_asks_for(lock, metadata):
     lines = [line for line in lock.read_text().splitlines() if not line.startswith("#")]
-    assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._]+", line)] == []
-    pins = {canonicalize_name(name): Version(version) for name, version in (line.split("==") for line in lines)}
+    assert [
+        line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._]+", line)
+    ] == []
+    pins = {
+        canonicalize_name(name): Version(version)
+        for name, version in (line.split("==") for line in lines)
+    }
     heavy = re.compile(r"(torch|tensorflow|tf|nvidia|libtpu|jax-cuda|triton)(-|$)")
-    assert {name for name in pins if heavy.match(name)} <= {"tensorflow-datasets", "tensorflow-metadata"}
+    assert {name for name in pins if heavy.match(name)} <= {
+        "tensorflow-datasets",
+        "tensorflow-metadata",
+    }
 
     requirements = [Requirement(text) for text in metadata.get_all("Requires-Dist")]
     direct = [r for r in requirements if r.marker is None or r.marker.evaluate({"extra": "test"})]
@@ -77,5 +91,8 @@ def test_constraints_are_plain_pins_of_what_setup_py_asks_for(lock, metadata):
 
 
 def test_the_two_ends_differ():
-    jax = {lock.stem: re.search(r"^jax==(\d+\.\d+)", lock.read_text(), re.MULTILINE)[1] for lock in LOCKS}
+    jax = {
+        lock.stem: re.search(r"^jax==(\d+\.\d+)", lock.read_text(), re.MULTILINE)[1]
+        for lock in LOCKS
+    }
     assert jax == {"py311-lowest": "0.10", "newest": "0.12"}

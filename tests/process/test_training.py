@@ -18,7 +18,9 @@ pytestmark = pytest.mark.slow
 
 
 def check_equal(one, other):
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), one, other)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), one, other
+    )
 
 
 def train(workdir, fields):
@@ -74,12 +76,18 @@ def two_processes(workdir, fields):
 
 
 def test_two_processes_train_as_one(tmp_path):
-    """The global batch and the losses don't depend on the number of processes; one run directory is written."""
+    """The global batch and the losses don't depend on the number of processes; one run directory is
+    written.
+    """
     fields = dict(train__steps=4, train__batch_size=16, data__device_bytes=0)
-    subprocess.run(command("main", fields, f"--workdir={tmp_path / 'one'}"), env=environment(4), check=True)
+    subprocess.run(
+        command("main", fields, f"--workdir={tmp_path / 'one'}"), env=environment(4), check=True
+    )
     two_processes(tmp_path / "two", fields)
     one, two = (load(tmp_path / name).state() for name in ("one", "two"))
-    losses = [[row["loss"] for row in rows(tmp_path / name) if "loss" in row] for name in ("one", "two")]
+    losses = [
+        [row["loss"] for row in rows(tmp_path / name) if "loss" in row] for name in ("one", "two")
+    ]
     np.testing.assert_allclose(*losses, rtol=1e-5)
     for a, b in zip(jax.tree.leaves(one.ema), jax.tree.leaves(two.ema), strict=True):
         np.testing.assert_allclose(np.asarray(a), np.asarray(b), atol=1e-4)
@@ -91,5 +99,10 @@ def test_two_processes_resume_and_keep_snapshots(tmp_path):
     fields |= dict(mesh__data=1, mesh__fsdp=-1)
     for steps in (3, 6):
         two_processes(tmp_path / "two", fields | dict(train__steps=steps))
-    assert {entry.name for entry in (tmp_path / "two" / "snapshots").iterdir()} == {"2", "3", "4", "6"}
+    assert {entry.name for entry in (tmp_path / "two" / "snapshots").iterdir()} == {
+        "2",
+        "3",
+        "4",
+        "6",
+    }
     assert load(tmp_path / "two", sigma_rel=0.1).step == 6

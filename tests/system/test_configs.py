@@ -1,4 +1,6 @@
-"""Every config file: the whole one describes a network that exists, and ``:tiny`` trains, samples and probes."""
+"""Every config file: the whole one describes a network that exists, and ``:tiny`` trains, samples
+and probes.
+"""
 
 import re
 import shutil
@@ -7,8 +9,9 @@ import jax
 import pytest
 from helpers.configs import FILES, check_tiny_variant, opened
 
-from ddaepp_jax import build, validation
-from ddaepp_jax.errors import InputError
+from ddaepp_jax import build
+from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.config import validation
 
 DATA = {  # shape of the images, classes
     "digits": ((8, 8, 1), 10),
@@ -47,7 +50,9 @@ def test_whole_config_is_valid_and_has_its_size(file):
     network = build.learner(config, shape, classes, total=1000).network
     plain, conditioned = PARAMETERS[file.stem]
     for self_condition, expected in ((False, plain), (True, conditioned)):
-        params = jax.eval_shape(network.clone(self_condition=self_condition).init, jax.random.key(0), x, t)["params"]
+        params = jax.eval_shape(
+            network.clone(self_condition=self_condition).init, jax.random.key(0), x, t
+        )["params"]
         assert sum(leaf.size for leaf in jax.tree.leaves(params)) == expected
     assert config.model.self_condition
     assert conditioned / plain < 1.013 or plain < 3e6
@@ -63,7 +68,9 @@ def test_tiny_variant_trains_samples_and_probes(file, tmp_path, extractor):
 
 
 def test_other_variants_are_valid():
-    """Those that a file's ``get_config`` names are those that it has, and each describes a network and a sampler."""
+    """Those that a file's ``get_config`` names are those that it has, and each describes a network
+    and a sampler.
+    """
     for file in FILES:
         (line,) = re.findall(r'(?s)Variants: .*?"""', file.read_text())
         with pytest.raises(InputError) as caught:

@@ -1,4 +1,6 @@
-"""Released weights: the reference's outputs by ``load_reference``, and run directories that every program takes."""
+"""Released weights: the reference's outputs by ``load_reference``, and run directories that every
+program takes.
+"""
 
 import json
 from pathlib import Path
@@ -16,9 +18,19 @@ from ddaepp_jax.released import ddae_unet, dit, lightningdit, u_vit
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 DIGITS = dict(
-    unet=dict(image_shape=(1, 8, 8), n_channels=32, ch_mults=(1, 2), is_attn=(False, True), n_blocks=1),
+    unet=dict(
+        image_shape=(1, 8, 8), n_channels=32, ch_mults=(1, 2), is_attn=(False, True), n_blocks=1
+    ),
     uvit=dict(img_size=8, patch_size=2, in_chans=1, embed_dim=64, depth=2, num_heads=1),
-    dit=dict(input_size=8, patch_size=2, in_channels=1, hidden_size=64, depth=2, num_heads=1, num_classes=10),
+    dit=dict(
+        input_size=8,
+        patch_size=2,
+        in_channels=1,
+        hidden_size=64,
+        depth=2,
+        num_heads=1,
+        num_classes=10,
+    ),
 )
 
 
@@ -26,7 +38,11 @@ DIGITS = dict(
     ("kind", "case", "arguments"),
     [
         ("u-vit", "uvit_plain", dict(patch_size=2, embed_dim=32, depth=4, num_heads=4)),
-        ("u-vit", "uvit_labels", dict(patch_size=4, embed_dim=48, depth=2, num_heads=3, num_classes=11)),
+        (
+            "u-vit",
+            "uvit_labels",
+            dict(patch_size=4, embed_dim=48, depth=2, num_heads=3, num_classes=11),
+        ),
         (
             "u-vit",
             "uvit_options",
@@ -36,7 +52,13 @@ DIGITS = dict(
         (
             "ddae-unet",
             "unet_options",
-            dict(image_shape=(1, 4, 8), n_channels=32, ch_mults=(2, 1), is_attn=(True, True), n_blocks=2)
+            dict(
+                image_shape=(1, 4, 8),
+                n_channels=32,
+                ch_mults=(2, 1),
+                is_attn=(True, True),
+                n_blocks=2,
+            )
             | dict(attn_channels_per_head=16, use_res_for_updown=True, augment_dim=9),
         ),
     ],
@@ -47,7 +69,10 @@ def test_load_reference_gives_the_references_outputs(kind, case, arguments):
     if kind == "u-vit":
         arguments |= dict(img_size=golden["x"].shape[1], in_chans=golden["x"].shape[3])
     module, variables = convert.load_reference(kind, state_dict(family, **arguments), **arguments)
-    given = [jnp.asarray(golden[name]) if name in golden else None for name in ("x", "t", "y", "augment_label")]
+    given = [
+        jnp.asarray(golden[name]) if name in golden else None
+        for name in ("x", "t", "y", "augment_label")
+    ]
     out, features = jax.jit(module.apply)(variables, *given)
     assert np.abs(out - golden["out"]).max() < 1e-4 * np.abs(golden["out"]).max()
     for name in set(features) & set(golden):
@@ -76,7 +101,9 @@ def digits(tmp_path):
 
 
 def file_of(path, family, arguments, prefix):
-    save_file({prefix + name: tensor for name, tensor in state_dict(family, **arguments).items()}, path)
+    save_file(
+        {prefix + name: tensor for name, tensor in state_dict(family, **arguments).items()}, path
+    )
     return f"--checkpoint={path}"
 
 
@@ -90,7 +117,9 @@ def file_of(path, family, arguments, prefix):
     ],
     ids=["ddae-unet", "u-vit", "dit"],
 )
-def test_every_program_takes_what_is_converted(kind, family, arguments, layer, digits, tmp_path, capsys):
+def test_every_program_takes_what_is_converted(
+    kind, family, arguments, layer, digits, tmp_path, capsys
+):
     checkpoint = file_of(tmp_path / "weights.safetensors", family, arguments, "module.")
     workdir = tmp_path / "run"
     changed = ["--config.train.steps=2", "--config.optimizer.decay_mask=matrices"]
@@ -112,11 +141,23 @@ def test_every_program_takes_what_is_converted(kind, family, arguments, layer, d
 
 def test_latent_networks_are_converted_without_data(tmp_path, capsys):
     """LightningDiT's recipe: its shape and classes are the weights', and it samples latents."""
-    arguments = dict(input_size=4, patch_size=1, in_channels=8, hidden_size=128, depth=2, num_heads=2, num_classes=3)
+    arguments = dict(
+        input_size=4,
+        patch_size=1,
+        in_channels=8,
+        hidden_size=128,
+        depth=2,
+        num_heads=2,
+        num_classes=3,
+    )
     arguments |= dict(use_rope=True, use_rmsnorm=True, use_swiglu=True)
-    checkpoint = file_of(tmp_path / "weights.safetensors", lightningdit, arguments, "ema._orig_mod.")
+    checkpoint = file_of(
+        tmp_path / "weights.safetensors", lightningdit, arguments, "ema._orig_mod."
+    )
     workdir = tmp_path / "run"
-    convert.main(["--kind=lightningdit", checkpoint, f"--workdir={workdir}", "--config.model.dtype=float32"])
+    convert.main(
+        ["--kind=lightningdit", checkpoint, f"--workdir={workdir}", "--config.model.dtype=float32"]
+    )
     run = load(workdir)
     assert (run.image_shape, run.num_classes, run.class_names) == ((4, 4, 8), 3, ("0", "1", "2"))
     assert run.module.rope and run.module.rmsnorm and run.module.swiglu and not run.module.qk_norm
@@ -132,8 +173,8 @@ def test_latent_networks_are_converted_without_data(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_learned_variance_loads_and_is_not_trained(digits, tmp_path):
-    """Its half of the output is the reference's (see the golden files); samplers read the mean's; training is refused,
-    and weights converted without it are the mean's half."""
+    """Its half of the output is the reference's (see the golden files); samplers read the mean's;
+    training is refused, and weights converted without it are the mean's half."""
     checkpoint = file_of(tmp_path / "weights.safetensors", dit, DIGITS["dit"], "")
     argv = ["--kind=dit", checkpoint, digits, "--config.optimizer.weight_decay=0"]
     convert.main([*argv, f"--workdir={tmp_path / 'whole'}"])
@@ -142,7 +183,9 @@ def test_a_learned_variance_loads_and_is_not_trained(digits, tmp_path):
     x, t = jnp.ones((1, 8, 8, 1)), jnp.array([5.0])
     out = whole.module.apply({"params": whole.params}, x, t)[0]
     assert out.shape == (1, 8, 8, 2)
-    np.testing.assert_allclose(out[..., :1], mean.module.apply({"params": mean.params}, x, t)[0], atol=1e-6)
+    np.testing.assert_allclose(
+        out[..., :1], mean.module.apply({"params": mean.params}, x, t)[0], atol=1e-6
+    )
     np.testing.assert_array_equal(whole.sample(n=2, steps=2), mean.sample(n=2, steps=2))
     with expect_error("model.learn_sigma", "--options=learn_sigma=False"):
         main.train_and_evaluate(whole.config, tmp_path / "whole")
@@ -150,7 +193,9 @@ def test_a_learned_variance_loads_and_is_not_trained(digits, tmp_path):
 
 def test_bad_conversions_are_refused(digits, tmp_path):
     good = file_of(tmp_path / "weights.safetensors", ddae_unet, DIGITS["unet"], "")
-    coloured = file_of(tmp_path / "rgb.safetensors", ddae_unet, DIGITS["unet"] | dict(image_shape=(3, 8, 8)), "")
+    coloured = file_of(
+        tmp_path / "rgb.safetensors", ddae_unet, DIGITS["unet"] | dict(image_shape=(3, 8, 8)), ""
+    )
     junk = tmp_path / "junk.safetensors"
     junk.write_text("no tensors")
     (tmp_path / "used").mkdir()
@@ -159,14 +204,49 @@ def test_bad_conversions_are_refused(digits, tmp_path):
     for argv, field, *words in (
         (["--kind=dcgan", good, workdir], "--kind", "'dcgan'", "lightningdit"),
         (["--kind=u-vit", good, workdir], "--checkpoint", "pos_embed", "kind"),
-        (["--kind=ddae-unet", "--checkpoint=nowhere.pt", workdir], "--checkpoint", "no file", "nowhere.pt"),
-        (["--kind=ddae-unet", f"--checkpoint={junk}", workdir], "--checkpoint", f"{junk}", "tensors"),
+        (
+            ["--kind=ddae-unet", "--checkpoint=nowhere.pt", workdir],
+            "--checkpoint",
+            "no file",
+            "nowhere.pt",
+        ),
+        (
+            ["--kind=ddae-unet", f"--checkpoint={junk}", workdir],
+            "--checkpoint",
+            f"{junk}",
+            "tensors",
+        ),
         (["--kind=ddae-unet", coloured, workdir], "data.name", "digits", "1 channels", "3"),
-        (["--kind=ddae-unet", good, workdir, "--options=n_channels=64"], "--checkpoint", "tensor ", "shape"),
-        (["--kind=ddae-unet", good, workdir, "--options=width=64"], "--checkpoint", "ddae-unet", "'width'"),
-        (["--kind=ddae-unet", good, workdir, "--options=width"], "argument --options", "'width'", "comma"),
-        (["--kind=ddae-unet", good, workdir, "--prefix=other."], "--checkpoint", "no tensor", "other."),
-        (["--kind=ddae-unet", good, f"--workdir={tmp_path / 'used'}"], "--workdir", f"{tmp_path / 'used'}", "already"),
+        (
+            ["--kind=ddae-unet", good, workdir, "--options=n_channels=64"],
+            "--checkpoint",
+            "tensor ",
+            "shape",
+        ),
+        (
+            ["--kind=ddae-unet", good, workdir, "--options=width=64"],
+            "--checkpoint",
+            "ddae-unet",
+            "'width'",
+        ),
+        (
+            ["--kind=ddae-unet", good, workdir, "--options=width"],
+            "argument --options",
+            "'width'",
+            "comma",
+        ),
+        (
+            ["--kind=ddae-unet", good, workdir, "--prefix=other."],
+            "--checkpoint",
+            "no tensor",
+            "other.",
+        ),
+        (
+            ["--kind=ddae-unet", good, f"--workdir={tmp_path / 'used'}"],
+            "--workdir",
+            f"{tmp_path / 'used'}",
+            "already",
+        ),
     ):
         with expect_error(field, *words):
             convert.main([*argv, digits])
@@ -174,7 +254,9 @@ def test_bad_conversions_are_refused(digits, tmp_path):
 
 
 def test_nothing_unsafe_is_unpickled(tmp_path):
-    torch = pytest.importorskip("torch", reason="reading .pt files needs PyTorch, which the tests do not install")
+    torch = pytest.importorskip(
+        "torch", reason="reading .pt files needs PyTorch, which the tests do not install"
+    )
     mark = tmp_path / "executed"
 
     class Unsafe:
@@ -185,12 +267,22 @@ def test_nothing_unsafe_is_unpickled(tmp_path):
     with expect_error("--checkpoint", f"{tmp_path / 'unsafe.pt'}", "tensors"):
         convert.read(tmp_path / "unsafe.pt")
     assert not mark.exists()
-    nested = {"EMA": {"ema_model.nn_model.w": torch.ones(2, 3, dtype=torch.bfloat16), "step": 5}, "opt": {"lr": 0.1}}
+    nested = {
+        "EMA": {"ema_model.nn_model.w": torch.ones(2, 3, dtype=torch.bfloat16), "step": 5},
+        "opt": {"lr": 0.1},
+    }
     torch.save(nested, tmp_path / "safe.pth")
     read = convert.read(tmp_path / "safe.pth")
-    assert set(read) == {"EMA.ema_model.nn_model.w"} and read["EMA.ema_model.nn_model.w"].dtype == np.float32
+    assert (
+        set(read) == {"EMA.ema_model.nn_model.w"}
+        and read["EMA.ema_model.nn_model.w"].dtype == np.float32
+    )
 
 
 def test_overrides_change_the_published_recipe():
     config = cli.parse_config(["--config.train.batch_size=64"], convert.RECIPES["u-vit"])
-    assert (config.diffusion.name, config.diffusion.time_input, config.train.batch_size) == ("vp", "999t", 64)
+    assert (config.diffusion.name, config.diffusion.time_input, config.train.batch_size) == (
+        "vp",
+        "999t",
+        64,
+    )

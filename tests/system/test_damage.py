@@ -28,7 +28,9 @@ def _no_ema(checkpoints: Path) -> None:
     shutil.rmtree(checkpoints / "6" / "ema")
 
 
-@pytest.mark.parametrize(("damage", "part"), [(_foreign_tree, "7/meta"), (_garbage, "7/meta"), (_no_ema, "6/ema")])
+@pytest.mark.parametrize(
+    ("damage", "part"), [(_foreign_tree, "7/meta"), (_garbage, "7/meta"), (_no_ema, "6/ema")]
+)
 def test_sample_from_a_damaged_checkpoint(damage, part, damaged):
     damage(damaged / "checkpoints")
     with expect_error(f"{damaged / 'checkpoints' / part}", "readable"):

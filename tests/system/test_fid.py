@@ -1,4 +1,6 @@
-"""The program ``fid``: it scores a run's samples and other images, and resumes. On devices: tests/parallel."""
+"""The program ``fid``: it scores a run's samples and other images, and resumes. On devices:
+tests/parallel.
+"""
 
 import hashlib
 import json
@@ -16,19 +18,20 @@ from helpers.scores import differ
 from PIL import Image
 from safetensors.numpy import save_file
 
-from ddaepp_jax import build, convert, fid, load, main
+from ddaepp_jax import convert, fid, load, main
+from ddaepp_jax.base import parallel
 from ddaepp_jax.data import datasets
-from ddaepp_jax.evaluation import classifier, extractors, image_sets, references, stored
-from ddaepp_jax.evaluation.extractors import Extractor
-from ddaepp_jax.evaluation.scores import sampler_tag, scores
-from ddaepp_jax.models.inception import Inception
+from ddaepp_jax.probing import stored
 from ddaepp_jax.released import inception_fid
 from ddaepp_jax.run import Run
-from ddaepp_jax.training import sharding
+from ddaepp_jax.scoring import by_name, classifier, extractors, image_sets, references
+from ddaepp_jax.scoring.extractors import Extractor
+from ddaepp_jax.scoring.inception import Inception
+from ddaepp_jax.scoring.scores import sampler_tag, scores
 
 
 def one_device():
-    return sharding.make_mesh((1, 1, 1))
+    return parallel.make_mesh((1, 1, 1))
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +54,9 @@ def scored(workdir, extractor, *arguments):
     return json.loads(file.read_text())
 
 
-def test_scores_have_their_protocol_in_their_names_and_seeds_their_spread(workdir, extractor, capsys):
+def test_scores_have_their_protocol_in_their_names_and_seeds_their_spread(
+    workdir, extractor, capsys
+):
     found = scored(workdir, extractor, "--n=24", "--seeds=0,1", "--batch_size=16")
     assert list(found["metrics"]) == [
         "classifier-fd24/ema0.9/ddpm4/train",
@@ -62,7 +67,11 @@ def test_scores_have_their_protocol_in_their_names_and_seeds_their_spread(workdi
     ]
     fds = [row["fd"] for row in found["rows"]]
     assert [row["seed"] for row in found["rows"]] == [0, 1] and fds[0] != fds[1]
-    assert found["mean"]["fd"] == found["metrics"]["classifier-fd24/ema0.9/ddpm4/train"] == np.mean(fds)
+    assert (
+        found["mean"]["fd"]
+        == found["metrics"]["classifier-fd24/ema0.9/ddpm4/train"]
+        == np.mean(fds)
+    )
     assert np.isclose(found["std"]["fd"], np.std(fds, ddof=1))
     assert found["extractor"]["hash"] == extractors.load(extractor, one_device()).hash
     reference = found["reference"]
@@ -93,7 +102,10 @@ def test_more_seeds_join_those_that_are_there(workdir, extractor, monkeypatch):
     fid.main([*arguments, "--seeds=3", "--npz"])  # the same scores, and now the images too
     again = json.loads(file.read_text())["rows"]
     assert max(map(differ, again, both["rows"])) < 1e-9  # threads of a sum come in any order
-    assert (np.load(*(workdir / "fid").glob("*-seed3.npz"))["arr_0"] == load(workdir).sample(n=16, seed=3)).all()
+    assert (
+        np.load(*(workdir / "fid").glob("*-seed3.npz"))["arr_0"]
+        == load(workdir).sample(n=16, seed=3)
+    ).all()
 
 
 def test_a_stopped_program_goes_on_in_the_middle_of_a_seed(workdir, extractor, monkeypatch):
@@ -126,13 +138,19 @@ def test_a_stopped_program_goes_on_in_the_middle_of_a_seed(workdir, extractor, m
 def test_scores_are_those_of_any_batch(workdir, extractor, tmp_path):
     """37 samples and 297 images do not divide by the batch: each counts once."""
     wrn, found = extractors.load(extractor, one_device()), {}
-    test, train = (image_sets.of_dataset(datasets.digits(split), split) for split in ("test", "train"))
+    test, train = (
+        image_sets.of_dataset(datasets.digits(split), split) for split in ("test", "train")
+    )
     for batch_size in (37, 7):
-        features = image_sets.collect(test, wrn, tmp_path / str(batch_size), batch_size, one_device())
+        features = image_sets.collect(
+            test, wrn, tmp_path / str(batch_size), batch_size, one_device()
+        )
         assert len(features["pool"]) == 297
         reference = references.of(train, wrn, 64, one_device())
         out, how = tmp_path / f"{batch_size}-scores", {"batch_size": batch_size}
-        sampled = fid.score_run(load(workdir), wrn, reference, out, n=37, seeds=(0,), how=how)["rows"][0]
+        sampled = fid.score_run(load(workdir), wrn, reference, out, n=37, seeds=(0,), how=how)[
+            "rows"
+        ][0]
         found[batch_size] = (np.array(features["pool"]), scores(features, reference), sampled)
     (pool_a, given_a, sampled_a), (pool_b, given_b, sampled_b) = found.values()
     assert np.abs(pool_a - pool_b).max() < 1e-5 * np.abs(pool_a).max()
@@ -151,19 +169,28 @@ def test_images_are_the_same_from_a_file_a_folder_and_a_split(extractor, tmp_pat
         fid.main([f"--images={given}", "--reference=digits:train", f"--extractor={extractor}"])
         lines = capsys.readouterr().out.splitlines()
         shown.append([line.split()[1] for line in lines])
-        assert lines[0].startswith("classifier-fd297/digits") and lines[0].split()[0].endswith("/digits-train")
+        assert lines[0].startswith("classifier-fd297/digits") and lines[0].split()[0].endswith(
+            "/digits-train"
+        )
     assert shown[0][0] == shown[1][0] == shown[2][0]  # the distance does not know the order
     assert shown[0] == shown[2]
 
 
 def test_a_set_has_no_distance_to_itself_and_a_subset_is_drawn(extractor, tmp_path, capsys):
     fid.main(["--images=digits:train", "--reference=digits:train", f"--extractor={extractor}"])
-    lines = {line.split()[0]: float(line.split()[1]) for line in capsys.readouterr().out.splitlines()}
+    lines = {
+        line.split()[0]: float(line.split()[1]) for line in capsys.readouterr().out.splitlines()
+    }
     assert abs(lines["classifier-fd1500/digits-train/digits-train"]) < 1e-6
     assert lines["classifier-precision1500/digits-train/digits-train"] == 1
     assert lines["classifier-recall1500/digits-train/digits-train"] == 1
     out = tmp_path / "new" / "scores"
-    arguments = ["--images=digits:train", "--n=100", "--reference=digits:train", f"--extractor={extractor}"]
+    arguments = [
+        "--images=digits:train",
+        "--n=100",
+        "--reference=digits:train",
+        f"--extractor={extractor}",
+    ]
     fid.main([*arguments, f"--out={out}"])
     assert json.loads(out.with_suffix(".json").read_text())["images"]["drawn_of"] == 1500
     assert capsys.readouterr().out.startswith("classifier-fd100/digits-train/digits-train")
@@ -174,7 +201,10 @@ def test_a_set_has_no_distance_to_itself_and_a_subset_is_drawn(extractor, tmp_pa
 
 def test_statistics_are_made_once_and_read_from_their_file(tmp_path, monkeypatch):
     directory = untrained_classifier(tmp_path / "wrn", seed=5)
-    wrn, images = extractors.load(directory, one_device()), image_sets.of_dataset(datasets.digits("test"), "test")
+    wrn, images = (
+        extractors.load(directory, one_device()),
+        image_sets.of_dataset(datasets.digits("test"), "test"),
+    )
     made = references.of(images, wrn, 64, one_device())
     monkeypatch.setattr(image_sets, "collect", lambda *_: pytest.fail("made features"))
     again = references.of(images, wrn, 64, one_device())
@@ -183,14 +213,23 @@ def test_statistics_are_made_once_and_read_from_their_file(tmp_path, monkeypatch
     gaussian = made.gaussians["pool"]
     assert np.allclose(again.gaussians["pool"].covariance, gaussian.covariance, rtol=0, atol=1e-12)
     with np.load(references.file_of(images, wrn)) as held:  # for pytorch-fid's and others' eyes
-        assert np.allclose(held["mu"], gaussian.mean) and np.allclose(held["sigma"], gaussian.covariance)
+        assert np.allclose(held["mu"], gaussian.mean) and np.allclose(
+            held["sigma"], gaussian.covariance
+        )
 
 
 def test_a_samplers_tag_tells_what_moves_scores():
     """The program's names and those in training, which asks for nothing but the config's."""
     sampling = config(sampling__guidance=1.5, sampling__guidance_interval=(0.1, 1.0)).sampling
     assert sampler_tag(sampling, {}) == "ddpm4-cfg1.5-in0.1_1"
-    how = dict(sampler="ddim", steps=100, guidance=1.0, guide="small", autoguidance=2.0, options={"clip": False})
+    how = dict(
+        sampler="ddim",
+        steps=100,
+        guidance=1.0,
+        guide="small",
+        autoguidance=2.0,
+        options={"clip": False},
+    )
     assert sampler_tag(sampling, how) == "ddim100-auto2_small-clipFalse"
 
 
@@ -213,7 +252,10 @@ def test_statistics_of_others_are_read(tmp_path):
     assert np.allclose(edm.gaussians["pool"].covariance, spread)
     spatial = dict(mu_s=rng.normal(size=2023), sigma_s=np.eye(2023))
     adm = references.read(
-        foreign(tmp_path, mu=mean, sigma=spread, **spatial), inception("tensorflow1"), 64, one_device()
+        foreign(tmp_path, mu=mean, sigma=spread, **spatial),
+        inception("tensorflow1"),
+        64,
+        one_device(),
     )
     assert list(adm.gaussians) == ["pool", "spatial"]
 
@@ -221,7 +263,9 @@ def test_statistics_of_others_are_read(tmp_path):
 def test_scores_in_training_and_the_best_checkpoint_by_them(extractor, tmp_path):
     workdir = tmp_path / "run"
     scoring = dict(evals__fid__every=3, evals__fid__n=20, evals__fid__extractor=str(extractor))
-    main.train_and_evaluate(config(**PLAIN | NO_EVALS | scoring, train__keep_checkpoints=1), workdir)
+    main.train_and_evaluate(
+        config(**PLAIN | NO_EVALS | scoring, train__keep_checkpoints=1), workdir
+    )
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     name = "fid/ema0.999/classifier-fd20/ddpm4/train"
     found = {row["step"]: row[name] for row in rows if name in row}
@@ -242,7 +286,7 @@ def test_a_classifier_is_trained_once(tmp_path, monkeypatch, capsys):
     first = capsys.readouterr().out
     fid.main(arguments)
     assert capsys.readouterr().out.splitlines()[-5:] == first.splitlines()[-5:]
-    directory = build.extractor_directory("classifier", config())
+    directory = by_name.extractor_directory("classifier", config())
     facts = json.loads((directory / "extractor.json").read_text())
     assert facts["made"]["accuracy"] > 30 and facts["made"]["data"] == "digits"
     assert facts["arguments"] == dict(num_classes=10, depth=10, width=1, stride=1)
@@ -257,7 +301,9 @@ def test_inception_from_where_it_is_released_to_scores(tmp_path, monkeypatch, ca
     )
     save_file(state_dict(inception_fid), released)
     monkeypatch.setattr(inception_fid, "URL", released.as_uri())
-    monkeypatch.setattr(inception_fid, "DIGEST", hashlib.sha256(released.read_bytes()).hexdigest()[:8])
+    monkeypatch.setattr(
+        inception_fid, "DIGEST", hashlib.sha256(released.read_bytes()).hexdigest()[:8]
+    )
     convert.main(["--kind=inception-fid"])
     images = np.random.RandomState(0).randint(0, 256, (24, 8, 8, 3), np.uint8)
     np.savez(tmp_path / "ours.npz", arr_0=images[:12])
@@ -271,7 +317,9 @@ def test_inception_from_where_it_is_released_to_scores(tmp_path, monkeypatch, ca
     (file,) = (extractor / "references").glob("*.npz")
     fid.main([*arguments, f"--reference={file}"])  # the statistics that were kept, as a file
     assert dict(line.split()[:2] for line in capsys.readouterr().out.splitlines()) == found
-    with np.load(file) as held:  # as ADM has it: moments and images, and nothing of where they come from
+    with np.load(
+        file
+    ) as held:  # as ADM has it: moments and images, and nothing of where they come from
         adm = {name: held[name] for name in ("mu", "sigma", "mu_s", "sigma_s")}
     np.savez(tmp_path / "adm.npz", arr_0=images[12:], **adm)
     with expect_error("--reference", "adm.npz", "--resizing=tensorflow1"):

@@ -13,7 +13,7 @@ from helpers.extractor import CLASSIFIER, SHAPE
 from PIL import Image
 
 from ddaepp_jax import convert, fid
-from ddaepp_jax.evaluation import extractors
+from ddaepp_jax.scoring import extractors
 
 DIGITS = ("--images=digits:test", "--reference=digits:test")
 
@@ -68,7 +68,12 @@ def test_bad_argument(arguments, field, words):
     ],
 )
 def test_scores_of_a_run(arguments, field, words, plain, scorer, statistics, tmp_path):
-    given = [f"--workdir={plain}", f"--extractor={scorer}", f"--reference={statistics}", f"--out={tmp_path / 'scores'}"]
+    given = [
+        f"--workdir={plain}",
+        f"--extractor={scorer}",
+        f"--reference={statistics}",
+        f"--out={tmp_path / 'scores'}",
+    ]
     with expect_error(field, *words):
         fid.main([*given, "--n=16", *arguments])
 
@@ -79,7 +84,11 @@ def test_scores_of_a_run(arguments, field, words, plain, scorer, statistics, tmp
         ([], "--workdir, --images", ["one"]),
         ([*DIGITS, "--npz", "--steps=5"], "--steps, --npz", ["--images"]),
         (["--images=digits:test"], "--reference", ["missing"]),
-        (["--images=digits:test", "--reference=x.npz", "--extractor=classifier"], "--extractor", ["NAME:SPLIT"]),
+        (
+            ["--images=digits:test", "--reference=x.npz", "--extractor=classifier"],
+            "--extractor",
+            ["NAME:SPLIT"],
+        ),
     ],
 )
 def test_scores_of_nothing(arguments, field, words):
@@ -106,7 +115,9 @@ def test_scores_of_what_is_no_run(tmp_path):
         ("arr_0", (12, 9, 8, 1), np.uint8, "--images", ["(9, 8, 1)", "(8, 8, 1)"]),
     ],
 )
-def test_images_that_cannot_be_scored(name, shape, dtype, field, words, tmp_path, monkeypatch, scorer, statistics):
+def test_images_that_cannot_be_scored(
+    name, shape, dtype, field, words, tmp_path, monkeypatch, scorer, statistics
+):
     monkeypatch.chdir(tmp_path)
     np.savez("given.npz", **{name: np.zeros(shape, dtype)})
     with expect_error(field, *words):
@@ -142,7 +153,11 @@ OF_ANOTHER = json.dumps({"name": "x", "extractor": {"kind": "classifier", "hash"
     [
         ({}, 64, ["Inception", "classifier"]),
         (
-            {"made": json.dumps({"name": "x", "extractor": {"kind": "classifier", "hash": "0" * 64}})},
+            {
+                "made": json.dumps(
+                    {"name": "x", "extractor": {"kind": "classifier", "hash": "0" * 64}}
+                )
+            },
             64,
             ["hash: 0000"],
         ),
@@ -186,9 +201,13 @@ def test_extractors_that_are_damaged(tmp_path, scorer):
 
 
 def test_inceptions_weights(tmp_path, monkeypatch, plain):
-    """They are fetched by ``convert`` into the home directory, where nothing is left of what is wrong."""
+    """They are fetched by ``convert`` into the home directory, where nothing is left of what is
+    wrong.
+    """
     monkeypatch.setenv("HOME", str(tmp_path))
-    with expect_error("extractor", "Inception", "python -m ddaepp_jax.convert --kind=inception-fid"):
+    with expect_error(
+        "extractor", "Inception", "python -m ddaepp_jax.convert --kind=inception-fid"
+    ):
         fid.main([f"--workdir={plain}"])
     released, served = convert.inception_fid, tmp_path / "served.pth"
     served.write_bytes(b"something else")

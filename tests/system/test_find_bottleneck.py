@@ -1,4 +1,6 @@
-"""The search for the bottleneck: curves of separate runs, one compilation a group, the decision, going on."""
+"""The search for the bottleneck: curves of separate runs, one compilation a group, the decision,
+going on.
+"""
 
 import json
 
@@ -9,7 +11,7 @@ from helpers.run import config, train
 
 from ddaepp_jax import config as schema
 from ddaepp_jax import find_bottleneck
-from ddaepp_jax.evaluation.bottleneck_results import advice, decide, figure, score, table
+from ddaepp_jax.reporting.bottleneck import advice, decide, figure, score, table
 
 
 def rows(workdir):
@@ -18,7 +20,9 @@ def rows(workdir):
 
 @pytest.fixture
 def compilations(monkeypatch):
-    """The groups that were compiled, as (seed, first block); a compiled program cannot compile again."""
+    """The groups that were compiled, as (seed, first block); a compiled program cannot compile
+    again.
+    """
     compiled, compile_program = [], find_bottleneck.compile_program
 
     def counted(learner, *args):
@@ -30,8 +34,14 @@ def compilations(monkeypatch):
 
 
 def check_curves(made, workdir, seed, names=None):
-    """The curve of each candidate, or of those named, is that of a run of its own with model.bottleneck set."""
-    for row in (row for row in rows(workdir) if row["seed"] == seed and (names is None or row["bottleneck"] in names)):
+    """The curve of each candidate, or of those named, is that of a run of its own with
+    model.bottleneck set.
+    """
+    for row in (
+        row
+        for row in rows(workdir)
+        if row["seed"] == seed and (names is None or row["bottleneck"] in names)
+    ):
         alone = made.copy_and_resolve_references()
         alone.seed, alone.model.bottleneck = seed, row["bottleneck"]
         assert row["stops"] == [*range(1, made.train.steps + 1)] and row["bad_step"] is None
@@ -56,7 +66,9 @@ def test_curves_are_those_of_separate_runs(tmp_path, compilations):
     assert json.loads((tmp_path / "bottleneck.json").read_text()) == found
     assert found["line"] == f'config.model.bottleneck = "{found["best"]}"'
     assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
-    last = {row["bottleneck"]: np.mean(row["loss"][-10:]) for row in rows(tmp_path) if row["seed"] == 3}
+    last = {
+        row["bottleneck"]: np.mean(row["loss"][-10:]) for row in rows(tmp_path) if row["seed"] == 3
+    }
     for name, loss in last.items():
         assert found["candidates"][name]["loss"]["3"] == pytest.approx(loss)
 
@@ -66,7 +78,11 @@ def test_curves_are_those_of_separate_runs(tmp_path, compilations):
 
 
 def test_a_stopped_search_goes_on(tmp_path, compilations, monkeypatch, capsys):
-    arguments = ["--config=" + schema.__file__ + ":tiny", "--seeds=0", f"--workdir={tmp_path / 'search'}"]
+    arguments = [
+        "--config=" + schema.__file__ + ":tiny",
+        "--seeds=0",
+        f"--workdir={tmp_path / 'search'}",
+    ]
     arguments += ["--steps=10", "--config.optimizer.schedule=constant"]
     curve, calls = find_bottleneck._curve, []
 
@@ -106,8 +122,12 @@ def test_a_loss_that_is_not_finite_ends_its_run_alone(tmp_path, monkeypatch):
         patched.setattr(find_bottleneck, "_curve", curve)
         found = find_bottleneck.search(config(**SHORT), tmp_path / "one", seeds=(0,))
     first, *others = rows(tmp_path / "one")
-    assert (first["bad_step"], first["stops"]) == (0, []) and found["candidates"][first["bottleneck"]]["mean"] is None
-    assert others and all(row["bad_step"] is None and row["stops"] == [*range(1, 11)] for row in others)
+    assert (first["bad_step"], first["stops"]) == (0, []) and found["candidates"][
+        first["bottleneck"]
+    ]["mean"] is None
+    assert others and all(
+        row["bad_step"] is None and row["stops"] == [*range(1, 11)] for row in others
+    )
     assert found["warmup_steps"] == 2
 
 
@@ -116,7 +136,9 @@ def test_where_every_loss_is_not_finite_there_is_no_best(tmp_path):
     made = config(train__steps=20, optimizer__learning_rate=1e30, optimizer__clip_norm=0.0)
     made.optimizer.name = "sgd"
     found = find_bottleneck.search(made, tmp_path / "every", seeds=(0, 1))
-    assert found["winner"] == "tie" and "every candidate met a loss that is not finite" in advice(found)
+    assert found["winner"] == "tie" and "every candidate met a loss that is not finite" in advice(
+        found
+    )
     assert all(row["bad_step"] in (1, 2, 3) and row["stops"] for row in rows(tmp_path / "every"))
     assert "not finite" in table(found)
 
@@ -149,7 +171,11 @@ def test_a_winner_is_beyond_the_seeds_spread():
     found = decide(losses(a=[1.0, 5.0, 9.0], b=[1.2, 5.3, 9.1], c=[2.0, 6.0, 10.0]))
     assert (found["winner"], found["runner_up"], found["tied"]) == ("a", "b", [])
     assert found["gap"] == pytest.approx(0.2) and found["spread"] == pytest.approx(0.1)
-    assert found["candidates"]["c"]["gap"] == pytest.approx(1.0) and list(found["candidates"]) == ["a", "b", "c"]
+    assert found["candidates"]["c"]["gap"] == pytest.approx(1.0) and list(found["candidates"]) == [
+        "a",
+        "b",
+        "c",
+    ]
     found |= {"seeds": [0, 1, 2], "line": 'config.model.bottleneck = "a"'}
     assert found["line"] in advice(found)
 
@@ -157,7 +183,9 @@ def test_a_winner_is_beyond_the_seeds_spread():
 def test_ties_are_listed():
     found = decide(losses(a=[1.0, 5.0], b=[1.4, 5.0], c=[2.0, 6.1]))
     assert (found["winner"], found["best"], found["tied"]) == ("tie", "a", ["b"])
-    assert "tie: a, b differ by no more than seeds do; keep the config's own" in advice(found | {"seeds": [0, 1]})
+    assert "tie: a, b differ by no more than seeds do; keep the config's own" in advice(
+        found | {"seeds": [0, 1]}
+    )
     assert "ties with it" in table(found)
     # A third block that may be as good is a tie too, though the second is not.
     assert decide(losses(a=[1.0, 5.0], b=[1.4, 5.4], c=[0.9, 7.0]))["tied"] == ["c"]
@@ -173,7 +201,12 @@ def test_what_is_not_finite_loses():
     inf = float("inf")
     found = decide(losses(a=[0.1, inf], b=[1.0, 5.0], c=[2.0, 6.1]))
     assert (found["winner"], found["runner_up"]) == ("b", "c")
-    assert found["candidates"]["a"] == {"loss": {"0": 0.1, "1": None}, "mean": None, "gap": None, "spread": None}
+    assert found["candidates"]["a"] == {
+        "loss": {"0": 0.1, "1": None},
+        "mean": None,
+        "gap": None,
+        "spread": None,
+    }
     json.dumps(found, allow_nan=False)
     assert decide(losses(a=[inf, inf], b=[1.0, 5.0]))["winner"] == "b"
 
@@ -190,14 +223,19 @@ def test_figure_of_curves(blocks):
     stops, random = list(range(10, 1001, 10)), np.random.default_rng(0)
     curves = {
         f"block_{i + 1}": {
-            seed: {"stops": stops, "loss": (np.exp(-np.array(stops) / 300) + 0.1 + 0.01 * random.random(100)).tolist()}
+            seed: {
+                "stops": stops,
+                "loss": (np.exp(-np.array(stops) / 300) + 0.1 + 0.01 * random.random(100)).tolist(),
+            }
             | {"bad_step": None}
             for seed in range(3)
         }
         for i in range(blocks)
     }
     curves["block_2"][1] = {"stops": [10], "loss": [1.0], "bad_step": 17}
-    found = decide({name: {seed: score(row, 1000) for seed, row in by.items()} for name, by in curves.items()})
+    found = decide(
+        {name: {seed: score(row, 1000) for seed, row in by.items()} for name, by in curves.items()}
+    )
     made = figure(curves, found)
     assert len(made.axes) == 3 and len(made.axes[0].lines) == blocks - 1
     assert [text.get_text() for text in made.axes[2].get_xticklabels()] == list(curves)

@@ -49,14 +49,24 @@ def test_bad_workdir(tmp_path):
 
 
 def test_another_search_is_there(tmp_path, monkeypatch):
-    """Seeds, candidates and the config's own bottleneck may differ, but nothing that moves a number."""
+    """Seeds, candidates and the config's own bottleneck may differ, but nothing that moves a
+    number.
+    """
     row = {"stops": [1, 2, 3, 4], "loss": [1.0] * 4, "bad_step": None}
-    rows = [{"bottleneck": name, "seed": seed, **row} for name in ("in_1", "mid") for seed in (0, 1)]
+    rows = [
+        {"bottleneck": name, "seed": seed, **row} for name in ("in_1", "mid") for seed in (0, 1)
+    ]
     monkeypatch.setattr(find_bottleneck, "_train", lambda *_: [])
-    monkeypatch.setattr(find_bottleneck, "_done", lambda file: {(row["seed"], row["bottleneck"]): row for row in rows})
+    monkeypatch.setattr(
+        find_bottleneck,
+        "_done",
+        lambda file: {(row["seed"], row["bottleneck"]): row for row in rows},
+    )
     arguments = [TINY, f"--workdir={tmp_path}", "--seeds=0,1"]
     find_bottleneck.main(arguments)
-    find_bottleneck.main([*arguments, "--config.model.bottleneck=in_1", "--config.seed=7", "--steps=500"])
+    find_bottleneck.main(
+        [*arguments, "--config.model.bottleneck=in_1", "--config.seed=7", "--steps=500"]
+    )
     file = tmp_path / "short_run.json"
     with expect_error(f"{file}", "train.steps: 4 -> 3", "model.width: 32 -> 64", "--workdir"):
         find_bottleneck.main([*arguments, "--steps=3", "--config.model.width=64"])

@@ -1,4 +1,6 @@
-"""The probe program: what it writes, that it resumes and counts every image once. On devices: tests/parallel."""
+"""The probe program: what it writes, that it resumes and counts every image once. On devices:
+tests/parallel.
+"""
 
 import csv
 import json
@@ -14,10 +16,12 @@ import ddaepp_jax
 from ddaepp_jax import linear_probe
 from ddaepp_jax.data.augment import random_crop
 from ddaepp_jax.data.datasets import digits
-from ddaepp_jax.evaluation import online, probe_results, probes, stored
-from ddaepp_jax.evaluation.diagnostics import diagnose
-from ddaepp_jax.evaluation.features import pool
-from ddaepp_jax.evaluation.splits import Splits
+from ddaepp_jax.probing import heads as probes
+from ddaepp_jax.probing import online, stored
+from ddaepp_jax.probing.diagnostics import diagnose
+from ddaepp_jax.probing.features import pool
+from ddaepp_jax.probing.splits import Splits
+from ddaepp_jax.reporting import probes as probe_results
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +41,16 @@ def test_what_it_writes(conditional, tmp_path):
         *((layer, level) for level in (1, 11) for layer in ("in_1", "mid", "out_1")),
     ]
     with Path(f"{out}.csv").open() as file:
-        assert [row["layer"] for row in csv.DictReader(file)] == [row["layer"] for row in found["rows"]]
+        assert [row["layer"] for row in csv.DictReader(file)] == [
+            row["layer"] for row in found["rows"]
+        ]
     inner = [row for row in found["rows"] if row["layer"] != "pixels"]
     best = max(inner, key=lambda row: row["linear_held_out"])
     stored_best = json.loads((workdir / "probe" / "best.json").read_text())
     assert {name: stored_best[name] for name in best} == best
-    assert stored_best["metric"] == f"linear_probe/{best['layer']}/t{best['noise_level']:g}/cached-3ep"
+    assert (
+        stored_best["metric"] == f"linear_probe/{best['layer']}/t{best['noise_level']:g}/cached-3ep"
+    )
     assert found["data"] == {
         "name": "digits",
         "heads trained on": "1350 images of train",
@@ -67,29 +75,42 @@ def test_every_image_counts_once(whole):
 
 def test_a_trained_network_beats_chance_and_learning_rates_are_chosen(whole):
     assert whole["best"]["linear_test"] > 15
-    assert {row["learning_rate"] for row in whole["rows"]} <= set(probes.PROTOCOLS["cached"].learning_rates)
+    assert {row["learning_rate"] for row in whole["rows"]} <= set(
+        probes.PROTOCOLS["cached"].learning_rates
+    )
 
 
 def test_stored_features_are_the_runs_own(run, tmp_path, monkeypatch):
     """Image i's noise is a function of (seed, i): train's images first, test's after them."""
     kept = {}
     monkeypatch.setattr(linear_probe.shutil, "rmtree", lambda *_, **__: None)
-    linear_probe.probe(run, linear_probe.settings(run, levels=(11,), epochs=1, knn=0, seed=5), tmp_path / "probe")
+    linear_probe.probe(
+        run, linear_probe.settings(run, levels=(11,), epochs=1, knn=0, seed=5), tmp_path / "probe"
+    )
     directory = tmp_path / "probe-partial" / "level-11"
-    kept = {layer: np.load(directory / f"{layer}.npy") for layer in ("in_1", "mid", "out_1", "labels")}
+    kept = {
+        layer: np.load(directory / f"{layer}.npy") for layer in ("in_1", "mid", "out_1", "labels")
+    }
     train, test = digits("train"), digits("test")
     fit, held_out = probes.split_rows(1500, 0.1, 5)
     np.testing.assert_array_equal(
-        kept["labels"], np.concatenate([train.arrays()[1][fit], train.arrays()[1][held_out], test.arrays()[1]])
+        kept["labels"],
+        np.concatenate([train.arrays()[1][fit], train.arrays()[1][held_out], test.arrays()[1]]),
     )
     expected = run.features(train.arrays()[0], 11, ["in_1", "mid", "out_1"], seed=5)
     for layer, feature in expected.items():
         np.testing.assert_allclose(kept[layer][:1350], feature[fit], atol=2e-5)
     # The first image of test has the noise of number 1500.
-    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(linear_probe_key(5), i), 0))(np.arange(1500, 1502))
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(linear_probe_key(5), i), 0))(
+        np.arange(1500, 1502)
+    )
     noise = jax.vmap(lambda key: jax.random.normal(key, (8, 8, 1)))(keys)
-    x_t = run.process.perturb(test.arrays()[0][:2].astype(np.float32) / 127.5 - 1, noise, np.array([11, 11]))
-    _, features = run.module.apply({"params": run.params}, *run.process.inputs(x_t, jax.numpy.array([11, 11])))
+    x_t = run.process.perturb(
+        test.arrays()[0][:2].astype(np.float32) / 127.5 - 1, noise, np.array([11, 11])
+    )
+    _, features = run.module.apply(
+        {"params": run.params}, *run.process.inputs(x_t, jax.numpy.array([11, 11]))
+    )
     np.testing.assert_allclose(kept["mid"][1500:1502], pool(features["mid"]), atol=2e-5)
 
 
@@ -101,10 +122,21 @@ def test_diagnoses_are_those_of_two_views_of_the_images_that_choose(run, whole, 
     images, level, found = jax.numpy.asarray(digits("train").arrays()[0][ids]), np.full(150, 11), {}
     for view in range(2):
         x0 = random_crop(images, 0, view, ids, pad=1).astype(np.float32) / 127.5 - 1
-        keys = jax.vmap(lambda i, view=view: jax.random.fold_in(jax.random.fold_in(linear_probe_key(0), i), view))(ids)
-        x_t = run.process.perturb(x0, jax.vmap(lambda key: jax.random.normal(key, (8, 8, 1)))(keys), level)
-        _, features = run.module.apply({"params": run.params}, *run.process.inputs(x_t, jax.numpy.asarray(level)))
-        found[view] = {"pixels": np.asarray(x0).reshape(150, -1), "mid": np.asarray(pool(features["mid"]))}
+        keys = jax.vmap(
+            lambda i, view=view: jax.random.fold_in(
+                jax.random.fold_in(linear_probe_key(0), i), view
+            )
+        )(ids)
+        x_t = run.process.perturb(
+            x0, jax.vmap(lambda key: jax.random.normal(key, (8, 8, 1)))(keys), level
+        )
+        _, features = run.module.apply(
+            {"params": run.params}, *run.process.inputs(x_t, jax.numpy.asarray(level))
+        )
+        found[view] = {
+            "pixels": np.asarray(x0).reshape(150, -1),
+            "mid": np.asarray(pool(features["mid"])),
+        }
     for row in whole["rows"]:
         assert [name for name in row if name in DIAGNOSES] == list(DIAGNOSES)
         if (row["layer"], row["noise_level"]) in (("pixels", None), ("mid", 11)):
@@ -130,9 +162,13 @@ def test_an_older_probe_is_refused_and_still_shown(run, whole, tmp_path):
 
 
 def test_collapse_is_said_beneath_the_table(whole):
-    rows = [row | ({"effective_rank": 1.5} if row["noise_level"] == 1 else {}) for row in whole["rows"]]
+    rows = [
+        row | ({"effective_rank": 1.5} if row["noise_level"] == 1 else {}) for row in whole["rows"]
+    ]
     lines = probe_results.table(whole | {"rows": rows}).splitlines()[-3:]
-    text = "the features have collapsed: images differ along a direction or two (effective rank 1.50)"
+    text = (
+        "the features have collapsed: images differ along a direction or two (effective rank 1.50)"
+    )
     assert lines == [f"warning: {layer}, level 1: {text}" for layer in ("in_1", "mid", "out_1")]
 
 
@@ -147,7 +183,7 @@ def test_the_last_lines_are_the_chosen_features_beside_raw_pixels(whole):
 
 
 def linear_probe_key(seed):
-    from ddaepp_jax.streams import named
+    from ddaepp_jax.base.streams import named
 
     return named(jax.random.key(seed), "features")
 
@@ -176,7 +212,9 @@ def same_rows(one, other):
 
 @pytest.mark.parametrize("call", [1, 3, 6])
 def test_a_stopped_probe_resumes(run, whole, tmp_path, monkeypatch, call):
-    """Stopped between writes of features: what is on disk is not made again, and the results are the same."""
+    """Stopped between writes of features: what is on disk is not made again, and the results are
+    the same.
+    """
     chosen = linear_probe.settings(run, levels=(1, 11), epochs=20)
     monkeypatch.setattr(stored, "SAVE_SECONDS", 0.0)
     with monkeypatch.context() as patch:
@@ -185,8 +223,12 @@ def test_a_stopped_probe_resumes(run, whole, tmp_path, monkeypatch, call):
             linear_probe.probe(run, chosen, tmp_path / "probe")
     reads = stop_at(monkeypatch, Splits, "read", 10**9)
     same_rows(linear_probe.probe(run, chosen, tmp_path / "probe"), whole)
-    assert 0 < len(reads) <= 24 - 4 * call + 2 + 6  # 8 batches a level, and pixels; and two of views
-    same_rows(linear_probe.probe(run, chosen, tmp_path / "probe"), whole)  # and once more: nothing is left to do
+    assert (
+        0 < len(reads) <= 24 - 4 * call + 2 + 6
+    )  # 8 batches a level, and pixels; and two of views
+    same_rows(
+        linear_probe.probe(run, chosen, tmp_path / "probe"), whole
+    )  # and once more: nothing is left to do
     assert not (tmp_path / "probe-partial").exists()
 
 
@@ -196,13 +238,24 @@ def test_features_of_other_settings_are_not_reused(run, whole, tmp_path, monkeyp
     with monkeypatch.context() as patch:
         stop_at(patch, stored, "replace", 5)
         with pytest.raises(Stopped):
-            linear_probe.probe(run, linear_probe.settings(run, levels=(1, 11), epochs=20, seed=7), tmp_path / "probe")
+            linear_probe.probe(
+                run,
+                linear_probe.settings(run, levels=(1, 11), epochs=20, seed=7),
+                tmp_path / "probe",
+            )
     assert (tmp_path / "probe-partial").exists() and not (tmp_path / "probe.json").exists()
-    same_rows(linear_probe.probe(run, linear_probe.settings(run, levels=(1, 11), epochs=20), tmp_path / "probe"), whole)
+    same_rows(
+        linear_probe.probe(
+            run, linear_probe.settings(run, levels=(1, 11), epochs=20), tmp_path / "probe"
+        ),
+        whole,
+    )
 
 
 def test_online_resumes_and_is_not_cached(run, whole, tmp_path, monkeypatch):
-    chosen = linear_probe.settings(run, "online", levels=(11,), epochs=4, batch_size=256, learning_rates=(1e-2,))
+    chosen = linear_probe.settings(
+        run, "online", levels=(11,), epochs=4, batch_size=256, learning_rates=(1e-2,)
+    )
     assert chosen.tag == "crop-4ep" and not chosen.flip  # digits are not mirrored
     results = linear_probe.probe(run, chosen, tmp_path / "whole")
     monkeypatch.setattr(online, "SAVE_SECONDS", 0.0)
@@ -214,7 +267,9 @@ def test_online_resumes_and_is_not_cached(run, whole, tmp_path, monkeypatch):
     same_rows(linear_probe.probe(run, chosen, tmp_path / "stopped"), results)
     assert len(steps) == 22 - 7
     knn = [row["knn_test"] for row in whole["rows"] if row["noise_level"] == 11]
-    assert [row["knn_test"] for row in results["rows"] if row["noise_level"] == 11] == knn  # no head: no difference
+    assert [
+        row["knn_test"] for row in results["rows"] if row["noise_level"] == 11
+    ] == knn  # no head: no difference
     assert results["best"]["linear_test"] != whole["best"]["linear_test"]
 
 
@@ -222,7 +277,14 @@ def test_order_of_layers_does_not_matter(run, tmp_path):
     rows = []
     for layers in (("in_1", "mid", "out_1"), ("out_1", "in_1", "mid")):
         chosen = linear_probe.settings(
-            run, "online", layers=layers, levels=(11,), epochs=3, batch_size=256, learning_rates=(1e-2,), knn=0
+            run,
+            "online",
+            layers=layers,
+            levels=(11,),
+            epochs=3,
+            batch_size=256,
+            learning_rates=(1e-2,),
+            knn=0,
         )
         found = linear_probe.probe(run, chosen, tmp_path / layers[0])["rows"]
         rows.append({row["layer"]: row["linear_test"] for row in found})
@@ -231,18 +293,24 @@ def test_order_of_layers_does_not_matter(run, tmp_path):
 
 def test_more_levels_join(run, whole, tmp_path):
     for levels in ((11,), (1,)):
-        found = linear_probe.probe(run, linear_probe.settings(run, levels=levels, epochs=20), tmp_path / "probe")
+        found = linear_probe.probe(
+            run, linear_probe.settings(run, levels=levels, epochs=20), tmp_path / "probe"
+        )
     assert found["levels"] == whole["levels"] == [1, 11] and found["best"] == whole["best"]
     by_cell = lambda rows: {(row["layer"], row["noise_level"]): row for row in rows}
     assert by_cell(found["rows"]) == by_cell(whole["rows"])
-    np.testing.assert_array_equal(*(probe_results.grid(probed, "knn_test")[2] for probed in (found, whole)))
+    np.testing.assert_array_equal(
+        *(probe_results.grid(probed, "knn_test")[2] for probed in (found, whole))
+    )
 
 
 def test_imagenet_protocol_standardises_without_neighbours(run, tmp_path):
     chosen = linear_probe.settings(run, "imagenet", levels=(11,), epochs=4, batch_size=256, knn=0)
     found = linear_probe.probe(run, chosen, tmp_path / "probe")
     assert "knn_test" not in found["best"] and found["settings"]["standardise"]
-    plain = linear_probe.settings(run, "imagenet", levels=(11,), epochs=4, batch_size=256, knn=0, standardise=False)
+    plain = linear_probe.settings(
+        run, "imagenet", levels=(11,), epochs=4, batch_size=256, knn=0, standardise=False
+    )
     other = linear_probe.probe(run, plain, tmp_path / "plain")
     pixels, unscaled = found["rows"][0]["linear_test"], other["rows"][0]["linear_test"]
     assert pixels > 50 and abs(pixels - unscaled) > 1
@@ -267,14 +335,20 @@ def test_layers_are_grouped_by_what_the_device_holds():
 def test_groups_change_nothing(run, whole, tmp_path):
     small = ddaepp_jax.load(run.workdir)
     small.config.data.device_bytes = 200_000  # the images, or one layer's features, at a time
-    found = linear_probe.probe(small, linear_probe.settings(small, levels=(1, 11), epochs=20), tmp_path / "probe")
+    found = linear_probe.probe(
+        small, linear_probe.settings(small, levels=(1, 11), epochs=20), tmp_path / "probe"
+    )
     for one, other in zip(found["rows"], whole["rows"], strict=True):
         assert one["layer"] == other["layer"] and one["knn_test"] == other["knn_test"]
         assert abs(one["linear_test"] - other["linear_test"]) <= 100 / 297 + 1e-9
 
 
-def test_heads_learn_from_the_training_part_and_what_is_held_out_chooses(run, tmp_path, monkeypatch):
-    """By how many images each is given: 1350 to train on, 150 to choose by, 297 to test; and the chosen rate."""
+def test_heads_learn_from_the_training_part_and_what_is_held_out_chooses(
+    run, tmp_path, monkeypatch
+):
+    """By how many images each is given: 1350 to train on, 150 to choose by, 297 to test; and the
+    chosen rate.
+    """
     given = {"standard_scale": set(), "fit": set(), "knn_accuracy": set()}
     kept = {name: getattr(probes, name) for name in given}
 
@@ -297,9 +371,13 @@ def test_heads_learn_from_the_training_part_and_what_is_held_out_chooses(run, tm
     for function in (standard_scale, fit, knn_accuracy):
         monkeypatch.setattr(probes, function.__name__, function)
     monkeypatch.setattr(
-        probes, "accuracies", lambda heads, features, labels, scales: dict.fromkeys(features, rates[len(labels) == 150])
+        probes,
+        "accuracies",
+        lambda heads, features, labels, scales: dict.fromkeys(features, rates[len(labels) == 150]),
     )
-    found = linear_probe.probe(run, linear_probe.settings(run, levels=(11,), epochs=1, knn=5), tmp_path / "probe")
+    found = linear_probe.probe(
+        run, linear_probe.settings(run, levels=(11,), epochs=1, knn=5), tmp_path / "probe"
+    )
     assert given == {name: {1350} for name in given}
     for row in found["rows"]:
         assert row["learning_rate"] == probes.PROTOCOLS["cached"].learning_rates[2]
@@ -312,5 +390,7 @@ def test_the_best_row_is_the_one_that_what_is_held_out_chooses(run):
         {"layer": layer, "noise_level": 11, "linear_held_out": held_out, "linear_test": test}
         for layer, held_out, test in (("pixels", 99, 99), ("in_1", 50, 80), ("mid", 60, 70))
     ]
-    best = lambda held_out: linear_probe._best(rows, linear_probe.settings(run, held_out=held_out), "t")
+    best = lambda held_out: linear_probe._best(
+        rows, linear_probe.settings(run, held_out=held_out), "t"
+    )
     assert (best(0.1)["layer"], best(0)["layer"]) == ("mid", "in_1")

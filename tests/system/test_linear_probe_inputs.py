@@ -45,7 +45,9 @@ def test_bad_setting(fields, field, words, opened):
 @pytest.mark.parametrize(("held_out", "left"), [(0.0001, "0"), (0.9999, "1500")])
 def test_a_part_that_leaves_nothing(held_out, left, opened, tmp_path):
     with expect_error("held_out", f"{held_out} of 1500", left):
-        linear_probe.probe(opened, linear_probe.settings(opened, held_out=held_out), tmp_path / "probe")
+        linear_probe.probe(
+            opened, linear_probe.settings(opened, held_out=held_out), tmp_path / "probe"
+        )
 
 
 @pytest.mark.parametrize(

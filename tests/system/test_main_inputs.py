@@ -19,7 +19,11 @@ from ddaepp_jax import main
         (["--workdir"], "argument --workdir", ["one"]),
         (["--num_processes=two"], "argument --num_processes", ["'two'"]),
         (["--coordinator=somewhere"], "--coordinator", ["'somewhere'", "HOST:PORT"]),
-        (["--process_id=2", "--coordinator=a:1", "--num_processes=2"], "--process_id", ["2", "--num_processes"]),
+        (
+            ["--process_id=2", "--coordinator=a:1", "--num_processes=2"],
+            "--process_id",
+            ["2", "--num_processes"],
+        ),
     ],
 )
 def test_bad_argument(arguments, field, words):
@@ -29,7 +33,11 @@ def test_bad_argument(arguments, field, words):
 
 def test_missing_data(tmp_path):
     data, workdir = tmp_path / "data", tmp_path / "run"
-    arguments = [f"--workdir={workdir}", "--config.data.name=folder", f"--config.data.data_dir={data}"]
+    arguments = [
+        f"--workdir={workdir}",
+        "--config.data.name=folder",
+        f"--config.data.data_dir={data}",
+    ]
     with expect_error("data.data_dir", f"{data}", "not a folder"):
         main.main(arguments)
     data.mkdir()
@@ -42,14 +50,19 @@ def test_class_conditional_without_labels(tmp_path):
     for split in ("train", "test"):
         (tmp_path / "data" / split).mkdir(parents=True)
         Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "data" / split / "0.png")
-    fields = ("data.name=folder", f"data.data_dir={tmp_path / 'data'}", "model.class_conditional=True")
+    fields = (
+        "data.name=folder",
+        f"data.data_dir={tmp_path / 'data'}",
+        "model.class_conditional=True",
+    )
     with expect_error("model.class_conditional", "labels", "False"):
         main.main([f"--workdir={tmp_path / 'run'}", *(f"--config.{field}" for field in fields)])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "words"), [("digitz", ["TensorFlow Datasets", "'digitz'"]), ("no such set", ["'no such set'", "form"])]
+    ("name", "words"),
+    [("digitz", ["TensorFlow Datasets", "'digitz'"]), ("no such set", ["'no such set'", "form"])],
 )
 def test_unknown_data(name, words, tmp_path):
     fields = [f"--config.data.name={name}", f"--config.data.data_dir={tmp_path}"]

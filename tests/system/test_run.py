@@ -1,4 +1,6 @@
-"""The public door: features and samples are functions of (seed, image), in any batches. On devices: tests/parallel."""
+"""The public door: features and samples are functions of (seed, image), in any batches. On devices:
+tests/parallel.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +34,9 @@ def test_labels_and_guidance(run):
 
 @pytest.mark.parametrize("interval", [pytest.param((), marks=pytest.mark.slow), (200, 700)])
 def test_guidance_by_a_worse_run(conditional, run, interval):
-    """Against the formula: each of the two denoisers is autoguided, then the one taken away from the other."""
+    """Against the formula: each of the two denoisers is autoguided, then the one taken away from
+    the other.
+    """
     guide, labels = ddaepp_jax.load(conditional, step=24, decay=0.5), jnp.arange(12) % 10
 
     def estimate(which, x, level, y):
@@ -41,14 +45,17 @@ def test_guidance_by_a_worse_run(conditional, run, interval):
 
     def expected(x, level):
         given, none = (
-            estimate(guide, x, level, y) + 1.5 * (estimate(run, x, level, y) - estimate(guide, x, level, y))
+            estimate(guide, x, level, y)
+            + 1.5 * (estimate(run, x, level, y) - estimate(guide, x, level, y))
             for y in (labels, None)
         )
         inside = not interval or (interval[0] <= level[0]) & (level[0] <= interval[1])
         return jnp.where(inside, none + 2.0 * (given - none), given)
 
     keys = image_keys(3, "sample", jnp.arange(12))
-    images = jax.jit(lambda x: ddim(run.process, expected, x, keys, 5))(image_noise(keys, run.image_shape))
+    images = jax.jit(lambda x: ddim(run.process, expected, x, keys, 5))(
+        image_noise(keys, run.image_shape)
+    )
     draw = lambda **more: run.sample(
         n=12, seed=3, sampler="ddim", steps=5, guidance=2.0, guidance_interval=interval, **more
     )
@@ -56,19 +63,30 @@ def test_guidance_by_a_worse_run(conditional, run, interval):
     levels = np.clip((np.asarray(images) + 1) * 127.5, 0, 255)  # before they are rounded to uint8
     np.testing.assert_allclose(ours, levels, rtol=0, atol=0.5 + 1e-3)
     assert (ours != draw()).mean() > 0.05
-    np.testing.assert_array_equal(ours, draw(autoguidance=1.5, guide=guide, guidance_channels=1))  # all there are
+    np.testing.assert_array_equal(
+        ours, draw(autoguidance=1.5, guide=guide, guidance_channels=1)
+    )  # all there are
 
 
 def test_features_are_what_they_say(run):
-    """Against the definition, image by image: noise of (seed, image), one forward pass, a mean over tokens."""
+    """Against the definition, image by image: noise of (seed, image), one forward pass, a mean over
+    tokens.
+    """
     images = digits("test").batch(np.arange(5))["image"]
-    features = run.features(images, noise_level=21, layers=["out_1", "bottleneck"], seed=4, batch_size=2)
-    noise = image_noise(jax.vmap(jax.random.fold_in, (0, None))(image_keys(4, "features", jnp.arange(5)), 0), (8, 8, 1))
+    features = run.features(
+        images, noise_level=21, layers=["out_1", "bottleneck"], seed=4, batch_size=2
+    )
+    noise = image_noise(
+        jax.vmap(jax.random.fold_in, (0, None))(image_keys(4, "features", jnp.arange(5)), 0),
+        (8, 8, 1),
+    )
     for i in range(5):
         x0 = jnp.asarray(images[i : i + 1], jnp.float32) / 127.5 - 1
         a = run.process.alpha_bar[21]
         x_t = np.sqrt(a) * x0 + np.sqrt(1 - a) * noise[i : i + 1]
-        _, expected = run.module.apply({"params": run.params}, x_t.astype(jnp.float32), jnp.array([999 * 21 / 1000]))
+        _, expected = run.module.apply(
+            {"params": run.params}, x_t.astype(jnp.float32), jnp.array([999 * 21 / 1000])
+        )
         np.testing.assert_allclose(features["out_1"][i], expected["out_1"][0].mean(0), atol=2e-5)
         np.testing.assert_allclose(features["bottleneck"][i], expected["bottleneck"][0], atol=2e-5)
 
@@ -89,7 +107,9 @@ def test_checkpoints_and_averages_can_be_chosen(conditional, run):
     saved = run.state()
     assert int(saved.step) == run.step == 32 and early.step == 24
     for opened, tree in [(run, saved.ema["0.9"]), (other, saved.ema["0.5"])]:
-        jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b), opened.params, tree["network"])
+        jax.tree.map(
+            lambda a, b: np.testing.assert_array_equal(a, b), opened.params, tree["network"]
+        )
     moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), run.params, early.params)
     assert max(jax.tree.leaves(moved)) > 1e-4
     assert set(saved.params) == {"network", "objectives"} and run.config.model.name == "uvit"

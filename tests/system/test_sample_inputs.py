@@ -6,7 +6,8 @@ from helpers.errors import expect_error
 
 import ddaepp_jax
 from ddaepp_jax import config as schema
-from ddaepp_jax import run_config, sample
+from ddaepp_jax import sample
+from ddaepp_jax.config import saved as run_config
 from ddaepp_jax.diffusion.ddpm import DDPM
 from ddaepp_jax.diffusion.flow import Flow
 
@@ -28,7 +29,11 @@ def opened(plain):
         (["--workdir=x", "--n=many"], "argument --n", ["'many'"]),
         (["--workdir=x", "--labels=cat"], "argument --labels", ["'cat'", "comma"]),
         (["--workdir=x", "--options=clip"], "argument --options", ["'clip'", "comma"]),
-        (["--workdir=x", "--guidance_interval=low"], "argument --guidance_interval", ["'low'", "comma"]),
+        (
+            ["--workdir=x", "--guidance_interval=low"],
+            "argument --guidance_interval",
+            ["'low'", "comma"],
+        ),
         (["--workdir=x", "--columns=-1"], "--columns", ["-1", "negative"]),
         (["--workdir=x"], "x", ["config.json", "--workdir"]),
     ],
@@ -176,7 +181,12 @@ def test_a_guide_with_labels(opened, guide):
 
 @pytest.mark.parametrize(
     ("labels", "words"),
-    [(10, ["10", "0..9"]), ([3, -1], ["-1", "0..9"]), ([3, 4, 5], ["(3,)", "2"]), (1.5, ["float64", "class"])],
+    [
+        (10, ["10", "0..9"]),
+        ([3, -1], ["-1", "0..9"]),
+        ([3, 4, 5], ["(3,)", "2"]),
+        (1.5, ["float64", "class"]),
+    ],
 )
 def test_labels_of_a_conditional_run(labels, words, run):
     with expect_error("labels", *words):

@@ -1,4 +1,6 @@
-"""A run directory of version 0.1.0 opens, resumes and reports; the names of metrics are those of that version."""
+"""A run directory of version 0.1.0 opens, resumes and reports; the names of metrics are those of
+that version.
+"""
 
 import json
 import shutil
@@ -17,14 +19,18 @@ from ddaepp_jax.data.datasets import digits
 
 @pytest.fixture
 def old(tmp_path) -> Path:
-    """The unpacked files: ``run``, a run directory; ``search``, a search; ``expected.npz``, what 0.1.0 computed."""
+    """The unpacked files: ``run``, a run directory; ``search``, a search; ``expected.npz``, what
+    0.1.0 computed.
+    """
     with tarfile.open(ROOT / "tests" / "golden" / "run_0_1.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")
     return tmp_path
 
 
 def same_run(**fields):
-    """The config of the run, with other fields by their dotted names, dots written as two underscores."""
+    """The config of the run, with other fields by their dotted names, dots written as two
+    underscores.
+    """
     config = get_config("tiny")
     own = dict(model__width=16, optimizer__schedule="constant", logging__tensorboard=False)
     own |= dict(ema__sigma_rel=(0.05, 0.1), ema__snapshot_every=2, evals__heldout_loss__images=16)
@@ -54,7 +60,9 @@ def test_it_resumes_with_the_same_numbers_and_names(old):
     expected = np.load(old / "expected.npz")
     before = names(old / "run", 4)
     main.train_and_evaluate(same_run(train__steps=6), old / "run")
-    values = {name: value for row in rows(old / "run") if row["step"] == 6 for name, value in row.items()}
+    values = {
+        name: value for row in rows(old / "run") if row["step"] == 6 for name, value in row.items()
+    }
     np.testing.assert_allclose(values["loss"], expected["loss"], rtol=1e-5)
     np.testing.assert_allclose(values["heldout_loss/ema0.999/mean"], expected["heldout"], rtol=1e-5)
     assert names(old / "run", 4) == names(old / "run", 6) == before
@@ -78,14 +86,20 @@ def test_its_scores_are_resumed(old, tmp_path):
     extractor = untrained_classifier(tmp_path / "classifier")
     fid.main([f"--workdir={old / 'run'}", "--n=16", f"--extractor={extractor}", "--seeds=0,1"])
     after = json.loads(file.read_text())
-    assert [row["seed"] for row in after["rows"]] == [0, 1] and after["rows"][0] == before["rows"][0]
-    assert list(before["metrics"]) == list(after["metrics"]) == [
-        "classifier-fd16/ema0.999/ddpm4/train",
-        "classifier-score16/ema0.999/ddpm4",
-        "classifier-kid16/ema0.999/ddpm4/train",
-        "classifier-precision16/ema0.999/ddpm4/train",
-        "classifier-recall16/ema0.999/ddpm4/train",
+    assert [row["seed"] for row in after["rows"]] == [0, 1] and after["rows"][0] == before["rows"][
+        0
     ]
+    assert (
+        list(before["metrics"])
+        == list(after["metrics"])
+        == [
+            "classifier-fd16/ema0.999/ddpm4/train",
+            "classifier-score16/ema0.999/ddpm4",
+            "classifier-kid16/ema0.999/ddpm4/train",
+            "classifier-precision16/ema0.999/ddpm4/train",
+            "classifier-recall16/ema0.999/ddpm4/train",
+        ]
+    )
 
 
 def test_its_search_is_resumed(old):
@@ -101,20 +115,32 @@ def test_its_search_is_resumed(old):
 def test_it_is_reported(old):
     report.main([f"--workdir={old / 'run'}"])
     page = (old / "run" / "report.html").read_text()
-    for text in ("linear_probe/out_1/t11/cached-2ep", "classifier-fd16/ema0.999/ddpm4/train", "Effective rank"):
+    for text in (
+        "linear_probe/out_1/t11/cached-2ep",
+        "classifier-fd16/ema0.999/ddpm4/train",
+        "Effective rank",
+    ):
         assert text in page
 
 
 @pytest.mark.slow  # two objectives, six evaluations
 def test_a_new_runs_metrics_have_the_same_names(old, extractor, tmp_path):
-    """Every evaluation and both objectives; ``extractor`` is copied, as statistics are kept in it."""
+    """Every evaluation and both objectives; ``extractor`` is copied, as statistics are kept in
+    it.
+    """
     copied = shutil.copytree(extractor, tmp_path / "extractor")
     scoring = dict(evals__fid__every=4, evals__fid__extractor=str(copied))
     distilled = dict(objectives__distillation__weight=0.1, model__augment_dim=9)
     main.train_and_evaluate(same_run(**scoring, **distilled), tmp_path / "new")
     assert (tmp_path / "new" / "samples" / "00000004.png").is_file()
     objective = [f"distillation/{name}" for name in ("accuracy", "loss", "spread")]
-    scores = ["fd16/{}/train", "kid16/{}/train", "precision16/{}/train", "recall16/{}/train", "score16/{}"]
+    scores = [
+        "fd16/{}/train",
+        "kid16/{}/train",
+        "precision16/{}/train",
+        "recall16/{}/train",
+        "score16/{}",
+    ]
     scores = [f"fid/ema0.999/classifier-{score}".format("ddpm4") for score in scores]
     assert names(tmp_path / "new", 4) == sorted([*names(old / "run", 4), *objective, *scores])
     assert names(old / "run", 4) == [

@@ -44,8 +44,12 @@ def test_a_flip_depends_on_seed_step_and_index_only() -> None:
 
 
 def crops(seed: int = 3, step: int = 7, rows: np.ndarray = INDEX) -> np.ndarray:
-    """(B, 2): by how much each image is shifted down and right, found among all shifts of an image with a black rim."""
-    out = np.asarray(jax.jit(random_crop, static_argnums=4)(IMAGES[rows], seed, step, INDEX[rows], 1))
+    """(B, 2): by how much each image is shifted down and right, found among all shifts of an image
+    with a black rim.
+    """
+    out = np.asarray(
+        jax.jit(random_crop, static_argnums=4)(IMAGES[rows], seed, step, INDEX[rows], 1)
+    )
     padded = np.pad(IMAGES[rows], ((0, 0), (1, 1), (1, 1), (0, 0)))
     places = [(i, j) for i in range(3) for j in range(3)]
     same = np.stack([(out == padded[:, i : i + 4, j : j + 6]).all((1, 2, 3)) for i, j in places])
@@ -56,7 +60,9 @@ def crops(seed: int = 3, step: int = 7, rows: np.ndarray = INDEX) -> np.ndarray:
 def test_crops_are_of_every_place_as_often() -> None:
     counts = np.zeros((3, 3))
     np.add.at(counts, tuple(crops().T), 1)
-    assert np.square(counts - 512 / 9).sum() / (512 / 9) < 26.1  # chi-square, 8 degrees of freedom, p = 0.001
+    assert (
+        np.square(counts - 512 / 9).sum() / (512 / 9) < 26.1
+    )  # chi-square, 8 degrees of freedom, p = 0.001
 
 
 def test_a_crop_depends_on_seed_step_and_index_only() -> None:

@@ -20,14 +20,25 @@ def test_objectives_of_weight_zero_do_not_exist():
 
 
 def test_attention_falls_back_where_cudnn_cannot(monkeypatch, capsys):
-    """On a GPU in bfloat16 cuDNN is tried with the real shape; what fails here, on a CPU, falls back and says so."""
+    """On a GPU in bfloat16 cuDNN is tried with the real shape; what fails here, on a CPU, falls
+    back and says so.
+    """
     shape = dict(length=17, heads=2, head_width=16)
-    assert build.attention("auto", **shape, dtype=jnp.dtype("bfloat16")) == "xla" and not capsys.readouterr().out
+    assert (
+        build.attention("auto", **shape, dtype=jnp.dtype("bfloat16")) == "xla"
+        and not capsys.readouterr().out
+    )
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert build.attention("auto", **shape, dtype=jnp.dtype("float32")) == "xla" and not capsys.readouterr().out
+    assert (
+        build.attention("auto", **shape, dtype=jnp.dtype("float32")) == "xla"
+        and not capsys.readouterr().out
+    )
     assert build.attention("auto", **shape, dtype=jnp.dtype("bfloat16")) == "xla"
     out = capsys.readouterr().out
-    assert out.startswith("attention: cuDNN does not take this shape here, XLA's is used (") and out.count("\n") == 1
+    assert (
+        out.startswith("attention: cuDNN does not take this shape here, XLA's is used (")
+        and out.count("\n") == 1
+    )
     with expect_error("model.attention", "cudnn", "shape", "xla"):
         build.attention("cudnn", **shape, dtype=jnp.dtype("bfloat16"))
 
@@ -46,7 +57,11 @@ def test_a_set_that_fits_is_resident_and_others_are_streamed():
     data = build.dataset(made, "train")
     mesh = build.mesh(made)
     source = build.source(made, data, mesh)
-    assert data.nbytes == 1500 * 64 and source.shapes["image"].shape == (1500, 8, 8, 1) and source.looped
+    assert (
+        data.nbytes == 1500 * 64
+        and source.shapes["image"].shape == (1500, 8, 8, 1)
+        and source.looped
+    )
     made.model = schema.unet()
     source = build.source(made, data, mesh)
     assert source.shapes["image"].shape == (1500, 8, 8, 1) and not source.looped  # on a CPU
@@ -56,11 +71,14 @@ def test_a_set_that_fits_is_resident_and_others_are_streamed():
 
 def test_images_are_flipped_and_transformed_where_the_config_says_so():
     images = jax.random.randint(jax.random.key(0), (64, 8, 8, 1), 0, 256).astype(jnp.uint8)
-    prepared = lambda **data: jax.jit(build.prepare(config(**data)))(images, jnp.int32(3), jnp.arange(64))
+    prepared = lambda **data: jax.jit(build.prepare(config(**data)))(
+        images, jnp.int32(3), jnp.arange(64)
+    )
     plain, flipped = (prepared(data__flip=flip)["image"] for flip in (False, True))
     np.testing.assert_allclose(plain, np.asarray(images, np.float64) / 127.5 - 1, atol=1e-6)
     kept, mirrored = (
-        np.isclose(flipped, other, atol=1e-6).all((1, 2, 3)) for other in (plain, np.asarray(plain)[:, :, ::-1])
+        np.isclose(flipped, other, atol=1e-6).all((1, 2, 3))
+        for other in (plain, np.asarray(plain)[:, :, ::-1])
     )
     assert (kept ^ mirrored).all() and 16 < mirrored.sum() < 48
     transformed = prepared(data__augment=0.5)

@@ -8,9 +8,9 @@ import pytest
 from helpers.errors import expect_error
 from jax.sharding import NamedSharding, PartitionSpec
 
+from ddaepp_jax.base.parallel import make_mesh
 from ddaepp_jax.training import checkpoint
 from ddaepp_jax.training.checkpoint import Checkpoints
-from ddaepp_jax.training.sharding import make_mesh
 from ddaepp_jax.training.step import TrainState
 
 RANKS = {"loss": min, "probe": max}
@@ -19,7 +19,10 @@ RANKS = {"loss": min, "probe": max}
 def state(step):
     placed = NamedSharding(make_mesh((1, 1, 1), jax.devices()[:1]), PartitionSpec())
     made = TrainState(
-        jnp.int32(step), {"w": jnp.full(3, float(step))}, {"0.9": {"w": jnp.zeros(3)}}, {"m": jnp.ones(1)}
+        jnp.int32(step),
+        {"w": jnp.full(3, float(step))},
+        {"0.9": {"w": jnp.zeros(3)}},
+        {"m": jnp.ones(1)},
     )
     return jax.device_put(made, placed)
 
@@ -38,11 +41,25 @@ def there(directory):
 
 def test_newest_and_best_stay(tmp_path):
     directory = tmp_path / "checkpoints"
-    save(directory, {1: {"loss": 3.0, "probe": 9.0}, 2: {"loss": 1.0}, 3: {}, 4: {"loss": 2.0, "probe": 5.0}, 5: {}})
+    save(
+        directory,
+        {
+            1: {"loss": 3.0, "probe": 9.0},
+            2: {"loss": 1.0},
+            3: {},
+            4: {"loss": 2.0, "probe": 5.0},
+            5: {},
+        },
+    )
     assert there(directory) == [1, 2, 4, 5]
-    save(directory, {6: {"probe": 9.5}, 7: {"loss": 1.0}, 8: {"loss": 4.0}})  # the restarted run knows what was best
+    save(
+        directory, {6: {"probe": 9.5}, 7: {"loss": 1.0}, 8: {"loss": 4.0}}
+    )  # the restarted run knows what was best
     assert there(directory) == [2, 6, 7, 8]  # the older of two equal losses
-    assert checkpoint.best_step(directory, "loss", min) == 2 and checkpoint.best_step(directory, "probe", max) == 6
+    assert (
+        checkpoint.best_step(directory, "loss", min) == 2
+        and checkpoint.best_step(directory, "probe", max) == 6
+    )
 
 
 def test_only_the_newest_stay_where_nothing_is_measured(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 
 from ddaepp_jax import cli
 from ddaepp_jax import config as schema
-from ddaepp_jax.errors import InputError, NonFiniteError
+from ddaepp_jax.base.errors import InputError, NonFiniteError
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,11 @@ def test_parser_help(capsys):
     [
         (InputError("a: b"), 2, "error: a: b\n"),
         (NonFiniteError("step 3"), 1, "error: step 3\n"),
-        (KeyboardInterrupt(), 130, "interrupted; the same command resumes from the newest checkpoint\n"),
+        (
+            KeyboardInterrupt(),
+            130,
+            "interrupted; the same command resumes from the newest checkpoint\n",
+        ),
     ],
 )
 def test_launch(error, code, line, capsys):
@@ -81,7 +85,9 @@ def test_launch_keeps_the_traceback_of_a_bug():
 
 
 def test_compilation_cache(monkeypatch):
-    """On by default, in the home directory; the environment's word is left to JAX; off for several CPU devices."""
+    """On by default, in the home directory; the environment's word is left to JAX; off for several
+    CPU devices.
+    """
     updates = {}
     monkeypatch.setattr(jax.config, "update", updates.__setitem__)
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")

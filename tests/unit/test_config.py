@@ -1,9 +1,12 @@
-"""The schema: JSON there and back, and what a resumed run may change. Bad values: test_fields.py."""
+"""The schema: JSON there and back, and what a resumed run may change. Bad values:
+test_fields.py.
+"""
 
 import pytest
 
 from ddaepp_jax import config as schema
-from ddaepp_jax import run_config, validation
+from ddaepp_jax.config import saved as run_config
+from ddaepp_jax.config import validation
 
 pytestmark = pytest.mark.smoke
 
@@ -20,7 +23,12 @@ def test_defaults_are_valid_and_survive_json(variant):
 
 def test_changes_that_a_resumed_run_may_make():
     old, new = schema.get_config(), schema.get_config()
-    new.train.log_every, new.evals.samples.n, new.mesh.fsdp, new.data.data_dir = 1, 3, 2, "elsewhere"
+    new.train.log_every, new.evals.samples.n, new.mesh.fsdp, new.data.data_dir = (
+        1,
+        3,
+        2,
+        "elsewhere",
+    )
     assert run_config.changes(old, new) == []
 
 
@@ -40,10 +48,16 @@ def test_changes_that_it_may_not_make_are_named():
     old, new = schema.get_config(), schema.get_config()
     new.seed, new.model.width = 5, 32
     new.model.extra = 1
-    assert run_config.changes(old, new) == ["model.extra: absent -> 1", "model.width: 64 -> 32", "seed: 0 -> 5"]
+    assert run_config.changes(old, new) == [
+        "model.extra: absent -> 1",
+        "model.width: 64 -> 32",
+        "seed: 0 -> 5",
+    ]
 
 
-@pytest.mark.parametrize(("schedule", "changed"), [("constant", []), ("cosine", ["train.steps: 7500 -> 5000"])])
+@pytest.mark.parametrize(
+    ("schedule", "changed"), [("constant", []), ("cosine", ["train.steps: 7500 -> 5000"])]
+)
 def test_the_length_of_a_run_may_change_where_no_learning_rate_depends_on_it(schedule, changed):
     old, new = schema.get_config(), schema.get_config()
     old.optimizer.schedule = new.optimizer.schedule = schedule

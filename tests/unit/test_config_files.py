@@ -3,7 +3,8 @@
 import pytest
 from helpers.errors import TINY, expect_error
 
-from ddaepp_jax import linear_probe, main, run_config, sample
+from ddaepp_jax import linear_probe, main, sample
+from ddaepp_jax.config import saved as run_config
 
 CHANGED = "from ddaepp_jax import config\ndef get_config():\n    c = config.get_config()\n    {}\n    return c"
 FILES = {
@@ -54,7 +55,9 @@ def test_a_bug_in_a_config_file_keeps_its_traceback(files):
         main.main(["--workdir=run", "--config=bug.py"])
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", "{}", '{"seed": 0}', '{"seed": "a"}', "\ufffd\0"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "3", "{}", '{"seed": 0}', '{"seed": "a"}', "\ufffd\0"]
+)
 def test_foreign_config_json(text):
     with expect_error("runs/x/config.json", "run directory"):
         run_config.from_json(text, "runs/x/config.json")

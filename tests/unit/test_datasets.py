@@ -31,8 +31,14 @@ def test_digits_have_the_full_range_and_two_splits() -> None:
     train, test = datasets.digits("train"), datasets.digits("test")
     assert (len(train), len(test), train.nbytes) == (1500, 297, 1500 * 64)
     pixels, labels = train.arrays()
-    assert pixels.shape == (1500, *train.image_shape) and pixels.dtype == np.uint8 and labels.dtype == np.int32
-    assert (pixels.min(), pixels.max()) == (0, 255) and set(labels) == set(range(10)) == set(range(train.num_classes))
+    assert (
+        pixels.shape == (1500, *train.image_shape)
+        and pixels.dtype == np.uint8
+        and labels.dtype == np.int32
+    )
+    assert (pixels.min(), pixels.max()) == (0, 255) and set(labels) == set(range(10)) == set(
+        range(train.num_classes)
+    )
     assert set(np.unique(pixels)) == {round(i * 255 / 16) for i in range(17)}
     batch = train.batch(np.array([7, 3, 7]))
     assert batch["index"].dtype == np.int32
@@ -44,7 +50,9 @@ def test_digits_have_the_full_range_and_two_splits() -> None:
 
 def test_a_label_out_of_range_is_an_error() -> None:
     labels = np.array([0, 1, -1, 0], np.int32)
-    bad = datasets.Dataset("bad", "test", (1, 1, 1), 2, ("a", "b"), 4, lambda i: (noise(len(i), 1, 1, 1), labels[i]))
+    bad = datasets.Dataset(
+        "bad", "test", (1, 1, 1), 2, ("a", "b"), 4, lambda i: (noise(len(i), 1, 1, 1), labels[i])
+    )
     assert bad.batch(np.array([1, 3]))["label"].tolist() == [1, 0]
     with expect_error("data.split", "image 2", "-1"):
         bad.arrays()
@@ -54,17 +62,28 @@ def test_a_label_out_of_range_is_an_error() -> None:
 
 
 def test_a_folder_of_classes_in_sorted_order(tmp_path: Path) -> None:
-    arrays = {"train/dog/b.png": noise(5, 4, 3), "train/dog/a.bmp": noise(5, 4, 3), "train/cat/z.PNG": noise(5, 4, 3)}
+    arrays = {
+        "train/dog/b.png": noise(5, 4, 3),
+        "train/dog/a.bmp": noise(5, 4, 3),
+        "train/cat/z.PNG": noise(5, 4, 3),
+    }
     for name, array in (arrays | {"test/dog/q.png": noise(5, 4, 3)}).items():
         save(tmp_path / name, array)
     (tmp_path / "train/cat/notes.txt").write_text("no image")
     (tmp_path / "train/.hidden").mkdir()
     train = datasets.folder(tmp_path, "train")
-    assert (train.class_names, train.num_classes, train.image_shape, len(train)) == (("cat", "dog"), 2, (5, 4, 3), 3)
+    assert (train.class_names, train.num_classes, train.image_shape, len(train)) == (
+        ("cat", "dog"),
+        2,
+        (5, 4, 3),
+        3,
+    )
     pixels, labels = train.arrays()
     np.testing.assert_array_equal(pixels, np.stack([arrays[k] for k in sorted(arrays)]))
     assert labels.tolist() == [0, 1, 1]
-    assert datasets.folder(tmp_path, "test").arrays()[1].tolist() == [1]  # the test split has no cat
+    assert datasets.folder(tmp_path, "test").arrays()[1].tolist() == [
+        1
+    ]  # the test split has no cat
 
 
 def test_a_flat_folder_is_the_unlabelled_train_split(tmp_path: Path) -> None:
@@ -137,14 +156,18 @@ def test_folders_that_cannot_be_meant_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shape", [(16, 16), (100, 40), (37, 90), (8, 8), (5, 7)])
 @pytest.mark.parametrize("size", [(8, 8), (8, 12), (9, 5)])
-def test_center_crop_gives_the_size_and_keeps_constants(shape: tuple[int, int], size: tuple[int, int]) -> None:
+def test_center_crop_gives_the_size_and_keeps_constants(
+    shape: tuple[int, int], size: tuple[int, int]
+) -> None:
     out = images.center_crop(Image.fromarray(np.full((*shape, 3), 77, np.uint8)), size)
     np.testing.assert_array_equal(np.asarray(out), np.full((*size, 3), 77))
 
 
 def test_center_crop_is_centred_and_halves_by_boxes() -> None:
     wide = noise(8, 20, 3)
-    np.testing.assert_array_equal(np.asarray(images.center_crop(Image.fromarray(wide), (8, 8))), wide[:, 6:14])
+    np.testing.assert_array_equal(
+        np.asarray(images.center_crop(Image.fromarray(wide), (8, 8))), wide[:, 6:14]
+    )
     big = noise(16, 16)
     means = big.reshape(8, 2, 8, 2).mean((1, 3))
     assert (
@@ -155,7 +178,9 @@ def test_center_crop_is_centred_and_halves_by_boxes() -> None:
 # ---- TensorFlow Datasets
 
 
-def write_tfds(root: Path, features: dict[str, Any], splits: dict[str, list[Any]], **kwargs: Any) -> None:
+def write_tfds(
+    root: Path, features: dict[str, Any], splits: dict[str, list[Any]], **kwargs: Any
+) -> None:
     """Prepares a set `toy` under root with the given examples."""
     features = tensorflow_datasets.features.FeaturesDict(features)
 
@@ -189,12 +214,20 @@ FEATURES = tensorflow_datasets.features
 
 def test_a_prepared_set_its_slices_and_its_errors(tmp_path: Path) -> None:
     arrays = [noise(6, 5, 3) for _ in range(10)]
-    features = {"image": FEATURES.Image(shape=(6, 5, 3)), "label": FEATURES.ClassLabel(names=["x", "y"])}
+    features = {
+        "image": FEATURES.Image(shape=(6, 5, 3)),
+        "label": FEATURES.ClassLabel(names=["x", "y"]),
+    }
     rows = [{"image": png(array), "label": i % 2} for i, array in enumerate(arrays)]
     write_tfds(tmp_path, features, {"train": rows, "val": rows[:2]})
     for where in (tmp_path, tmp_path / "toy/1.0.0"):
         train = datasets.tfds("toy", "train", str(where))
-        assert (train.image_shape, train.num_classes, train.class_names, len(train)) == ((6, 5, 3), 2, ("x", "y"), 10)
+        assert (train.image_shape, train.num_classes, train.class_names, len(train)) == (
+            (6, 5, 3),
+            2,
+            ("x", "y"),
+            10,
+        )
     pixels, labels = train.arrays()
     known = {array.tobytes(): i % 2 for i, array in enumerate(arrays)}
     assert {p.tobytes(): int(label) for p, label in zip(pixels, labels, strict=True)} == known
@@ -214,7 +247,9 @@ def test_a_prepared_set_its_slices_and_its_errors(tmp_path: Path) -> None:
 
 def test_images_of_many_sizes_and_no_labels(tmp_path: Path) -> None:
     write_tfds(
-        tmp_path, {"image": FEATURES.Image()}, {"train": [{"image": png(noise(9, 7))}, {"image": png(noise(5, 8, 3))}]}
+        tmp_path,
+        {"image": FEATURES.Image()},
+        {"train": [{"image": png(noise(9, 7))}, {"image": png(noise(5, 8, 3))}]},
     )
     with expect_error("data.size", "toy", "different"):
         datasets.tfds("toy", "train", str(tmp_path))
@@ -230,21 +265,29 @@ def test_sets_of_other_things_are_refused(tmp_path: Path) -> None:
 
 
 def test_another_file_format_is_refused(tmp_path: Path) -> None:
-    write_tfds(tmp_path, {"image": FEATURES.Image(shape=(2, 2, 3))}, {"train": [{"image": png(noise(2, 2, 3))}]})
+    write_tfds(
+        tmp_path,
+        {"image": FEATURES.Image(shape=(2, 2, 3))},
+        {"train": [{"image": png(noise(2, 2, 3))}]},
+    )
     info = tmp_path / "toy/1.0.0/dataset_info.json"
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
     with expect_error("data.data_dir", "tfrecord", "file_format='array_record'"):
         datasets.tfds("toy", "train", str(tmp_path))
 
 
-@pytest.mark.skipif("DDAEPP_TFDS_DIR" not in os.environ, reason="DDAEPP_TFDS_DIR names no folder of prepared sets")
+@pytest.mark.skipif(
+    "DDAEPP_TFDS_DIR" not in os.environ, reason="DDAEPP_TFDS_DIR names no folder of prepared sets"
+)
 def test_real_cifar10() -> None:
     train = datasets.tfds("cifar10", "train", os.environ["DDAEPP_TFDS_DIR"], download=False)
     assert (len(train), train.image_shape, train.nbytes) == (50000, (32, 32, 3), 153_600_000)
     pixels, labels = train.arrays()
     assert np.bincount(labels).tolist() == [5000] * 10
     mean = to_float(pixels).mean((0, 1, 2))
-    np.testing.assert_allclose((mean + 1) / 2, [0.4914, 0.4822, 0.4465], atol=1e-3)  # as everywhere in the literature
+    np.testing.assert_allclose(
+        (mean + 1) / 2, [0.4914, 0.4822, 0.4465], atol=1e-3
+    )  # as everywhere in the literature
 
 
 def test_the_splits_of_digits_have_each_image_once() -> None:

@@ -1,12 +1,15 @@
-"""What a config's fields must not be, and that a wrong one ends a program before it reads, compiles or writes."""
+"""What a config's fields must not be, and that a wrong one ends a program before it reads, compiles
+or writes.
+"""
 
 from pathlib import Path
 
 import pytest
 from helpers.errors import CONFIG, expect_error
 
-from ddaepp_jax import build, cli, evaluators, main, validation
+from ddaepp_jax import build, cli, evaluators, main
 from ddaepp_jax import config as schema
+from ddaepp_jax.config import validation
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.training.program import abstract_state
 
@@ -15,8 +18,8 @@ DIT = f"{Path(__file__).parents[2] / 'configs' / 'dit_s_cifar.py'}:tiny"
 UNET = f"{Path(__file__).parents[2] / 'configs' / 'unet_edm_cifar.py'}:tiny"
 DIGITS = (8, 8, 1), 10  # the shape of the images and how many classes they have
 
-# A table holds rows by the config that they override: (override, field that the line begins with, words of the line).
-# The tables are in the order in which a program comes upon the mistakes.
+# A table holds rows by the config that they override: (override, field that the line begins with,
+# words of the line). The tables are in the order in which a program comes upon the mistakes.
 
 OVERRIDES = {
     CONFIG: [
@@ -36,7 +39,11 @@ OVERRIDES = {
         ("ema.decays=0.9", "--config.ema.decays", "'0.9'", "comma"),
         ("ema.decays=(0.9", "--config.ema.decays", "'(0.9'", "comma"),
         ("ema.sigma_rel=0.1", "--config.ema.sigma_rel", "'0.1'", "comma"),
-        ("objectives.distillation.wieght=1", "--config.objectives.distillation.wieght", "distillation.weight"),
+        (
+            "objectives.distillation.wieght=1",
+            "--config.objectives.distillation.wieght",
+            "distillation.weight",
+        ),
         ("evals.features.k=3", "--config.evals.features.k", "field"),
     ],
     UNET: [("model.patch_size=2", "--config.model.patch_size", "field")],
@@ -60,14 +67,42 @@ VALUES = {
         ("ema.snapshot_every=10", "ema.snapshot_every", "10", "ema.sigma_rel=(0.05, 0.1)"),
         ("objectives.denoising.weight=0", "objectives.<name>.weight", "0", "train"),
         ("objectives.denoising.label_dropout=2", "objectives.denoising.label_dropout", "2.0"),
-        ("objectives.denoising.schedule=((5, 1), (5, 0))", "objectives.denoising.schedule", "(5, 0)", "rising"),
-        ("objectives.denoising.schedule=((0, None),)", "objectives.denoising.schedule", "((0, None),)"),
-        ("objectives.distillation.schedule=(0, 1)", "objectives.distillation.schedule", "(0, 1)", "(step, factor)"),
+        (
+            "objectives.denoising.schedule=((5, 1), (5, 0))",
+            "objectives.denoising.schedule",
+            "(5, 0)",
+            "rising",
+        ),
+        (
+            "objectives.denoising.schedule=((0, None),)",
+            "objectives.denoising.schedule",
+            "((0, None),)",
+        ),
+        (
+            "objectives.distillation.schedule=(0, 1)",
+            "objectives.distillation.schedule",
+            "(0, 1)",
+            "(step, factor)",
+        ),
         ("objectives.distillation.weight=-1", "objectives.distillation.weight", "-1.0", "negative"),
-        ("objectives.distillation.geometric=1.5", "objectives.distillation.geometric", "1.5", "probability"),
+        (
+            "objectives.distillation.geometric=1.5",
+            "objectives.distillation.geometric",
+            "1.5",
+            "probability",
+        ),
         ("objectives.distillation.teacher_decay=2", "objectives.distillation.teacher_decay", "2.0"),
-        ("objectives.distillation.temperature=0", "objectives.distillation.temperature", "positive"),
-        ("objectives.distillation.projector_depth=-1", "objectives.distillation.projector_depth", "-1", "negative"),
+        (
+            "objectives.distillation.temperature=0",
+            "objectives.distillation.temperature",
+            "positive",
+        ),
+        (
+            "objectives.distillation.projector_depth=-1",
+            "objectives.distillation.projector_depth",
+            "-1",
+            "negative",
+        ),
         ("objectives.distillation.hidden=0", "objectives.distillation.hidden", "positive"),
         ("optimizer.learning_rate=nan", "optimizer.learning_rate", "nan"),
         ("optimizer.b2=1.0", "optimizer.b2", "1.0"),
@@ -89,8 +124,18 @@ VALUES = {
         ("probe.knn=-1", "probe.knn", "-1", "negative"),
         ("sampling.guidance=2", "sampling.guidance", "2.0", "model.class_conditional"),
         ("sampling.guidance_interval=(5,)", "sampling.guidance_interval", "(5,)", "rising", "()"),
-        ("sampling.guidance_interval=(800,100)", "sampling.guidance_interval", "(800, 100)", "rising"),
-        ("sampling.guidance_interval=('a','b')", "sampling.guidance_interval", "('a', 'b')", "rising"),
+        (
+            "sampling.guidance_interval=(800,100)",
+            "sampling.guidance_interval",
+            "(800, 100)",
+            "rising",
+        ),
+        (
+            "sampling.guidance_interval=('a','b')",
+            "sampling.guidance_interval",
+            "('a', 'b')",
+            "rising",
+        ),
         ("sampling.guidance_channels=-1", "sampling.guidance_channels", "-1", "negative"),
     ]
 }
@@ -106,7 +151,12 @@ PHOTOMETRIC = [  # of objectives.distillation.photometric
     ("solarise=()", "()", "two"),
 ]
 
-MESHES = {TINY: [("mesh.data=3", "mesh.data=3", "1 device"), ("mesh.fsdp=0", "mesh.data", "mesh.fsdp=0", "1 device")]}
+MESHES = {
+    TINY: [
+        ("mesh.data=3", "mesh.data=3", "1 device"),
+        ("mesh.fsdp=0", "mesh.data", "mesh.fsdp=0", "1 device"),
+    ]
+}
 
 DATA = {
     CONFIG: [
@@ -167,7 +217,12 @@ LEARNERS = {  # the process, the optimizer and the objectives
     ],
     DIT: [
         ("optimizer.weight_decay=0.1", "optimizer.decay_mask", "'all'", "matrices"),
-        ("diffusion.time_sampling=lognormal", "diffusion.time_sampling", "'lognormal'", "logit-normal"),
+        (
+            "diffusion.time_sampling=lognormal",
+            "diffusion.time_sampling",
+            "'lognormal'",
+            "logit-normal",
+        ),
         ("diffusion.p_std=0", "diffusion.p_std", "positive"),
         ("diffusion.time_input=999t", "diffusion.time_input", "'999t'"),
     ],
@@ -241,7 +296,10 @@ NAMES = ["file", "given", "field", "words"]
 def rows(table, *first):
     """The rows of a table as a test's parameters, each after ``first``."""
     flat = [(file, row) for file, rows in table.items() for row in rows]
-    return [pytest.param(*first, file, given, field, words, id=given) for file, (given, field, *words) in flat]
+    return [
+        pytest.param(*first, file, given, field, words, id=given)
+        for file, (given, field, *words) in flat
+    ]
 
 
 def overridden(file, given):
@@ -300,7 +358,12 @@ BUILT = [
     *rows(LEARNERS, learner),
     *rows(SAMPLERS, sampler),
     *rows(EVALUATIONS, evaluations),
-    *rows(RULES, lambda config: abstract_state(learner(config), build.mesh(config), DIGITS[0], config.mesh.rules)),
+    *rows(
+        RULES,
+        lambda config: abstract_state(
+            learner(config), build.mesh(config), DIGITS[0], config.mesh.rules
+        ),
+    ),
 ]
 
 
@@ -338,7 +401,12 @@ def test_distillation_that_is_on(fields, field, words):
     ("fields", "others", "field", "words"),
     [
         # The student of a shared pass has no level of its own.
-        (dict(student_level=5.0, share_denoising=True), {}, "student_level", ("5.0", "share_denoising", "None")),
+        (
+            dict(student_level=5.0, share_denoising=True),
+            {},
+            "student_level",
+            ("5.0", "share_denoising", "None"),
+        ),
         # An image alone in its batch has no other to be told from.
         (dict(weight=1.0), {"train.batch_size": 1}, "weight", ("train.batch_size",)),
         # The network has no words for how a view is transformed.
@@ -358,7 +426,12 @@ def test_distillation_among_other_fields(fields, others, field, words):
     [
         ("euler", dict(shift=0), "sampling.euler.shift", ("0", "positive")),
         ("euler", dict(diffusion=1.0), "options", ("'diffusion'", "shift")),
-        ("euler_maruyama", dict(diffusion=-1), "sampling.euler_maruyama.diffusion", ("-1", "negative")),
+        (
+            "euler_maruyama",
+            dict(diffusion=-1),
+            "sampling.euler_maruyama.diffusion",
+            ("-1", "negative"),
+        ),
         ("euler_maruyama", dict(shift="even"), "options", ("shift", "'even'")),
     ],
 )

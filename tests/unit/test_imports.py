@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.smoke
 
-# A backend that is up can no longer change its number of devices, and jax.distributed could no longer start.
-# TensorFlow need not be installed to be asked for.
+# A backend that is up can no longer change its number of devices, and jax.distributed could no
+# longer start. TensorFlow need not be installed to be asked for.
 CHECK = """
 import sys
 
@@ -39,7 +39,11 @@ def test_imports_run_one_way():
     assert lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True) == 0
 
 
-@pytest.mark.parametrize("imports", ["import ddaepp_jax", EVERY_PART], ids=["the door", "every module"])
+@pytest.mark.parametrize(
+    "imports", ["import ddaepp_jax", EVERY_PART], ids=["the door", "every module"]
+)
 def test_importing_starts_no_backend_and_asks_for_no_tensorflow(imports):
-    result = subprocess.run([sys.executable, "-c", CHECK.format(imports=imports)], capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-c", CHECK.format(imports=imports)], capture_output=True, text=True
+    )
     assert result.returncode == 0, result.stderr

@@ -29,7 +29,12 @@ def test_every_epoch_is_a_permutation(seed: int, epoch: int, n: int) -> None:
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.integers(-5, 2**40), st.integers(0, 2**24 - 1), st.integers(1, 256), st.sampled_from([1, 2, 3, 1797, 50000]))
+@given(
+    st.integers(-5, 2**40),
+    st.integers(0, 2**24 - 1),
+    st.integers(1, 256),
+    st.sampled_from([1, 2, 3, 1797, 50000]),
+)
 def test_numpy_and_jax_give_the_same_indices(seed: int, step: int, batch_size: int, n: int) -> None:
     device = jax.jit(batch_indices, static_argnums=(0, 2, 3))(seed, jnp.int32(step), batch_size, n)
     assert isinstance(device, jax.Array) and device.dtype == jnp.int32
@@ -38,8 +43,12 @@ def test_numpy_and_jax_give_the_same_indices(seed: int, step: int, batch_size: i
 
 def test_the_seed_may_be_traced_and_steps_scanned() -> None:
     steps = jnp.arange(20)
-    scanned = jax.jit(lambda seed: jax.lax.scan(lambda c, s: (c, batch_indices(seed, s, 7, 50)), 0, steps)[1])(3)
-    np.testing.assert_array_equal(scanned, np.stack([batch_indices(3, int(s), 7, 50) for s in steps]))
+    scanned = jax.jit(
+        lambda seed: jax.lax.scan(lambda c, s: (c, batch_indices(seed, s, 7, 50)), 0, steps)[1]
+    )(3)
+    np.testing.assert_array_equal(
+        scanned, np.stack([batch_indices(3, int(s), 7, 50) for s in steps])
+    )
 
 
 def test_the_last_indices_of_the_largest_set_and_the_last_step() -> None:
@@ -47,7 +56,9 @@ def test_the_last_indices_of_the_largest_set_and_the_last_step() -> None:
     step = max_steps(1000) - 1
     host = batch_indices(2**32 - 1, step, 1000, n)
     assert len(set(host.tolist())) == 1000 and host.min() >= 0
-    np.testing.assert_array_equal(jax.jit(batch_indices, static_argnums=(0, 2, 3))(-1, jnp.int32(step), 1000, n), host)
+    np.testing.assert_array_equal(
+        jax.jit(batch_indices, static_argnums=(0, 2, 3))(-1, jnp.int32(step), 1000, n), host
+    )
     assert (max_steps(1000) - 1) * 1000 + 999 < 2**32 < (max_steps(1000) + 1) * 1000
 
 
@@ -82,7 +93,9 @@ def test_pairs_of_neighbours_are_all_equally_frequent() -> None:
 
 @pytest.mark.parametrize("n", [1797, 50000, 65536])
 def test_large_shuffles_look_random(n: int) -> None:
-    orders = np.stack([epoch_order(seed, epoch, n) for seed in (0, 1) for epoch in range(8)]).astype(np.float64)
+    orders = np.stack(
+        [epoch_order(seed, epoch, n) for seed in (0, 1) for epoch in range(8)]
+    ).astype(np.float64)
     fixed = (orders == np.arange(n)).sum(1)
     assert fixed.max() <= 8 and 0.2 < fixed.mean() < 2.5  # Poisson of mean 1
     bound = 5 / np.sqrt(n)
@@ -111,7 +124,9 @@ assert not {"sklearn", "tensorflow_datasets", "grain", "tensorflow"} & set(sys.m
 
 
 def test_words_are_mixed_one_to_one() -> None:
-    """Of a million different words no two become the same; of a function of two to one a hundred pairs would."""
+    """Of a million different words no two become the same; of a function of two to one a hundred
+    pairs would.
+    """
     words = np.unique(np.random.default_rng(0).integers(0, 2**32, 2**20, np.uint32))
     assert len(np.unique(_mix(words))) == len(words)
 
@@ -119,4 +134,13 @@ def test_words_are_mixed_one_to_one() -> None:
 def test_the_order_is_that_of_all_versions() -> None:
     """A run that is resumed goes on in the order in which it began."""
     assert batch_indices(0, 0, 8, 1797).tolist() == [1788, 996, 1235, 787, 738, 1181, 1026, 1320]
-    assert batch_indices(7, 1000, 8, 50_000).tolist() == [1778, 25397, 5577, 74, 23980, 29926, 8185, 19856]
+    assert batch_indices(7, 1000, 8, 50_000).tolist() == [
+        1778,
+        25397,
+        5577,
+        74,
+        23980,
+        29926,
+        8185,
+        19856,
+    ]

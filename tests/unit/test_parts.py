@@ -17,7 +17,9 @@ def test_ema_against_float64():
     averages = ema.init({"w": jnp.asarray(values[0], jnp.float32)}, (0.9, 0.99))
     expected = {"0.9": values[0], "0.99": values[0]}
     for n, value in enumerate(values[1:]):
-        averages = ema.update(averages, {"w": jnp.asarray(value, jnp.float32)}, jnp.int32(n), ramp=True)
+        averages = ema.update(
+            averages, {"w": jnp.asarray(value, jnp.float32)}, jnp.int32(n), ramp=True
+        )
         for name in expected:
             decay = min(float(name), 1 - (1 + n) ** (-2 / 3))
             expected[name] = decay * expected[name] + (1 - decay) * value
@@ -34,8 +36,12 @@ def test_ema_without_ramp_is_constant_and_the_ramp_forgets_the_start():
 def test_learning_rate():
     constant = optimizer.learning_rate(2.0, "constant", 10, 100)
     cosine = optimizer.learning_rate(2.0, "cosine", 10, 110)
-    np.testing.assert_allclose([constant(0), constant(5), constant(10), constant(99)], [0, 1, 2, 2], atol=1e-6)
-    np.testing.assert_allclose([cosine(5), cosine(10), cosine(60), cosine(110)], [1, 2, 1, 0], atol=1e-6)
+    np.testing.assert_allclose(
+        [constant(0), constant(5), constant(10), constant(99)], [0, 1, 2, 2], atol=1e-6
+    )
+    np.testing.assert_allclose(
+        [cosine(5), cosine(10), cosine(60), cosine(110)], [1, 2, 1, 0], atol=1e-6
+    )
     assert optimizer.learning_rate(2.0, "constant", 0, 100)(0) == 2
 
 
@@ -77,18 +83,27 @@ def test_clipping_and_rules():
     np.testing.assert_allclose(updates(grads, name="adam")["pos"], -0.1, rtol=1e-4)
 
 
-@given(st.integers(0, 10**6), st.integers(1, 10**6), st.integers(1, 100), st.lists(st.integers(0, 5000), max_size=4))
+@given(
+    st.integers(0, 10**6),
+    st.integers(1, 10**6),
+    st.integers(1, 100),
+    st.lists(st.integers(0, 5000), max_size=4),
+)
 def test_dispatches_end_on_every_multiple(step, more, dispatch, periods):
     total = step + more
     stop = clock.next_stop(step, total, dispatch, tuple(periods))
     assert step < stop <= min(total, step + dispatch)
-    assert all(step // p == (stop - 1) // p for p in periods if p)  # no multiple of a period is passed over
+    assert all(
+        step // p == (stop - 1) // p for p in periods if p
+    )  # no multiple of a period is passed over
 
 
 def test_durations():
     sizes = dict(batch_size=64, num_examples=1000)
     assert clock.total_steps(steps=7, epochs=None, images=None, **sizes) == 7
-    assert clock.total_steps(steps=None, epochs=2.0, images=None, **sizes) == 32  # 31.25, rounded up
+    assert (
+        clock.total_steps(steps=None, epochs=2.0, images=None, **sizes) == 32
+    )  # 31.25, rounded up
     assert clock.total_steps(steps=None, epochs=None, images=65, **sizes) == 2
 
 

@@ -1,4 +1,6 @@
-"""CIFAR archives of a few random images, served from this machine, go through TFDS's own builders and come back."""
+"""CIFAR archives of a few random images, served from this machine, go through TFDS's own builders
+and come back.
+"""
 
 import hashlib
 import io
@@ -19,8 +21,8 @@ from tensorflow_datasets.core.download import downloader
 from tensorflow_datasets.core.download.checksums import UrlInfo
 from tensorflow_datasets.image_classification import cifar
 
+from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.data import datasets, prepare
-from ddaepp_jax.errors import InputError
 
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
@@ -54,31 +56,46 @@ def write_tar(path: Path, files: dict[str, bytes]) -> None:
 
 def records(images: np.ndarray, *labels: np.ndarray) -> bytes:
     """CIFAR's binary rows: label bytes, then the red, green and blue planes."""
-    columns = [label[:, None] for label in labels] + [images.transpose(0, 3, 1, 2).reshape(len(images), -1)]
+    columns = [label[:, None] for label in labels] + [
+        images.transpose(0, 3, 1, 2).reshape(len(images), -1)
+    ]
     return np.concatenate(columns, 1).astype(np.uint8).tobytes()
 
 
 def use_url(monkeypatch: pytest.MonkeyPatch, builder: type[cifar.Cifar10], url: str) -> None:
     original = builder._cifar_info.fget
-    monkeypatch.setattr(builder, "_cifar_info", property(lambda self: original(self)._replace(url=url)))
+    monkeypatch.setattr(
+        builder, "_cifar_info", property(lambda self: original(self)._replace(url=url))
+    )
 
 
 def assert_same_set(dataset: datasets.Dataset, images: np.ndarray, labels: np.ndarray) -> None:
     """Equal up to the order, which TFDS shuffles when it writes."""
     read, read_labels = dataset.arrays()
-    pairs = sorted((image.tobytes(), int(label)) for image, label in zip(read, read_labels, strict=True))
-    assert pairs == sorted((image.tobytes(), int(label)) for image, label in zip(images, labels, strict=True))
+    pairs = sorted(
+        (image.tobytes(), int(label)) for image, label in zip(read, read_labels, strict=True)
+    )
+    assert pairs == sorted(
+        (image.tobytes(), int(label)) for image, label in zip(images, labels, strict=True)
+    )
 
 
 @pytest.fixture
-def cifar10(server: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> tuple[np.ndarray, np.ndarray, str, Path]:
-    """(images, labels, url, archive) of 18 random images: 5 batches of 3 for training, 3 for the test."""
+def cifar10(
+    server: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> tuple[np.ndarray, np.ndarray, str, Path]:
+    """(images, labels, url, archive) of 18 random images: 5 batches of 3 for training, 3 for the
+    test.
+    """
     url, root = server
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (18, 32, 32, 3), np.uint8), rng.integers(0, 10, 18)
     files = [f"data_batch_{i}.bin" for i in range(1, 6)] + ["test_batch.bin"]
     rows = [slice(3 * i, 3 * i + 3) for i in range(6)]
-    content = {f"cifar-10-batches-bin/{f}": records(images[r], labels[r]) for f, r in zip(files, rows, strict=True)}
+    content = {
+        f"cifar-10-batches-bin/{f}": records(images[r], labels[r])
+        for f, r in zip(files, rows, strict=True)
+    }
     content["cifar-10-batches-bin/batches.meta.txt"] = "\n".join([*NAMES, "\n"]).encode()
     write_tar(root / "cifar-10-binary.tar.gz", content)
     url = f"{url}/cifar-10-binary.tar.gz"
@@ -93,22 +110,34 @@ def test_cifar10_comes_back_pixel_for_pixel_without_tensorflow(cifar10, tmp_path
     assert train.class_names == tuple(NAMES)
     assert_same_set(train, images[:15], labels[:15])
     archive.unlink()  # from here on what was prepared is read
-    assert_same_set(datasets.tfds("cifar10", "test", str(tmp_path / "data")), images[15:], labels[15:])
+    assert_same_set(
+        datasets.tfds("cifar10", "test", str(tmp_path / "data")), images[15:], labels[15:]
+    )
     assert "tensorflow" not in sys.modules
     assert cifar.tf is not prepare._LOCAL_FILES  # TFDS is left as it was
 
 
-def test_cifar100_takes_the_fine_labels(server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cifar100_takes_the_fine_labels(
+    server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url, root = server
     rng = np.random.default_rng(1)
-    images, fine, coarse = rng.integers(0, 256, (8, 32, 32, 3), np.uint8), rng.integers(0, 100, 8), np.arange(8)
+    images, fine, coarse = (
+        rng.integers(0, 256, (8, 32, 32, 3), np.uint8),
+        rng.integers(0, 100, 8),
+        np.arange(8),
+    )
     write_tar(
         root / "cifar-100-binary.tar.gz",
         {
             "cifar-100-binary/train.bin": records(images[:5], coarse[:5], fine[:5]),
             "cifar-100-binary/test.bin": records(images[5:], coarse[5:], fine[5:]),
-            "cifar-100-binary/coarse_label_names.txt": "\n".join(f"group{i}" for i in range(20)).encode(),
-            "cifar-100-binary/fine_label_names.txt": "\n".join(f"class{i}" for i in range(100)).encode(),
+            "cifar-100-binary/coarse_label_names.txt": "\n".join(
+                f"group{i}" for i in range(20)
+            ).encode(),
+            "cifar-100-binary/fine_label_names.txt": "\n".join(
+                f"class{i}" for i in range(100)
+            ).encode(),
         },
     )
     use_url(monkeypatch, cifar.Cifar100, f"{url}/cifar-100-binary.tar.gz")
@@ -143,19 +172,29 @@ def test_grey_arrays_stay_lossless_even_where_the_set_asks_for_jpeg(tmp_path: Pa
 
 
 @pytest.mark.parametrize("right", [True, False])
-def test_checksums_are_checked(cifar10, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: bool) -> None:
+def test_checksums_are_checked(
+    cifar10, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: bool
+) -> None:
     images, labels, url, archive = cifar10
     content = archive.read_bytes() if right else b"another archive"
-    info = UrlInfo(size=len(content), checksum=hashlib.sha256(content).hexdigest(), filename=archive.name)
+    info = UrlInfo(
+        size=len(content), checksum=hashlib.sha256(content).hexdigest(), filename=archive.name
+    )
     monkeypatch.setattr(cifar.Cifar10, "url_infos", {url: info})
     if right:
-        assert_same_set(datasets.tfds("cifar10", "train", str(tmp_path / "data")), images[:15], labels[:15])
+        assert_same_set(
+            datasets.tfds("cifar10", "train", str(tmp_path / "data")), images[:15], labels[:15]
+        )
     else:
-        with pytest.raises(InputError, match=r"^data\.data_dir: .*checksum"):  # a name in it is drawn
+        with pytest.raises(
+            InputError, match=r"^data\.data_dir: .*checksum"
+        ):  # a name in it is drawn
             datasets.tfds("cifar10", "train", str(tmp_path / "data"))
 
 
-def test_without_a_network_the_error_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_network_the_error_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     use_url(monkeypatch, cifar.Cifar10, "http://127.0.0.1:9/cifar-10-binary.tar.gz")
     monkeypatch.setattr(prepare, "_RETRIES", 0)

@@ -1,4 +1,6 @@
-"""A run's page: what it shows of the files, that it stands alone, and that it needs nothing but them."""
+"""A run's page: what it shows of the files, that it stands alone, and that it needs nothing but
+them.
+"""
 
 import base64
 import html
@@ -13,7 +15,8 @@ from helpers.errors import expect_error
 from PIL import Image
 
 from ddaepp_jax import config as schema
-from ddaepp_jax import report, run_config
+from ddaepp_jax import report
+from ddaepp_jax.config import saved as run_config
 
 HOSTILE = """<script>alert("x")</script>&'$_^\\frac{"""
 LAYERS, LEVELS = ["in_1", "mid", "out_1"], [1, 11]
@@ -28,7 +31,9 @@ def write_run(path, *, steps=40, shift=0.0, samples=True, probe=True, metrics=Tr
     (path / "config.json").write_text(run_config.to_json(config))
     (path / "version.txt").write_text("ddaepp_jax 0.1.0, jax 0.10.0\n")
     if metrics:
-        (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(steps, shift)))
+        (path / "metrics.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in rows(steps, shift))
+        )
     if samples:
         for name, shade in (("00000020", 20), ("00000040", 40), ("step40_seed0", 60)):
             write_picture(path / "samples" / f"{name}.png", shade)
@@ -40,14 +45,29 @@ def write_run(path, *, steps=40, shift=0.0, samples=True, probe=True, metrics=Tr
 def rows(steps, shift):
     for step in range(10, steps + 1, 10):
         loss = 1 / step + shift
-        yield {"step": step, "loss": loss, "grad_norm": 0.5, "images_per_second_per_device": 1000.0 + step}
+        yield {
+            "step": step,
+            "loss": loss,
+            "grad_norm": 0.5,
+            "images_per_second_per_device": 1000.0 + step,
+        }
         if step % 20 == 0:
-            by_level = {f"heldout_loss/ema0.999/t{level:04d}": loss / level for level in (1, 500, 1000)}
+            by_level = {
+                f"heldout_loss/ema0.999/t{level:04d}": loss / level for level in (1, 500, 1000)
+            }
             yield {"step": step, **by_level, "heldout_loss/ema0.999/mean": 2 * loss}
             yield {"step": step, "probe/ema0.999/bottleneck/t11": 50.125 + step}
             yield {"step": step, "knn/ema0.999/bottleneck/t11": 40.125 + step}
-            diagnoses = {"alignment": 0.1, "uniformity": -1.5, "effective_rank": 9.5 + step, "spread": 0.25}
-            yield {"step": step, **{f"features/ema0.999/bottleneck/t11/{name}": v for name, v in diagnoses.items()}}
+            diagnoses = {
+                "alignment": 0.1,
+                "uniformity": -1.5,
+                "effective_rank": 9.5 + step,
+                "spread": 0.25,
+            }
+            yield {
+                "step": step,
+                **{f"features/ema0.999/bottleneck/t11/{name}": v for name, v in diagnoses.items()},
+            }
 
 
 def write_picture(file, shade):
@@ -59,7 +79,12 @@ def write_probe(file, shift=0.0, **changed):
     file.parent.mkdir(exist_ok=True)
 
     def row(layer, level, accuracy):
-        found = {"linear_held_out": accuracy + 1, "linear_test": accuracy, "knn_held_out": 31.0, "knn_test": 30.25}
+        found = {
+            "linear_held_out": accuracy + 1,
+            "linear_test": accuracy,
+            "knn_held_out": 31.0,
+            "knn_test": 30.25,
+        }
         return {"layer": layer, "noise_level": level, "learning_rate": 0.004, **found}
 
     table = [row("pixels", None, 45.5)]
@@ -68,10 +93,18 @@ def write_probe(file, shift=0.0, **changed):
     found = {
         "run": "by hand",
         "protocol": "cached-100ep",
-        "data": {"name": "digits", "heads trained on": "90 images", "chosen on": "10 images of train"},
+        "data": {
+            "name": "digits",
+            "heads trained on": "90 images",
+            "chosen on": "10 images of train",
+        },
         "settings": {"step": 40, "layers": LAYERS, "knn": 20},
         "levels": LEVELS,
-        "best": {"metric": "linear_probe/out_1/t11/cached-100ep", "chosen_by": "linear_held_out", **table[-1]},
+        "best": {
+            "metric": "linear_probe/out_1/t11/cached-100ep",
+            "chosen_by": "linear_held_out",
+            **table[-1],
+        },
         "seconds": {"None": 1.5, "1": 2.5, "11": 2.0},
         "rows": table,
     }
@@ -88,16 +121,22 @@ class Page(HTMLParser):
         self.feed(text)
         self.close()
         assert not self.open
-        assert sorted(self.ids) == sorted(set(self.ids)) and set(self.links) <= {f"#{each}" for each in self.ids}
+        assert sorted(self.ids) == sorted(set(self.ids)) and set(self.links) <= {
+            f"#{each}" for each in self.ids
+        }
 
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
         assert tag not in ("script", "link", "iframe", "object", "svg"), tag
-        assert not any(name.startswith("on") or "url(" in (value or "") for name, value in attrs.items())
+        assert not any(
+            name.startswith("on") or "url(" in (value or "") for name, value in attrs.items()
+        )
         self.ids += [attrs["id"]] if "id" in attrs else []
         self.links += [attrs["href"]] if "href" in attrs else []
         if tag == "img":
-            kind, content = re.fullmatch(r"data:image/(png|svg\+xml);base64,(.+)", attrs["src"]).groups()
+            kind, content = re.fullmatch(
+                r"data:image/(png|svg\+xml);base64,(.+)", attrs["src"]
+            ).groups()
             self.images[attrs["alt"]] = kind, base64.b64decode(content)
         if tag not in VOID:
             self.open.append(tag)
@@ -146,7 +185,10 @@ def write_scores(run, n, kind="classifier", seeds=(0, 1)):
         "n": n,
         "extractor": {"kind": kind, "hash": "abcdef0123", "made": {"accuracy": 81.25}},
         "reference": {"name": "train", "images": {"images": 50000}},
-        "rows": [{"seed": seed, "fd": fd, "score": 5.5, "score_std": 0.1} for seed, fd in zip(seeds, fds, strict=True)],
+        "rows": [
+            {"seed": seed, "fd": fd, "score": 5.5, "score_std": 0.1}
+            for seed, fd in zip(seeds, fds, strict=True)
+        ],
         "mean": {"fd": sum(fds) / len(fds), "score": 5.5, "score_std": 0.1},
         "std": {"fd": 0.5, "score": 0.0, "score_std": 0.0} if len(seeds) > 1 else {},
         "metrics": {
@@ -163,7 +205,8 @@ def test_scores(tmp_path):
         write_scores(run, n, seeds=seeds)
     page = Page(report.report([run]))
     for text in (
-        "Frechet distance 12.75 classifier-fd2000/ema0.999/ddim50/train, ± 0.50 over 2 seeds",  # of the most images
+        # of the most images
+        "Frechet distance 12.75 classifier-fd2000/ema0.999/ddim50/train, ± 0.50 over 2 seeds",
         "step40-2000 2,000 samples at step 40; classifier abcdef01, of 81.2 % accuracy; against 50,000 images of train",
         "score mean standard deviation seed 0 seed 1 classifier-fd2000/ema0.999/ddim50/train 12.7500 0.5000 12.2500",
         "step40-100 100 samples",
@@ -182,11 +225,18 @@ def test_scores(tmp_path):
 def test_every_grid_and_every_curve_is_in_the_page(tmp_path):
     page = Page(report.report([write_run(tmp_path / "run")]))
     pictures = {alt: content for alt, (kind, content) in page.images.items() if kind == "png"}
-    files = {"step 40": "00000040", "step 20": "00000020", "step40_seed0, by sample": "step40_seed0"}
-    assert pictures == {
-        f"samples, {alt}": (tmp_path / "run" / "samples" / f"{name}.png").read_bytes() for alt, name in files.items()
+    files = {
+        "step 40": "00000040",
+        "step 20": "00000020",
+        "step40_seed0, by sample": "step40_seed0",
     }
-    curves = {alt: content.decode() for alt, (kind, content) in page.images.items() if kind == "svg+xml"}
+    assert pictures == {
+        f"samples, {alt}": (tmp_path / "run" / "samples" / f"{name}.png").read_bytes()
+        for alt, name in files.items()
+    }
+    curves = {
+        alt: content.decode() for alt, (kind, content) in page.images.items() if kind == "svg+xml"
+    }
     assert list(curves) == [
         "Training loss",
         "Held-out loss, mean over noise levels",
@@ -202,7 +252,10 @@ def test_every_grid_and_every_curve_is_in_the_page(tmp_path):
         "By layer",
     ]
     assert "knn/ema0.999/bottleneck/t11" in curves["Linear probe and kNN while training"]
-    assert "step 20" in curves["Held-out loss by noise level"] and ">72.0<" in curves["By layer and noise level"]
+    assert (
+        "step 20" in curves["Held-out loss by noise level"]
+        and ">72.0<" in curves["By layer and noise level"]
+    )
 
 
 def test_of_many_grids_the_newest_and_some(tmp_path):
@@ -211,7 +264,11 @@ def test_of_many_grids_the_newest_and_some(tmp_path):
         write_picture(run / "samples" / f"{step:08d}.png", step)
     page = Page(report.report([run]))
     shown = [int(alt.split()[-1]) for alt in page.images if alt.startswith("samples, step ")]
-    assert shown[0] == 99 and 20 < len(shown) <= 1 + report.STRIP and "One in 3 of the earlier grids." in page
+    assert (
+        shown[0] == 99
+        and 20 < len(shown) <= 1 + report.STRIP
+        and "One in 3 of the earlier grids." in page
+    )
 
 
 def test_what_is_missing_is_named_with_its_command(tmp_path):
@@ -224,7 +281,10 @@ def test_what_is_missing_is_named_with_its_command(tmp_path):
 
 def test_a_run_without_a_probe_shows_the_one_in_training(tmp_path):
     page = Page(report.report([write_run(tmp_path / "run", samples=False, probe=False)]))
-    assert "linear probe in training, % 90.12 probe/ema0.999/bottleneck/t11, step 40, on images held out" in page
+    assert (
+        "linear probe in training, % 90.12 probe/ema0.999/bottleneck/t11, step 40, on images held out"
+        in page
+    )
 
 
 def test_a_run_that_is_just_writing(tmp_path):
@@ -233,10 +293,16 @@ def test_a_run_that_is_just_writing(tmp_path):
         file.write('{"step": 50, "lo')
     content = (run / "samples" / "00000040.png").read_bytes()
     (run / "samples" / "00000060.png").write_bytes(content[:-5])
-    (run / "checkpoints" / "120").mkdir(parents=True)  # Orbax has renamed it, and nothing else of it is known
+    (run / "checkpoints" / "120").mkdir(
+        parents=True
+    )  # Orbax has renamed it, and nothing else of it is known
     write_probe(run / "probe" / "begun.json", best=None, levels=[])
     page = Page(report.report([run]))
-    assert "steps 120 of 100" in page and "samples, step 60" not in page.images and "No probe yet" in page
+    assert (
+        "steps 120 of 100" in page
+        and "samples, step 60" not in page.images
+        and "No probe yet" in page
+    )
 
 
 def test_a_probe_under_way_and_the_best_of_several(tmp_path):
@@ -254,12 +320,20 @@ def test_parameters_and_devices_as_orbax_tells_them(tmp_path):
     leaves = {"kernel": ([8, 3, 5], ["fsdp", None, ["tensor"]], 2 * 3), "bias": ([7], [], 1)}
     key = lambda name: base64.b64encode(f"network.{name}".encode()).decode()
     sharding = {"axis_names": ["data", "fsdp", "tensor"], "shape": [1, 2, 3]}
-    shapes = {f"('network', '{name}')": {"value_metadata": {"write_shape": s}} for name, (s, *_) in leaves.items()}
+    shapes = {
+        f"('network', '{name}')": {"value_metadata": {"write_shape": s}}
+        for name, (s, *_) in leaves.items()
+    }
     shapes["('objectives', 'denoising')"] = {"value_metadata": {"value_type": "Dict"}}
-    placed = {key(name): json.dumps(sharding | {"partition_spec": spec}) for name, (_, spec, _) in leaves.items()}
+    placed = {
+        key(name): json.dumps(sharding | {"partition_spec": spec})
+        for name, (_, spec, _) in leaves.items()
+    }
     (checkpoint / "params" / "_METADATA").write_text(json.dumps({"tree_metadata": shapes}))
     (checkpoint / "params" / "_sharding").write_text(json.dumps(placed))
-    (checkpoint / "_CHECKPOINT_METADATA").write_text(json.dumps({"commit_timestamp_nsecs": 1_700_000_000_000_000_000}))
+    (checkpoint / "_CHECKPOINT_METADATA").write_text(
+        json.dumps({"commit_timestamp_nsecs": 1_700_000_000_000_000_000})
+    )
     page = Page(report.report([run]))
     assert f"parameters {8 * 3 * 5 * 6 + 7}" in page and "devices data 1, fsdp 2, tensor 3" in page
     assert "checkpoint 40 written 2023-11-14 22:13:20 UTC" in page and "without evaluation" in page
@@ -274,7 +348,12 @@ def test_what_comes_from_files_is_text(tmp_path):
     (run / "metrics.jsonl").write_text('{"step": 1, "knn/<script>": 3.5, "probe/&": 2}\n')
     text = report.report([run])
     page = Page(text)
-    assert name in page and HOSTILE in html.unescape(text) and "<script" not in text and "<i>.json" not in text
+    assert (
+        name in page
+        and HOSTILE in html.unescape(text)
+        and "<script" not in text
+        and "<i>.json" not in text
+    )
     together = report.report([run, write_run(tmp_path / "_other")])
     assert name in Page(together) and "<script" not in together
 
@@ -298,10 +377,16 @@ def test_several_runs_side_by_side(tmp_path):
     assert [alt for alt, (kind, _) in page.images.items() if kind == "png"] == [
         f"samples, {name}, step 40" for name in names
     ]
-    assert set(page.bold) == {"0.0250", "0.0500", "72.50"}  # the best of a column, where it tells runs apart
+    assert set(page.bold) == {
+        "0.0250",
+        "0.0500",
+        "72.50",
+    }  # the best of a column, where it tells runs apart
     for title in ("Training loss", "Held-out loss by noise level, newest", "kNN while training"):
         kind, figure = page.images[title]
-        assert kind == "svg+xml" and all(colour.encode() in figure for colour in report.plots.COLOURS[:3])
+        assert kind == "svg+xml" and all(
+            colour.encode() in figure for colour in report.plots.COLOURS[:3]
+        )
 
 
 def test_runs_of_one_config(tmp_path):
@@ -321,7 +406,11 @@ def test_the_program(tmp_path, monkeypatch, capsys):
     report.main([f"--workdir={run}"])
     report.main(["--compare", "run", "other"])
     report.main(["--compare", "run", "other", "--out=deep/both.html"])
-    for file in (run / "report.html", tmp_path / "comparison.html", tmp_path / "deep" / "both.html"):
+    for file in (
+        run / "report.html",
+        tmp_path / "comparison.html",
+        tmp_path / "deep" / "both.html",
+    ):
         Page(file.read_text())
     assert capsys.readouterr().out.splitlines() == [
         f"look at {run / 'report.html'}",
@@ -337,7 +426,12 @@ def test_no_backend_is_started(tmp_path):
         "import sys; from ddaepp_jax import report; report.main(sys.argv[1:])\n"
         "from jax._src import xla_bridge; assert not xla_bridge._backends"
     )
-    done = subprocess.run([sys.executable, "-c", code, f"--workdir={run}"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, f"--workdir={run}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0 and not done.stderr, done.stderr
 
 

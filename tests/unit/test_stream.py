@@ -13,7 +13,9 @@ def train() -> Dataset:
 
 def test_batches_are_those_of_the_device_path_in_order(train: Dataset) -> None:
     images, labels = train.arrays()
-    for n, batch in enumerate(stream(train, 3, 32, 0, 60, np.arange(32))):  # 60 steps reach the second epoch
+    for n, batch in enumerate(
+        stream(train, 3, 32, 0, 60, np.arange(32))
+    ):  # 60 steps reach the second epoch
         indices = batch_indices(3, n, 32, len(train))
         np.testing.assert_array_equal(batch["index"], indices)
         np.testing.assert_array_equal(batch["image"], images[indices])

@@ -1,4 +1,6 @@
-"""A tree of three classes of a few images, laid out as the archive of Tiny-ImageNet, is prepared and comes back."""
+"""A tree of three classes of a few images, laid out as the archive of Tiny-ImageNet, is prepared
+and comes back.
+"""
 
 import io
 import shutil
@@ -15,7 +17,11 @@ from ddaepp_jax.data import datasets
 from ddaepp_jax.data.stream import stream
 
 # In the order of wnids.txt, which is not that of the labels; two classes share their first name.
-CLASSES = {"n02963159": "cardigan", "n01443537": "goldfish, Carassius auratus", "n02113186": "cardigan, Welsh corgi"}
+CLASSES = {
+    "n02963159": "cardigan",
+    "n01443537": "goldfish, Carassius auratus",
+    "n02113186": "cardigan, Welsh corgi",
+}
 NAMES = ("goldfish", "cardigan (n02113186)", "cardigan (n02963159)")
 LABELS = {wnid: i for i, wnid in enumerate(sorted(CLASSES))}
 
@@ -32,7 +38,9 @@ def jpeg(rng: np.random.Generator, mode: str) -> tuple[bytes, np.ndarray]:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> tuple[Path, Want]:
-    """(the unpacked archive, the (pixels, label) of its splits): two images a class, three in val, one of each grey."""
+    """(the unpacked archive, the (pixels, label) of its splits): two images a class, three in val,
+    one of each grey.
+    """
     root, rng = tmp_path / "tiny-imagenet-200", np.random.default_rng(0)
     want: Want = {"train": [], "val": []}
 
@@ -44,7 +52,12 @@ def tree(tmp_path: Path) -> tuple[Path, Want]:
 
     annotations = []
     for i, wnid in enumerate(CLASSES):
-        add("train", root / "train" / wnid / "images" / f"{wnid}_0.JPEG", wnid, "L" if i == 1 else "RGB")
+        add(
+            "train",
+            root / "train" / wnid / "images" / f"{wnid}_0.JPEG",
+            wnid,
+            "L" if i == 1 else "RGB",
+        )
         add("train", root / "train" / wnid / "images" / f"{wnid}_1.JPEG", wnid, "RGB")
         add("val", root / "val" / "images" / f"val_{i}.JPEG", wnid, "L" if i == 0 else "RGB")
         annotations.append(f"val_{i}.JPEG\t{wnid}\t0\t32\t44\t62\n")
@@ -56,10 +69,14 @@ def tree(tmp_path: Path) -> tuple[Path, Want]:
 
 
 def pairs(images: np.ndarray, labels: np.ndarray) -> list[tuple[bytes, int]]:
-    return sorted((image.tobytes(), int(label)) for image, label in zip(images, labels, strict=True))
+    return sorted(
+        (image.tobytes(), int(label)) for image, label in zip(images, labels, strict=True)
+    )
 
 
-def test_both_splits_come_back_in_rgb_and_are_read_without_the_archive_from_then_on(tree: tuple[Path, Want]) -> None:
+def test_both_splits_come_back_in_rgb_and_are_read_without_the_archive_from_then_on(
+    tree: tuple[Path, Want],
+) -> None:
     root, want = tree
     train = datasets.tfds("tiny_imagenet", "train", str(root.parent))
     assert (train.image_shape, train.num_classes, train.class_names) == ((64, 64, 3), 3, NAMES)
@@ -88,15 +105,25 @@ ANNOTATIONS = "val/val_annotations.txt"
 @pytest.mark.parametrize(
     ("damage", "file", "word"),
     [
-        (lambda root: shutil.rmtree(root / "train/n01443537"), "train/n01443537/images", "wnids.txt"),
-        (lambda root: (root / "words.txt").write_text("n01443537\tgoldfish"), "words.txt", "n02113186"),
+        (
+            lambda root: shutil.rmtree(root / "train/n01443537"),
+            "train/n01443537/images",
+            "wnids.txt",
+        ),
+        (
+            lambda root: (root / "words.txt").write_text("n01443537\tgoldfish"),
+            "words.txt",
+            "n02113186",
+        ),
         (lambda root: (root / "val/images/val_1.JPEG").unlink(), ANNOTATIONS, "val_1.JPEG"),
         (lambda root: (root / ANNOTATIONS).write_text("val_0.JPEG\tn7"), ANNOTATIONS, "'n7'"),
         (lambda root: (root / "wnids.txt").unlink(), "wnids.txt", "read"),
     ],
     ids=["class", "name", "image", "label", "list"],
 )
-def test_a_damaged_archive_is_told_in_one_line_and_leaves_nothing_behind(tree, damage, file: str, word: str) -> None:
+def test_a_damaged_archive_is_told_in_one_line_and_leaves_nothing_behind(
+    tree, damage, file: str, word: str
+) -> None:
     root, _ = tree
     damage(root)
     with expect_error(f"{root / file}", word, "unpack"):
@@ -105,7 +132,6 @@ def test_a_damaged_archive_is_told_in_one_line_and_leaves_nothing_behind(tree, d
 
 
 def test_tfds_is_not_imported_before_a_set_is_asked_for() -> None:
-    code = (
-        "import sys, ddaepp_jax.data.datasets, ddaepp_jax.data.prepare; sys.exit('tensorflow_datasets' in sys.modules)"
-    )
+    code = "import sys, ddaepp_jax.data.datasets, ddaepp_jax.data.prepare; "
+    code += "sys.exit('tensorflow_datasets' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -22,7 +22,9 @@ def views(
     photometric: Photometric | None = None,
     flip: bool = False,
 ) -> tuple[View, View]:
-    return jax.jit(partial(two_views, geometric=geometric, photometric=photometric, flip=flip))(images, 3, 7, index)
+    return jax.jit(partial(two_views, geometric=geometric, photometric=photometric, flip=flip))(
+        images, 3, 7, index
+    )
 
 
 @partial(jax.jit, static_argnums=1)
@@ -76,7 +78,9 @@ def test_the_geometry_is_of_the_edited_image_and_each_view_has_its_own() -> None
         np.testing.assert_allclose(view.image, image, atol=1e-4)
         np.testing.assert_allclose(view.augment_label, label, atol=1e-6)
     a, b = (np.asarray(view.augment_label) for view in both)
-    assert ((a != b) | (a == 0) & (b == 0)).all(0)[2:].all(), "what is drawn in both is another number"
+    assert ((a != b) | (a == 0) & (b == 0)).all(0)[2:].all(), (
+        "what is drawn in both is another number"
+    )
     assert 16 < (a[:, 0] != b[:, 0]).sum() < 48
 
 

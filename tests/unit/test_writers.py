@@ -12,7 +12,10 @@ from ddaepp_jax.training.writers import Writer
 
 
 def writer(path, **fields):
-    return Writer(path, **dict(active=True, start=0, tensorboard=False, wandb=False, config={"seed": 0}) | fields)
+    return Writer(
+        path,
+        **dict(active=True, start=0, tensorboard=False, wandb=False, config={"seed": 0}) | fields,
+    )
 
 
 def rows(path):
@@ -26,7 +29,11 @@ def test_rows_past_the_restored_step_are_cut(tmp_path):
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "lo')  # a process that died while it wrote
     writer(tmp_path, start=2).scalars(3, {"loss": 0.5})
-    assert rows(tmp_path) == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5}, {"step": 3, "loss": 0.5}]
+    assert rows(tmp_path) == [
+        {"step": 1, "loss": 1.0},
+        {"step": 2, "loss": 0.5},
+        {"step": 3, "loss": 0.5},
+    ]
 
 
 def test_only_the_first_process_writes(tmp_path):
@@ -54,7 +61,8 @@ def test_wandb_gets_the_rows(tmp_path, monkeypatch):
     def init(**fields):
         given.update(fields)
         return SimpleNamespace(
-            log=lambda values, step: logged.append((step, values)), finish=lambda: logged.append("end")
+            log=lambda values, step: logged.append((step, values)),
+            finish=lambda: logged.append("end"),
         )
 
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
@@ -62,7 +70,11 @@ def test_wandb_gets_the_rows(tmp_path, monkeypatch):
     made.scalars(3, {"loss": 2.0})
     made.close()
     assert logged == [(3, {"loss": 2.0}), "end"]
-    assert given["config"] == {"seed": 0} and given["resume"] == "allow" and given["id"] == tmp_path.name
+    assert (
+        given["config"] == {"seed": 0}
+        and given["resume"] == "allow"
+        and given["id"] == tmp_path.name
+    )
 
 
 def test_wandb_that_is_missing_is_named(tmp_path, monkeypatch):

@@ -1,0 +1,3 @@
+"""What everything else stands on: errors, random streams, devices, progress, results that
+resume.
+"""

@@ -1,0 +1,81 @@
+"""The device mesh, and where arrays live on it."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from ddaepp_jax.base.errors import InputError
+
+AXES = ("data", "fsdp", "tensor")
+BATCH = P(("data", "fsdp"))  # A training batch is split over both axes.
+
+
+def make_mesh(sizes: Sequence[int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Makes a mesh with the axes data, fsdp and tensor.
+
+    Args:
+      sizes: devices along each axis; one size may be -1, which takes the remaining devices.
+      devices: all devices by default.
+
+    Raises:
+      InputError: the product of the sizes is not the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = list(sizes)
+    n = len(devices)
+    text = ", ".join(f"mesh.{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
+    if sizes.count(-1) == 1:
+        rest = int(np.prod([size for size in sizes if size != -1]))
+        if rest > 0 and n % rest == 0:
+            sizes[sizes.index(-1)] = n // rest
+    if min(sizes) < 1 or np.prod(sizes) != n:
+        raise InputError(
+            f"{text}: there are {n} devices, and the product of the sizes must be {n}; "
+            "one size may be -1, which takes the rest"
+        )
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of an array that every device holds whole."""
+    return NamedSharding(mesh, P())
+
+
+def split(mesh: Mesh) -> NamedSharding:
+    """The sharding of examples whose first axis is split over all axes of the mesh."""
+    return NamedSharding(mesh, P(mesh.axis_names))
+
+
+def put(tree: Any, sharding: NamedSharding) -> Any:
+    """Moves host arrays, which every process holds whole, to the devices.
+
+    No process waits for another.
+    """
+
+    def leaf(array: np.ndarray) -> jax.Array:
+        array = np.asarray(array)
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    return jax.tree.map(leaf, tree)
+
+
+def place(mesh: Mesh, *arrays: np.ndarray) -> list[jax.Array]:
+    """Moves host arrays, which every process holds whole, to the devices, split by rows."""
+    return [put(array, split(mesh)) for array in arrays]
+
+
+def batches(n: int, batch_size: int, mesh: Mesh) -> Iterator[tuple[np.ndarray, int]]:
+    """Splits ``n`` examples into batches of one size, which the devices divide.
+
+    Yields:
+      (B,) int32 row numbers, where the last row is repeated as padding, and the number of rows
+      that are not padding.
+    """
+    size = -(-batch_size // mesh.size) * mesh.size
+    for start in range(0, n, size):
+        rows = np.arange(start, start + size, dtype=np.int32)
+        yield np.minimum(rows, n - 1), min(size, n - start)

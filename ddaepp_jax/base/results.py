@@ -1,0 +1,94 @@
+"""Results in JSON files that a later run of the same program continues."""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.base.files import write_json
+
+SHOWN = 3  # differences that an error lists
+
+
+def refuse_other(file: Path, noun: str, differences: Sequence[str], mend: str) -> NoReturn:
+    """Raises the error for a file that holds the results of other settings."""
+    more = f" and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
+    shown = "; ".join(difference[:120] for difference in differences[:SHOWN])
+    raise InputError(f"{file}: {noun} with other settings ({shown}{more}); {mend}")
+
+
+class Results:
+    """A JSON file of results; it is continued where its identity is that of the work at hand."""
+
+    def __init__(
+        self,
+        file: Path,
+        identity: Mapping[str, Any],
+        noun: str,
+        under: str = "",
+        modern: Callable[[dict], dict] = lambda identity: identity,
+    ) -> None:
+        """Describes the file; nothing is read.
+
+        Args:
+          file: the JSON file.
+          identity: settings that must be equal for the file to be continued.
+          noun: names the results in errors, e.g. "a probe".
+          under: the key of the identity in the file; with "", its fields stand at the top.
+          modern: maps an identity that an older version wrote to today's form.
+        """
+        self.file = file
+        self.identity = json.loads(json.dumps(identity))  # Tuples become lists, as in the file.
+        self._noun = noun
+        self._under = under
+        self._modern = modern
+
+    def read(self, *required: str) -> dict[str, Any] | None:
+        """Reads what was written before; None where there is no file.
+
+        Args:
+          required: keys that the content must have.
+
+        Raises:
+          InputError: the file is damaged, or its identity is another.
+        """
+        if not self.file.exists():
+            return None
+        mend = "remove it or give another --out"
+        try:
+            content = json.loads(self.file.read_text())
+            written = self._modern(dict(content[self._under] if self._under else content))
+            if missing := [key for key in required if key not in content]:
+                raise KeyError(missing[0])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            raise InputError(f"{self.file}: not {self._noun} of this program; {mend}") from None
+        differences = [
+            f"{name}: {written.get(name)} -> {value}"
+            for name, value in self.identity.items()
+            if written.get(name) != value
+        ]
+        if differences:
+            refuse_other(self.file, self._noun, differences, mend)
+        return content
+
+    def write(self, content: Mapping[str, Any]) -> None:
+        """Writes the whole content atomically; the identity is added."""
+        identity = {self._under: self.identity} if self._under else self.identity
+        write_json(self.file, {**identity, **content})
+
+
+def partial_directory(out: Path, identity: Mapping[str, Any]) -> Path:
+    """Opens the directory in which a stopped program left its partial work for ``out``.
+
+    Partial work with another identity is removed.
+    """
+    directory = out.with_name(f"{out.name}-partial")
+    file = directory / "settings.json"
+    text = json.dumps(identity)
+    if not (file.exists() and file.read_text() == text):
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+        file.write_text(text)
+    return directory

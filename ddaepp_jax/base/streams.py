@@ -1,0 +1,13 @@
+"""Named streams of random numbers: every number of a run is a function of (seed, stream, step or
+image).
+"""
+
+import zlib
+
+import jax
+from jax import Array
+
+
+def named(key: Array, name: str) -> Array:
+    """The key of the stream ``name`` under ``key``; streams of different names are independent."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))

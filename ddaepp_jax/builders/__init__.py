@@ -1,1 +1,0 @@
-"""What becomes of each group of a config; ``ddaepp_jax.build`` is the door."""

@@ -1,1 +1,0 @@
-"""What is measured on a network: features, held-out loss, samples. Knows nothing of training."""

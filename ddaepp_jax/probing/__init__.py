@@ -1,0 +1,1 @@
+"""How much a network's features know: features on disk, heads, nearest neighbours, diagnostics."""

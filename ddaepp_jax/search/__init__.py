@@ -1,0 +1,1 @@
+"""The search for the block whose feature conditions the others."""
