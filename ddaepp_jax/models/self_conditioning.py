@@ -82,8 +82,8 @@ class SelfConditioning(nn.Module):
     Attributes:
       width: channels of the condition.
       projection: "linear" (LayerNorm, Linear) or "mlp" (LayerNorm, Linear, SiLU, Linear).
-      time_scale: scale each channel by ``s(t) = Linear(SiLU(time embedding))``, which starts at 1;
-        otherwise s = 1.
+      time_scale: scale each channel by ``s(t) = 1 + Linear(SiLU(time embedding))``, where the
+        Linear starts at zero; otherwise s = 1.
       zero_init: start the last layer of ``P`` at zero. A token of its own needs False: a zero token
         has no direction.
     """
@@ -106,11 +106,7 @@ class SelfConditioning(nn.Module):
         projected = nn.Dense(self.width, kernel_init=last_init, dtype=self.dtype, name="project")(h)
         if not self.time_scale:
             return projected
-        scale = nn.Dense(
-            self.width,
-            kernel_init=nn.initializers.zeros,
-            bias_init=nn.initializers.ones,
-            dtype=self.dtype,
-            name="scale",
-        )(nn.silu(time_embedding))
-        return scale * projected
+        # Zero at first, and pulled to zero by weight decay: s(t) is then exactly 1.
+        zeros = nn.initializers.zeros
+        scale = nn.Dense(self.width, kernel_init=zeros, dtype=self.dtype, name="scale")
+        return (1 + scale(nn.silu(time_embedding))) * projected

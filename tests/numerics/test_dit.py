@@ -320,7 +320,7 @@ def test_conditioning_reaches_what_follows_and_the_final_norm():
     pooled, sc = tokens.mean(1), params["self_conditioning"]
     normed = (pooled - pooled.mean(1, keepdims=True)) / np.sqrt(pooled.var(1, keepdims=True) + 1e-5)
     projected = dense(sc["project"], normed * f64(sc["norm"]["scale"]) + f64(sc["norm"]["bias"]))
-    condition = condition + dense(sc["scale"], silu(time)) * projected
+    condition = condition + (1 + dense(sc["scale"], silu(time))) * projected
     shift, scale = np.split(dense(own["final_modulation"], silu(condition))[:, None], 2, axis=-1)
     tokens = (tokens - tokens.mean(-1, keepdims=True)) / np.sqrt(
         tokens.var(-1, keepdims=True) + 1e-6

@@ -6,6 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import linen as nn
 from helpers.drawn import drawn_inputs
@@ -15,6 +16,7 @@ from ddaepp_jax.models.dit import DiT
 from ddaepp_jax.models.self_conditioning import OneOf, SelfConditioning
 from ddaepp_jax.models.unet import UNet
 from ddaepp_jax.models.uvit import UViT
+from ddaepp_jax.training.optimizer import make_optimizer
 
 TRANSFORMER = dict(patch_size=2, width=16, depth=4, num_heads=2, self_condition=True)
 LEVELS = dict(channels=64, mults=(1, 2), attend=(False, True), blocks=1, self_condition=True)
@@ -191,7 +193,7 @@ def test_the_projection_and_its_scale(projection, time_scale):
     start = module.init(jax.random.key(0), pooled, time)["params"]
     assert (start["project"]["kernel"] == 0).all() and (start["project"]["bias"] == 0).all()
     if time_scale:
-        assert (start["scale"]["kernel"] == 0).all() and (start["scale"]["bias"] == 1).all()
+        assert (start["scale"]["kernel"] == 0).all() and (start["scale"]["bias"] == 0).all()
     params = jax.tree_util.tree_map_with_path(
         lambda path, leaf: jnp.asarray(drawn_inputs(jax.tree_util.keystr(path), leaf.shape)), start
     )
@@ -203,10 +205,38 @@ def test_the_projection_and_its_scale(projection, time_scale):
     h = h * f64["norm"]["scale"] + f64["norm"]["bias"]
     expected = dense("project", silu(dense("hidden", h)) if projection == "mlp" else h)
     if time_scale:
-        expected = expected * dense("scale", silu(t))
+        expected = expected * (1 + dense("scale", silu(t)))
     np.testing.assert_allclose(
         module.apply({"params": params}, pooled, time), expected, rtol=1e-4, atol=1e-4
     )
+
+
+def test_the_scale_starts_at_one_and_weight_decay_leaves_it_there():
+    """Exactly: s(t) P(h) is P(h) after steps of AdamW in which the scale has no gradient."""
+    module, plain = SelfConditioning(6), SelfConditioning(6, time_scale=False)
+    inputs = (
+        jnp.asarray(drawn_inputs("pooled", (3, 5))),
+        jnp.asarray(drawn_inputs("time", (3, 4))),
+    )
+    params = module.init(jax.random.key(0), *inputs)["params"]
+    params["project"]["kernel"] = jnp.asarray(drawn_inputs("project", (5, 6)))
+    optimizer = make_optimizer(
+        name="adamw",
+        learning_rate=optax.constant_schedule(0.1),
+        b1=0.9,
+        b2=0.999,
+        weight_decay=0.5,
+        decay_mask="all",
+        clip_norm=1.0,
+    )
+    state = optimizer.init(params)
+    for _ in range(4):
+        own = {name: leaf for name, leaf in params.items() if name != "scale"}
+        expected = plain.apply({"params": own}, *inputs)
+        assert np.abs(expected).max() > 0.1
+        np.testing.assert_array_equal(module.apply({"params": params}, *inputs), expected)
+        updates, state = optimizer.update(jax.tree.map(jnp.zeros_like, params), state, params)
+        params = optax.apply_updates(params, updates)
 
 
 @pytest.mark.parametrize("case", ["uvit", "unet, narrow", "dit, scan"])
