@@ -12,11 +12,12 @@ from helpers.pixels import check_pixels_equal
 from helpers.run import CONDITIONAL, NO_EVALS, config, snapshots
 from helpers.scores import differ
 
-from ddaepp_jax import build, fid, find_bottleneck, linear_probe, load, main
+from ddaepp_jax import build, fid, linear_probe, load, main
 from ddaepp_jax.base import parallel
 from ddaepp_jax.data import datasets
 from ddaepp_jax.scoring import extractors, image_sets, references
 from ddaepp_jax.scoring.scores import scores
+from ddaepp_jax.search.search import search
 from ddaepp_jax.training.checkpoint import steps_of
 
 
@@ -86,7 +87,7 @@ def test_the_search_streams_its_data_on_eight_devices(tmp_path, monkeypatch):
             build, "mesh", lambda config, m=mesh, d=devices: parallel.make_mesh(m, d)
         )
         made.data.device_bytes = device_bytes
-        find_bottleneck.search(made, tmp_path / name, seeds=(0,))
+        search(made, tmp_path / name, seeds=(0,))
         curves[name] = [
             json.loads(row)["loss"]
             for row in (tmp_path / name / "curves.jsonl").read_text().splitlines()
