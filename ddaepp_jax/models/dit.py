@@ -129,15 +129,14 @@ class Block(nn.Module):
         width = x.shape[-1]
         each = 3 if self.shift else 2
         parts = _modulation(condition, 2 * each, width, self.dtype, "modulation")
+        qk_norm = partial(_qk_norm, rmsnorm=self.rmsnorm, dtype=self.dtype)
         attention = Attention(
             self.num_heads,
             True,
             self.attention,
             self.dtype,
             kernel_init=XAVIER,
-            qk_norm=partial(_qk_norm, rmsnorm=self.rmsnorm, dtype=self.dtype)
-            if self.qk_norm
-            else None,
+            qk_norm=qk_norm if self.qk_norm else None,
             name="attn",
         )
         *shift, scale, gate = parts[:each]
@@ -170,8 +169,8 @@ class DiT(nn.Module):
       rmsnorm: whether RMSNorm takes the place of LayerNorm.
       shift: whether the condition shifts a branch's input, beside scaling it.
       learn_sigma: whether the output has twice the channels, of which the second half interpolates
-        the log variance of DDPM's step (arXiv 2102.09672, eq. 15). Released DiTs have it; no sampler
-        here reads it, and training with it is refused.
+        the log variance of DDPM's step (arXiv 2102.09672, eq. 15). Released DiTs have it; no
+        sampler here reads it, and training with it is refused.
       num_classes: number of classes; the embedding has one more row, ``num_classes``, the null
         class. 0: no labels.
       augment_dim: length of the augmentation vector, whose projection is added to the condition;

@@ -231,7 +231,8 @@ class UNet(nn.Module):
             name = "mid" if stage.name == "mid_2" else stage.name
             outputs[name] = h
             if name == self.bottleneck:
-                outputs["bottleneck"] = pooled = pool(h)
+                pooled = pool(h)
+                outputs["bottleneck"] = pooled
                 if self.self_condition and tap.conditions:
                     condition = condition + self._self_conditioning()(pooled, time)
         out = None if stop else self._unembed(h, x.shape[-1])

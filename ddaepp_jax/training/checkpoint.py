@@ -1,8 +1,8 @@
-"""Checkpoints: ``checkpoints/<step>/`` with the items params, ema, optimizer, meta, by Orbax.
+"""Checkpoints: ``checkpoints/<step>/`` with the items params, ema, optimizer and meta, by Orbax.
 
-The meta data hold the format of the arrays. Format 1, that of version 0.1, has no such entry: it
-stored the time-adaptive scale of self-conditioning as s(t) = Linear(..), whose bias starts at 1.
-Format 2 stores s(t) - 1. Networks of format 1 are converted when they are read.
+The meta data say the format of the parameters. Format 1, that of version 0.1, stored the
+time-adaptive scale of self-conditioning, s(t), with a bias that starts at 1, and did not write its
+number. Format 2 stores s(t) - 1. Parameters of format 1 are converted when they are read.
 """
 
 import os
@@ -20,46 +20,50 @@ from jax.sharding import Sharding
 from ddaepp_jax.base.errors import InputError, first_line
 from ddaepp_jax.training.step import TrainState
 
-FORMAT = 2  # of the arrays that are written today
+FORMAT = 2  # written today
 SCALE_BIAS = ("self_conditioning", "scale", "bias")
 
-# Which end of a measured value is the better one: min or max.
+# min or max, whichever end of a measured value is the better one.
 Better = Callable[[Iterable[float]], float]
 
 
 class _Keep(ocp.checkpoint_managers.PreservationPolicy):
-    """The newest checkpoints, and the best of those in which a ranked value was measured; the older
-    of equal ones.
+    """Keeps the newest checkpoints, and for each ranked value the one where it is best; of equal
+    ones the older.
     """
 
     def __init__(self, newest: int, ranks: Mapping[str, Better], directory: Path) -> None:
-        self._newest, self._ranks = newest, ranks
+        self._newest = newest
+        self._ranks = ranks
         self.measured = {step: _measured(directory, step) for step in steps_of(directory)}
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         steps = [checkpoint.step for checkpoint in checkpoints]
         measured = {step: self.measured.get(step, {}) for step in steps}
-        kept = {
-            *steps[-self._newest :],
-            *(_best(measured, name, better) for name, better in self._ranks.items()),
-        }
-        return [step in kept for step in steps]
+        best = {_best(measured, name, better) for name, better in self._ranks.items()}
+        return [step in best or step in steps[-self._newest :] for step in steps]
 
 
 def _best(measured: Mapping[int, Mapping[str, float]], name: str, better: Better) -> int | None:
-    """The first step with the best value of ``name``."""
-    values = {step: found[name] for step, found in measured.items() if name in found}
+    """Returns the first step with the best value of ``name``; None if it was measured nowhere."""
+    values = {step: at_step[name] for step, at_step in measured.items() if name in at_step}
     return next((step for step in sorted(values) if values[step] == better(values.values())), None)
 
 
 class Checkpoints:
-    """The checkpoints of a run that trains: asynchronous saves, retention, fallback to the newest
-    good one.
+    """The checkpoints of a run in training.
+
+    Saves are asynchronous, old checkpoints are removed, and restoring falls back to the newest
+    checkpoint that can be read.
     """
 
     def __init__(self, directory: Path, keep: int, ranks: Mapping[str, Better]) -> None:
-        """``keep`` newest checkpoints stay, and for each of ``ranks`` the one whose measured value
-        is best.
+        """Opens the directory, which need not exist.
+
+        Args:
+          directory: the directory of the checkpoints.
+          keep: number of newest checkpoints that stay.
+          ranks: evaluations for each of which the best checkpoint stays too.
         """
         self._keep = _Keep(keep, ranks, directory)
         options = ocp.CheckpointManagerOptions(
@@ -71,7 +75,13 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
 
     def save(self, state: TrainState, meta: dict[str, Any]) -> None:
-        """Start saving; an error of an earlier save is raised here (or by ``close``)."""
+        """Starts saving; an error of an earlier save is raised here, or by ``close``.
+
+        Args:
+          state: the state to save.
+          meta: JSON values to save beside it, among them its "step", and "measured", the values of
+            the ranked evaluations at this step.
+        """
         self._manager.check_for_errors()
         self._keep.measured[meta["step"]] = meta["measured"]
         items = ocp.args.Composite(
@@ -83,21 +93,21 @@ class Checkpoints:
         self._manager.save(meta["step"], args=items)
 
     def restore(self, target: TrainState) -> tuple[TrainState, list[str]] | None:
-        """The newest checkpoint that can be read, onto the target's shardings.
+        """Restores the newest checkpoint that can be read, onto the target's shardings.
 
         Returns:
-          The state, and a line for each newer checkpoint that could not be read (set aside as
-          ``damaged-<step>``); None where there is no checkpoint at all.
+          The state, and a line for each newer checkpoint that could not be read and was moved to
+          ``damaged-<step>``; None if there is no checkpoint at all.
 
         Raises:
-          InputError: there are checkpoints, and none can be read.
+          InputError: there are checkpoints, but none can be read.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         damage: list[str] = []
         for step in steps:
             try:
                 state = restore_state(self._directory, step, target)
-            except Exception as error:  # whatever a damaged file makes of itself
+            except Exception as error:  # A damaged file may raise anything.
                 damage.append(
                     f"{self._directory / str(step)}: cannot be read ({first_line(error)})"
                 )
@@ -116,29 +126,33 @@ class Checkpoints:
         if jax.process_index() == 0:
             for step in steps:
                 aside = self._directory.parent / f"damaged-{step}"
-                shutil.rmtree(aside, ignore_errors=True)  # the same step's, from an earlier time
+                shutil.rmtree(aside, ignore_errors=True)  # The same step may be there already.
                 os.rename(self._directory / str(step), aside)
         multihost_utils.sync_global_devices("damaged checkpoints are set aside")
         self._manager.reload()
 
     def close(self) -> None:
-        """Wait for the last save; raises what went wrong in it."""
+        """Waits for the last save, and raises its error."""
         self._manager.wait_until_finished()
         self._manager.check_for_errors()
         self._manager.close()
 
 
 def restore_state(directory: Path, step: int, target: TrainState) -> TrainState:
-    """A checkpoint's whole state onto the target's shardings, whatever devices it was saved
-    from.
+    """Restores a checkpoint's whole state onto the target's shardings, whatever devices saved it.
+
+    Args:
+      directory: the directory of the checkpoints.
+      step: step of the checkpoint.
+      target: shapes, dtypes and shardings of the state.
     """
-    checkpointer, path = ocp.StandardCheckpointer(), (directory / str(step)).absolute()
-    items = {"params": target.params, "ema": target.ema, "optimizer": target.opt_state}
-    params, ema, opt_state = (
-        checkpointer.restore(path / name, shapes) for name, shapes in items.items()
-    )
+    checkpointer = ocp.StandardCheckpointer()
+    path = (directory / str(step)).absolute()
+    params = checkpointer.restore(path / "params", target.params)
+    ema = checkpointer.restore(path / "ema", target.ema)
+    opt_state = checkpointer.restore(path / "optimizer", target.opt_state)
     meta = read_meta(directory, step)
-    params, ema = _converted((params, ema), meta.get("format", 1))
+    params, ema = _converted((params, ema), meta)
     step_array = jax.make_array_from_callback(
         (), target.step.sharding, lambda _: np.int32(meta["step"])
     )
@@ -146,7 +160,7 @@ def restore_state(directory: Path, step: int, target: TrainState) -> TrainState:
 
 
 def read_meta(directory: Path, step: int) -> dict[str, Any]:
-    """What was saved beside the arrays.
+    """Reads the meta data of a checkpoint.
 
     Raises:
       InputError: there is no such checkpoint, or it is damaged.
@@ -161,10 +175,10 @@ def read_meta(directory: Path, step: int) -> dict[str, Any]:
 
 
 def latest_step(directory: Path) -> int:
-    """The newest committed step.
+    """Returns the newest step that has a checkpoint.
 
     Raises:
-      InputError: there is none.
+      InputError: there is no checkpoint.
     """
     steps = steps_of(directory)
     if not steps:
@@ -175,32 +189,29 @@ def latest_step(directory: Path) -> int:
 
 
 def best_step(directory: Path, name: str, better: Better) -> int:
-    """The step in whose checkpoint the evaluation ``name`` was best.
+    """Returns the step of the checkpoint at which the evaluation ``name`` was best.
 
     Raises:
-      InputError: it was measured at no checkpoint.
+      InputError: ``name`` was measured at no checkpoint.
     """
     measured = {step: _measured(directory, step) for step in steps_of(directory)}
     step = _best(measured, name, better)
     if step is None:
-        names = sorted({known for found in measured.values() for known in found})
-        there = f"there is {', '.join(names)}" if names else "none was"
-        raise InputError(f"step: {name!r} was measured at no checkpoint of {directory}; {there}")
+        names = ", ".join(sorted({name for at_step in measured.values() for name in at_step}))
+        mend = f"choose from {names}" if names else "give a number"
+        raise InputError(f"step: {name!r} was measured at no checkpoint of {directory}; {mend}")
     return step
 
 
 def steps_of(directory: Path) -> list[int]:
-    """Committed steps, ascending."""
-    return (
-        sorted(int(e.name) for e in directory.glob("*") if e.name.isdigit())
-        if directory.is_dir()
-        else []
-    )
+    """Returns the steps that a directory has, ascending; none if it does not exist."""
+    return sorted(int(entry.name) for entry in directory.glob("*") if entry.name.isdigit())
 
 
 def _measured(directory: Path, step: int) -> dict[str, float]:
-    """What was measured at a checkpoint, by evaluation; nothing where it is damaged or older than
-    these values.
+    """Returns the ranked values that were measured at a checkpoint, by evaluation.
+
+    There are none if the checkpoint is damaged, or older than these values.
     """
     try:
         return read_meta(directory, step).get("measured", {})
@@ -211,24 +222,32 @@ def _measured(directory: Path, step: int) -> dict[str, float]:
 def restore_networks(
     directory: Path, step: int, names: Sequence[str], sharding: Sharding
 ) -> dict[str, Any]:
-    """The network parameters of some averages of a checkpoint, or of a snapshot; nothing else, on
-    any devices.
+    """Restores the network's parameters of some averages, and nothing else, on any devices.
+
+    Args:
+      directory: the directory of checkpoints, or of snapshots.
+      step: step of the checkpoint or snapshot.
+      names: names of the averages.
+      sharding: sharding of every array.
+
+    Returns:
+      The parameters by the averages' names.
 
     Raises:
-      InputError: the checkpoint is not one of this program, or is damaged.
+      InputError: the checkpoint is damaged, or not one of this program.
     """
     path = (directory / str(step) / "ema").absolute()
     try:
-        tree = ocp.PyTreeCheckpointHandler().metadata(path).tree
-        trees = {name: {"network": tree[name]["network"]} for name in names}
-        wanted = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), trees
+        saved = ocp.PyTreeCheckpointHandler().metadata(path).tree
+        target = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            {name: {"network": saved[name]["network"]} for name in names},
         )
         restored = ocp.PyTreeCheckpointer().restore(
             path,
             args=ocp.args.PyTreeRestore(
-                wanted,
-                restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+                target,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(target),
                 partial_restore=True,
             ),
         )
@@ -236,17 +255,18 @@ def restore_networks(
         raise InputError(
             f"{path}: not a readable checkpoint of this program ({first_line(error)})"
         ) from error
+    # Snapshots of format 1 have no meta data.
     meta = read_meta(directory, step) if (path.parent / "meta").exists() else {}
-    networks = {name: restored[name]["network"] for name in names}
-    return _converted(networks, meta.get("format", 1))
+    return _converted({name: restored[name]["network"] for name in names}, meta)
 
 
-def _converted(parameters: Any, version: int) -> Any:
-    """Converts parameters that were written in format ``version`` to today's.
+def _converted(parameters: Any, meta: Mapping[str, Any]) -> Any:
+    """Converts parameters, or averages of them, that were saved with ``meta`` to today's format.
 
-    Averages need no other treatment than the parameters themselves: their weights sum to 1.
+    In format 1 the bias of the time-adaptive scale was larger by 1. So are its averages, since
+    their weights sum to 1.
     """
-    if version > 1:
+    if meta.get("format", 1) > 1:
         return parameters
 
     def leaf(path: tuple[Any, ...], array: jax.Array) -> jax.Array:

@@ -1,7 +1,7 @@
-"""Snapshots: ``snapshots/<step>/`` with the network's power-function averages as the item ema, and
-their format as the item meta, by Orbax; none is ever deleted.
+"""Snapshots: ``snapshots/<step>/`` with the network's power-function averages, by Orbax.
 
-They are what ``ddaepp_jax.training.posthoc`` makes other averages from.
+The items are ema, the averages, and meta, their format (see ``ddaepp_jax.training.checkpoint``).
+None is ever deleted: ``ddaepp_jax.training.posthoc`` makes other averages from them.
 """
 
 import shutil
@@ -19,8 +19,8 @@ from ddaepp_jax.training.step import TrainState
 
 
 def kept(averages: Mapping[str, Any]) -> dict[str, Any]:
-    """What a snapshot holds of a state's ``ema``: ``{"sigma_rel0.05": {"network": ..}, ..}``, or
-    its shapes.
+    """Returns the part of a state's ``ema``, or of its shapes, that a snapshot holds:
+    ``{"sigma_rel0.05": {"network": ..}, ..}``.
     """
     return {
         name: {"network": average["network"]}
@@ -30,21 +30,24 @@ def kept(averages: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def nbytes(averages: Mapping[str, Any]) -> int:
-    """Bytes of one snapshot."""
+    """Returns the bytes of one snapshot."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept(averages)))
 
 
 class Snapshots:
-    """The snapshots of a run that trains: asynchronous saves, each device's part by its own
-    process.
+    """The snapshots of a run in training.
+
+    Saves are asynchronous, and each process writes the parts on its own devices.
     """
 
     def __init__(self, directory: Path, start: int) -> None:
-        """The run goes on at step ``start``: what is there past it is removed, and made again."""
+        """Opens the directory, and removes snapshots past ``start``, the step at which the run
+        continues: it makes them again.
+        """
         options = ocp.CheckpointManagerOptions(
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
-            # Apart from those of the checkpoints, which may be under way at the same time.
+            # Checkpoints may be saved at the same time: their barriers have other names.
             multiprocessing_options=ocp.options.MultiprocessingOptions(
                 barrier_sync_key_prefix="snapshots"
             ),
@@ -57,8 +60,9 @@ class Snapshots:
         self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
 
     def save(self, step: int, state: TrainState) -> None:
-        """Start saving where it isn't there yet; an error of an earlier save is raised here, or by
-        ``wait``.
+        """Starts saving, unless the step has a snapshot.
+
+        An error of an earlier save is raised here, or by ``wait``.
         """
         if step in self._manager.all_steps():
             return
@@ -69,11 +73,14 @@ class Snapshots:
         self._manager.save(step, args=items)
 
     def wait(self) -> None:
-        """Until all are committed; a checkpoint that follows then vouches for them."""
+        """Waits until all snapshots are on disk, and raises the error of a save.
+
+        A run resumed from a checkpoint does not recreate earlier snapshots.
+        """
         self._manager.wait_until_finished()
         self._manager.check_for_errors()
 
     def close(self) -> None:
-        """Wait for the last save; raises what went wrong in it."""
+        """Waits for the last save, and raises its error."""
         self.wait()
         self._manager.close()
