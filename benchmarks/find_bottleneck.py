@@ -21,7 +21,10 @@ from machine import machine
 from ml_collections import ConfigDict
 from train_step import random_images
 
-from ddaepp_jax import build, cli, find_bottleneck
+from ddaepp_jax import build, find_bottleneck
+from ddaepp_jax.cli.arguments import Parser, several
+from ddaepp_jax.cli.start import launch
+from ddaepp_jax.config.overrides import parse_config
 from ddaepp_jax.training.program import compile_program
 
 
@@ -55,14 +58,14 @@ def measure(config: ConfigDict, candidates: Sequence[str]) -> dict[str, object]:
 
 
 def program(argv: Sequence[str]) -> None:
-    parser = cli.Parser("benchmarks.find_bottleneck", __doc__)
+    parser = Parser("benchmarks.find_bottleneck", __doc__)
     add = parser.add_argument
     add("--config", required=True, metavar="FILE[:VARIANT]", help="--config.FIELD=VALUE changes it")
-    add("--candidates", type=cli.several(str), required=True, help="blocks, with commas")
+    add("--candidates", type=several(str), required=True, help="blocks, with commas")
     add("--steps", type=int, default=50)
     add("--out", type=Path, default=Path(__file__).parent / "results" / "find_bottleneck.jsonl")
     args, changes = parser.parse_known_args(argv)
-    config = cli.parse_config([f"--config={args.config}", *changes])
+    config = parse_config([f"--config={args.config}", *changes])
     config.train.update(steps=args.steps, epochs=None, images=None)
     jax.config.update("jax_enable_compilation_cache", False)
     build.dataset = lambda config, split: random_images(config)
@@ -79,4 +82,4 @@ def program(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.launch(program)
+    launch(program)

@@ -20,9 +20,11 @@ from machine import machine
 from PIL import Image, ImageFilter
 from tabulate import tabulate
 
-from ddaepp_jax import cli, fid, load
 from ddaepp_jax import config as schema
+from ddaepp_jax import fid, load
 from ddaepp_jax.base import parallel
+from ddaepp_jax.cli.arguments import Parser
+from ddaepp_jax.cli.start import launch, start_backend
 from ddaepp_jax.reporting.pictures import grid
 from ddaepp_jax.scoring import by_name, image_sets, references
 from ddaepp_jax.scoring.image_sets import ImageSet
@@ -67,7 +69,7 @@ def disturbed(images: ImageSet, name: str, disturb: Disturb) -> ImageSet:
 
 def program(argv: Sequence[str]) -> None:
     args = _parse(argv)
-    cli.start_backend()
+    start_backend()
     config, mesh = schema.get_config(), parallel.make_mesh((-1, 1, 1))
     config.data.update(name=args.data, data_dir=args.data_dir, eval_split="test")
     extractor = by_name.extractor(args.extractor, config, mesh)
@@ -105,7 +107,7 @@ def program(argv: Sequence[str]) -> None:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = cli.Parser("benchmarks.frechet", __doc__)
+    parser = Parser("benchmarks.frechet", __doc__)
     add = parser.add_argument
     add(
         "--data",
@@ -126,4 +128,4 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    cli.launch(program)
+    launch(program)

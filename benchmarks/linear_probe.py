@@ -21,8 +21,10 @@ import jax
 import numpy as np
 from machine import machine
 
-from ddaepp_jax import build, cli, linear_probe, load
+from ddaepp_jax import build, linear_probe, load
 from ddaepp_jax.base import parallel
+from ddaepp_jax.cli.arguments import Parser
+from ddaepp_jax.cli.start import launch, start_backend
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.probing import features
 from ddaepp_jax.run import Run
@@ -56,7 +58,7 @@ def first(data: Dataset, count: int) -> Dataset:
 
 
 def program(argv: Sequence[str]) -> None:
-    parser = cli.Parser("benchmarks.linear_probe", __doc__)
+    parser = Parser("benchmarks.linear_probe", __doc__)
     parser.add_argument("--workdir", required=True, help="run directory")
     parser.add_argument(
         "--images", type=int, default=1000, help="of the training split (1000); a fifth for testing"
@@ -65,7 +67,7 @@ def program(argv: Sequence[str]) -> None:
         "--out", type=Path, default=Path(__file__).parent / "results" / "linear_probe.jsonl"
     )
     args = parser.parse_args(argv)
-    cli.start_backend()
+    start_backend()
     run = load(args.workdir)
     data = run.config.data
     parts = {
@@ -121,4 +123,4 @@ def program(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.launch(program)
+    launch(program)

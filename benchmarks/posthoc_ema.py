@@ -28,8 +28,11 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from ddaepp_jax import cli, load, main
+from ddaepp_jax import load, main
 from ddaepp_jax.base import parallel
+from ddaepp_jax.cli.arguments import Parser
+from ddaepp_jax.cli.start import launch, start_backend
+from ddaepp_jax.config.overrides import parse_config
 from ddaepp_jax.reporting import plots
 from ddaepp_jax.training import posthoc
 
@@ -132,7 +135,7 @@ def plot(rows: Sequence[Mapping[str, Any]], kept: Sequence[float] = KEPT) -> Fig
 
 
 def program(argv: Sequence[str]) -> None:
-    parser = cli.Parser("benchmarks.posthoc_ema", __doc__)
+    parser = Parser("benchmarks.posthoc_ema", __doc__)
     add = parser.add_argument
     add(
         "--config",
@@ -163,8 +166,8 @@ def program(argv: Sequence[str]) -> None:
         f"evals.{name}.every": 0 for name in ("heldout_loss", "samples", "probe", "knn", "features")
     }
     overrides = [f"--config.{name}={value}" for name, value in fields.items()]
-    config = cli.parse_config([f"--config={args.config}", *overrides, *rest])
-    cli.start_backend()
+    config = parse_config([f"--config={args.config}", *overrides, *rest])
+    start_backend()
     with tempfile.TemporaryDirectory() as temporary:
         workdir = args.workdir or Path(temporary) / "run"
         start = time.perf_counter()
@@ -188,4 +191,4 @@ def program(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.launch(program)
+    launch(program)

@@ -22,7 +22,8 @@ import numpy as np
 import scipy
 from machine import machine
 
-from ddaepp_jax import cli
+from ddaepp_jax.cli.arguments import Parser
+from ddaepp_jax.cli.start import launch
 from ddaepp_jax.scoring import frechet
 from ddaepp_jax.scoring.inception_score import inception_score
 from ddaepp_jax.scoring.kid import kid
@@ -50,7 +51,7 @@ def timed(score: Callable[[], Any], repeats: int) -> dict[str, Any]:
 
 
 def program(argv: Sequence[str]) -> None:
-    parser = cli.Parser("benchmarks.scores", __doc__)
+    parser = Parser("benchmarks.scores", __doc__)
     add = parser.add_argument
     add("--images", type=int, default=50_000, help="a set, but for precision and recall (50000)")
     add(
@@ -103,4 +104,4 @@ def program(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.launch(program)
+    launch(program)

@@ -30,11 +30,14 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from ddaepp_jax import __version__, build, cli, evaluators
+from ddaepp_jax import __version__, build, evaluators
 from ddaepp_jax import config as schema
 from ddaepp_jax.base.errors import InputError, first_line
+from ddaepp_jax.cli.arguments import Parser, option, several
+from ddaepp_jax.cli.start import launch, start_backend
 from ddaepp_jax.config import recipes, validation
 from ddaepp_jax.config import saved as run_config
+from ddaepp_jax.config.overrides import parse_config
 from ddaepp_jax.models.dit import DiT
 from ddaepp_jax.models.unet import UNet
 from ddaepp_jax.models.uvit import UViT
@@ -234,7 +237,7 @@ def _write(
             f"--workdir: cannot write {workdir} ({error.strerror}); use another"
         ) from None
     checkpoints = Checkpoints(
-        workdir / "checkpoints", config.train.keep_checkpoints, evaluators.RANKS
+        workdir / "checkpoints", config.train.keep_checkpoints, evaluators.better()
     )
     meta = {"image_shape": shape, "num_classes": len(class_names), "class_names": class_names}
     with contextlib.closing(checkpoints):
@@ -292,7 +295,7 @@ def fetch(url: str, digest: str, directory: Path) -> Path:
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = cli.Parser("ddaepp_jax.convert", __doc__)
+    parser = Parser("ddaepp_jax.convert", __doc__)
     add = parser.add_argument
     add("--kind", required=True, help=f"the reference implementation: {', '.join(FAMILIES)}")
     add(
@@ -313,7 +316,7 @@ def main(argv: Sequence[str]) -> None:
     add("--prefix", help="what stands before the network's names in the file (default: found)")
     add(
         "--options",
-        type=cli.several(cli.option),
+        type=several(option),
         default=(),
         help="of the reference's class, e.g. num_heads=12",
     )
@@ -324,10 +327,10 @@ def main(argv: Sequence[str]) -> None:
     for name in ("checkpoint", "workdir"):
         if getattr(args, name) is None:
             parser.error(f"the following arguments are required: --{name}")
-    config = cli.parse_config(
+    config = parse_config(
         [f"--config={args.config}"] * bool(args.config) + rest, RECIPES[args.kind]
     )
-    cli.start_backend()
+    start_backend()
     made = convert(
         args.kind, read(args.checkpoint), args.workdir, config, args.prefix, dict(args.options)
     )
@@ -350,4 +353,4 @@ def _inception(args: argparse.Namespace, rest: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.launch(main)
+    launch(main)

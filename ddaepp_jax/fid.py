@@ -25,20 +25,23 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tabulate import tabulate
 
-from ddaepp_jax import build, cli
+from ddaepp_jax import build
 from ddaepp_jax import config as schema
 from ddaepp_jax.base import parallel
 from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.base.files import replace
 from ddaepp_jax.base.results import partial_directory
+from ddaepp_jax.cli.arguments import Parser, add_run, add_sampling, open_run, sampling, several
+from ddaepp_jax.cli.start import launch, start_backend
 from ddaepp_jax.config import validation
 from ddaepp_jax.data import datasets
 from ddaepp_jax.run import Run
+from ddaepp_jax.sampling.settings import modern_identity
 from ddaepp_jax.scoring import by_name, image_sets, references
 from ddaepp_jax.scoring.extractors import Extractor
 from ddaepp_jax.scoring.image_sets import ImageSet
 from ddaepp_jax.scoring.references import Reference
-from ddaepp_jax.scoring.scores import named, sampler_tag, scored, scores
+from ddaepp_jax.scoring.scores import named, scored, scores
 
 N = 50_000  # samples; the literature's number
 BATCH = 64  # images that are read, not sampled
@@ -82,12 +85,12 @@ def score_run(
       InputError: ``out`` holds scores of something else; or as ``Run.sample`` and
         ``image_sets.collect``.
     """
-    sampling = {**run.config.sampling.to_dict(), **_plain(how)}
-    batch_size = sampling.pop("batch_size")
+    sampling = run.sampling(**how)
+    batch_size = sampling.batch_size
     identity = {
         "step": run.step,
-        "protocol": f"{run.average}/{sampler_tag(run.config.sampling, _plain(how))}",
-        "sampling": sampling,
+        "protocol": f"{run.average}/{sampling.tag}",
+        "sampling": sampling.identity,
         "n": n,
         "extractor": {**extractor.described, "made": extractor.made},
         "reference": {"name": reference.name, **reference.made},
@@ -113,14 +116,6 @@ def score_run(
         _write(out, {"run": run.workdir.name, **_summary(identity, [*rows.values()], extractor)})
         shutil.rmtree(partial)
     return {"run": run.workdir.name, **_summary(identity, [*rows.values()], extractor)}
-
-
-def _plain(how: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of ``Run.sample`` that say something else than the config, the guide by its
-    name.
-    """
-    given = {name: value for name, value in how.items() if value is not None}
-    return given | ({"guide": given["guide"].workdir.name} if "guide" in given else {})
 
 
 def _write(out: Path, found: Mapping[str, Any]) -> None:
@@ -162,6 +157,7 @@ def _resumed(out: Path, identity: Mapping[str, Any]) -> list[dict[str, float]]:
     try:
         found = json.loads(file.read_text())
         there, rows = {name: found.get(name) for name in identity}, found["rows"]
+        there["sampling"] = modern_identity(there["sampling"])
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(
             f"{file}: not scores of this program; remove it or give another --out"
@@ -269,12 +265,14 @@ def main(argv: Sequence[str]) -> None:
         args.seeds
     ):
         raise InputError(f"--seeds: {args.seeds} are not different numbers in 0..2**32-1")
-    cli.start_backend()
-    run = cli.open_run(args) if args.workdir else None
+    start_backend()
+    run = open_run(args) if args.workdir else None
     config = _config(args, run)
     mesh, batch_size = run.mesh if run else parallel.make_mesh((-1, 1, 1)), args.batch_size or BATCH
     images = None if run else _subset(image_set(args.images, "--images", config, own=False), args.n)
-    extractor = by_name.extractor(args.extractor, config, mesh, args.resizing)
+    extractor = by_name.extractor(
+        args.extractor, _data_set(config), lambda: _splits(config), mesh, args.resizing
+    )
     shape, field = (run.image_shape, "--workdir") if run else (images.image_shape, "--images")
     extractor.check(shape, field)
     wanted = args.reference or config.data.split
@@ -292,6 +290,19 @@ def main(argv: Sequence[str]) -> None:
         if args.out:
             _write(Path(args.out), found)
     print(table(found))
+
+
+def _data_set(config: ConfigDict) -> by_name.DataSet:
+    """What a classifier would be of: the config's data."""
+    shape, names = build.described(config)
+    data = config.data
+    identity = str(Path(data.data_dir).resolve()) if data.name == "folder" else data.name
+    return by_name.DataSet(identity, data.split, shape, names)
+
+
+def _splits(config: ConfigDict) -> tuple:
+    data = config.data
+    return build.dataset(config, data.split), build.dataset(config, data.eval_split)
 
 
 def _config(args: argparse.Namespace, run: Run | None) -> ConfigDict:
@@ -324,12 +335,12 @@ def _subset(images: ImageSet, n: int | None) -> ImageSet:
 def _of_run(
     args: argparse.Namespace, run: Run, extractor: Extractor, reference: Reference
 ) -> dict[str, Any]:
-    how, n = cli.sampling(args), N if args.n is None else args.n
+    how, n = sampling(args), N if args.n is None else args.n
     if n < image_sets.FEWEST:
         raise InputError(
             f"--n: {n} images are too few to be scored; give {image_sets.FEWEST} or more"
         )
-    tag = f"{sampler_tag(run.config.sampling, _plain(how))}-{n}-{extractor.kind}{extractor.suffix}-{reference.name}"
+    tag = f"{run.sampling(**how).tag}-{n}-{extractor.kind}{extractor.suffix}-{reference.name}"
     out = Path(args.out or run.workdir / "fid" / f"step{run.step}-{run.average}-{tag}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -360,9 +371,9 @@ def table(found: Mapping[str, Any]) -> str:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = cli.Parser("ddaepp_jax.fid", __doc__)
+    parser = Parser("ddaepp_jax.fid", __doc__)
     add = parser.add_argument
-    cli.add_run(parser, required=False)
+    add_run(parser, required=False)
     add(
         "--images",
         help="instead of a run: an .npz file (arr_0 or images, uint8 NHWC), a folder, or NAME:SPLIT",
@@ -388,7 +399,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     add(
         "--seeds",
-        type=cli.several(int),
+        type=several(int),
         default=(0,),
         help="of the samples' start noise, with commas (0)",
     )
@@ -399,10 +410,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     add(
         "--size",
-        type=cli.several(int),
+        type=several(int),
         help="HEIGHT,WIDTH to crop data to (default: the run's; as stored)",
     )
-    cli.add_sampling(parser)
+    add_sampling(parser)
     add(
         "--out",
         help="of the JSON, without suffix (default: WORKDIR/fid/<what is scored>; with --images: none)",
@@ -411,4 +422,4 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    cli.launch(main)
+    launch(main)

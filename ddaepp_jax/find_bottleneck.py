@@ -29,12 +29,15 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from ddaepp_jax import build, cli
+from ddaepp_jax import build
 from ddaepp_jax.base import parallel
 from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.base.files import replace
+from ddaepp_jax.cli.arguments import Parser, several
+from ddaepp_jax.cli.start import launch, start_backend
 from ddaepp_jax.config import saved as run_config
 from ddaepp_jax.config import validation
+from ddaepp_jax.config.overrides import parse_config
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.models.self_conditioning import OneOf
 from ddaepp_jax.reporting import bottleneck as bottleneck_results
@@ -347,10 +350,10 @@ def _conclude(
 
 def main(argv: Sequence[str]) -> None:
     args, rest = _parse(argv)
-    config = cli.parse_config(
+    config = parse_config(
         [*([f"--config={args.config}"] if args.config is not None else []), *rest]
     )
-    cli.start_backend()
+    start_backend()
     name = args.config or "digits"
     workdir = Path(args.workdir or f"runs/{Path(name.split(':')[0]).stem}_bottleneck")
     found = search(
@@ -364,7 +367,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = cli.Parser("ddaepp_jax.find_bottleneck", __doc__)
+    parser = Parser("ddaepp_jax.find_bottleneck", __doc__)
     add = parser.add_argument
     add(
         "--config",
@@ -373,7 +376,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     add(
         "--candidates",
-        type=cli.several(str),
+        type=several(str),
         default=(),
         help="blocks (default: all that something follows)",
     )
@@ -383,10 +386,10 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         default=1000,
         help="of a run (1000, or the config's own where it is shorter)",
     )
-    add("--seeds", type=cli.several(int), default=(0, 1, 2), help="with commas (0,1,2)")
+    add("--seeds", type=several(int), default=(0, 1, 2), help="with commas (0,1,2)")
     add("--workdir", help="where the results go (default: runs/<config's name>_bottleneck)")
     return parser.parse_known_args(argv)
 
 
 if __name__ == "__main__":
-    cli.launch(main)
+    launch(main)

@@ -26,10 +26,12 @@ from typing import Any
 
 import numpy as np
 
-from ddaepp_jax import build, cli
+from ddaepp_jax import build
 from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.base.files import replace
 from ddaepp_jax.base.results import partial_directory
+from ddaepp_jax.cli.arguments import Parser, add_run, open_run, several
+from ddaepp_jax.cli.start import launch, start_backend
 from ddaepp_jax.data.augment import crop_pad
 from ddaepp_jax.probing import features as feature
 from ddaepp_jax.probing import heads as probes
@@ -407,8 +409,8 @@ def _write(out: Path, found: Mapping[str, Any]) -> None:
 
 def main(argv: Sequence[str]) -> None:
     args = _parse(argv)
-    cli.start_backend()
-    run = cli.open_run(args)
+    start_backend()
+    run = open_run(args)
     if args.data_dir is not None:
         run.config.data.data_dir = args.data_dir
     chosen = settings(
@@ -447,14 +449,14 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = cli.Parser("ddaepp_jax.linear_probe", __doc__)
+    parser = Parser("ddaepp_jax.linear_probe", __doc__)
     add = parser.add_argument
-    cli.add_run(parser)
+    add_run(parser)
     add("--protocol", help=f"{', '.join(PROTOCOLS)} (default: the config's probe.protocol)")
-    add("--layers", type=cli.several(str), help="names with commas (default: all)")
+    add("--layers", type=several(str), help="names with commas (default: all)")
     add(
         "--levels",
-        type=cli.several(float),
+        type=several(float),
         help="noise levels with commas, in the process's unit (default: the process's)",
     )
     add(
@@ -467,7 +469,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--batch_size", type=int, help="of the heads (default: the protocol's)")
     add(
         "--learning_rates",
-        type=cli.several(float),
+        type=several(float),
         help="with commas; the best counts (default: the protocol's)",
     )
     add(
@@ -491,4 +493,4 @@ def _bool(text: str) -> bool:
 
 
 if __name__ == "__main__":
-    cli.launch(main)
+    launch(main)

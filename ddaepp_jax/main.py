@@ -8,6 +8,7 @@ python -m ddaepp_jax.main --config=configs/uvit_cifar.py:tiny --config.model.dep
 import contextlib
 import os
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,17 @@ import jax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from ddaepp_jax import __version__, build, cli, evaluators
+from ddaepp_jax import __version__, build, evaluators
 from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.cli.arguments import Parser
+from ddaepp_jax.cli.start import launch, start_backend
 from ddaepp_jax.config import saved as run_config
 from ddaepp_jax.config import validation
+from ddaepp_jax.config.overrides import parse_config
 from ddaepp_jax.data.datasets import Dataset
+from ddaepp_jax.evaluators import Context
 from ddaepp_jax.run import weights_to_start_from
+from ddaepp_jax.sampling.settings import Sampling
 from ddaepp_jax.training import graft, loop, snapshots
 from ddaepp_jax.training.checkpoint import Checkpoints
 from ddaepp_jax.training.program import Program, abstract_state, compile_program
@@ -47,9 +53,19 @@ def train_and_evaluate(
     data = build.dataset(config, config.data.split)
     total = build.total_steps(config, len(data))
     learner = build.learner(config, data.image_shape, data.num_classes, total)
-    build.sampler(config, config.sampling.sampler, config.sampling.steps, group="sampling.")
-    held_out = _held_out(config)
-    evaluations = evaluators.evaluators(config, learner, data, held_out, mesh)
+    sampling = Sampling.from_config(config.sampling)
+    sampling.make(learner.process, data.image_shape, "sampling.")
+    context = Context(
+        learner.network,
+        learner.process,
+        data,
+        cache(lambda: _held_out(config)),
+        mesh,
+        sampling,
+        config.seed,
+        config.data.flip,
+    )
+    evaluations = evaluators.make(config.evals, context, config.ema.decays[0])
     workdir = Path(workdir)
     shapes = abstract_state(learner, mesh, data.image_shape, config.mesh.rules)
     weights = _weights_to_start_from(config, workdir, shapes.params["network"])
@@ -72,7 +88,7 @@ def train_and_evaluate(
         return None
 
     checkpoints = Checkpoints(
-        workdir / "checkpoints", config.train.keep_checkpoints, evaluators.RANKS
+        workdir / "checkpoints", config.train.keep_checkpoints, evaluators.better()
     )
     state = _initial_state(program, checkpoints, weights)
     del weights
@@ -156,10 +172,8 @@ def _claim(config: ConfigDict, workdir: Path) -> None:
         ) from None
 
 
-def _held_out(config: ConfigDict) -> Dataset | None:
+def _held_out(config: ConfigDict) -> Dataset:
     """The data of the held-out loss, where it is measured."""
-    if not config.evals.heldout_loss.every:
-        return None
     try:
         return build.dataset(config, config.data.eval_split)
     except InputError as error:
@@ -228,7 +242,7 @@ def _say(line: str) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = cli.Parser("ddaepp_jax.main", __doc__)
+    parser = Parser("ddaepp_jax.main", __doc__)
     parser.add_argument(
         "--config",
         metavar="FILE[:VARIANT]",
@@ -249,13 +263,13 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--num_processes", type=int, default=1, help="with --coordinator=HOST:PORT")
     parser.add_argument("--process_id", type=int, default=0, help="with --coordinator=HOST:PORT")
     args, rest = parser.parse_known_args(argv)
-    config = cli.parse_config(
+    config = parse_config(
         [*([f"--config={args.config}"] if args.config is not None else []), *rest]
     )
-    cli.start_backend(args.coordinator, args.num_processes, args.process_id)
+    start_backend(args.coordinator, args.num_processes, args.process_id)
     name = Path((args.config or "uvit_digits").split(":")[0]).stem
     train_and_evaluate(config, args.workdir or Path("runs") / name, dry_run=args.dry_run)
 
 
 if __name__ == "__main__":
-    cli.launch(main)
+    launch(main)

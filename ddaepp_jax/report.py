@@ -23,9 +23,10 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from ddaepp_jax import cli
 from ddaepp_jax import config as schema
 from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.cli.arguments import Parser
+from ddaepp_jax.cli.start import launch
 from ddaepp_jax.reporting import html, plots
 from ddaepp_jax.reporting import probes as probe_results
 from ddaepp_jax.reporting.record import BY_LEVEL, PROBED, RATE, Record, headlines, probed, read
@@ -399,7 +400,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = cli.Parser("ddaepp_jax.report", __doc__)
+    parser = Parser("ddaepp_jax.report", __doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--workdir", type=Path, help="run directory")
     what.add_argument(
@@ -411,4 +412,4 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    cli.launch(main)
+    launch(main)

@@ -11,15 +11,15 @@ from typing import Any
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
-from ddaepp_jax import build
+from ddaepp_jax import build, evaluators
 from ddaepp_jax.base import parallel
+from ddaepp_jax.base.dispatch import progress_bar
 from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.config import saved as run_config
-from ddaepp_jax.evaluators import RANKS
 from ddaepp_jax.probing.features import extract, make_feature_batch, noisy
 from ddaepp_jax.sampling.draw import make_sample_batch, sample_images
+from ddaepp_jax.sampling.settings import Sampling
 from ddaepp_jax.training import checkpoint, ema, graft, posthoc
 from ddaepp_jax.training.program import abstract_state
 
@@ -93,7 +93,9 @@ class Run:
         self._checkpoints = workdir / "checkpoints"
         newest = checkpoint.latest_step(self._checkpoints)
         if isinstance(step, str) and not step.isdigit():
-            step = checkpoint.best_step(self._checkpoints, step, build.choose("step", step, RANKS))
+            step = checkpoint.best_step(
+                self._checkpoints, step, build.choose("step", step, evaluators.better())
+            )
         self.step = newest if step is None else int(step)
         self.decay, self.sigma_rel = self._chosen(decay, sigma_rel)
         saved = (self._checkpoints / str(self.step)).is_dir()
@@ -217,78 +219,86 @@ class Run:
         file = self.workdir / "probe" / "best.json"
         return json.loads(file.read_text()) if file.exists() else None
 
+    def sampling(
+        self, options: Mapping[str, Any] | None = None, guide: "Run | None" = None, **overrides: Any
+    ) -> Sampling:
+        """Returns how ``sample`` draws images: the config's ``sampling`` with changes.
+
+        Args:
+          options: options of the sampler, e.g. {"clip": False} or {"s_churn": 30.0}.
+          guide: the worse run of autoguidance.
+          overrides: other fields of ``Sampling``; None means the config's.
+
+        Raises:
+          InputError: an override that is no field.
+        """
+        if guide is not None:
+            overrides["guide"] = guide.workdir.name
+        return Sampling.from_config(self.config.sampling, options, **overrides)
+
     def sample(
         self,
         n: int = 64,
         seed: int = 0,
         labels: Sequence[int] | int | None = None,
-        guidance: float | None = None,
-        sampler: str | None = None,
-        steps: int | None = None,
-        options: Mapping[str, Any] | None = None,
+        *,
         first: int = 0,
-        batch_size: int | None = None,
-        progress: bool = False,
-        guidance_interval: Sequence[float] | None = None,
-        guidance_channels: int | None = None,
-        autoguidance: float = 1.0,
         guide: "Run | None" = None,
+        progress: bool = False,
+        **sampling: Any,
     ) -> np.ndarray:
-        """Sample images. Image i's start noise is a function of (seed, i), whatever the batch and
-        the devices.
+        """Samples images. The start noise of image i is a function of (seed, i).
+
+        Neither the batch size nor the devices change an image.
 
         Args:
-          n: how many.
-          labels: a class, or one an image; class-conditional runs only, which otherwise run through
-            their classes.
-          guidance: scale of classifier-free guidance, 1 is none.
-          guidance_interval: noise levels (low, high), inclusive, that it is limited to; () is every
-            level.
-          guidance_channels: the first so many that it is limited to; 0 is all.
-          autoguidance: scale of guidance by ``guide``, a worse run of the same process and labels;
-            1 is none.
-          sampler, steps, guidance, guidance_interval, guidance_channels, batch_size: the config's
-          ``sampling`` by
-            default.
-          options: of the sampler, e.g. {"clip": False}, {"s_churn": 30.0}, instead of the config's.
-          first: number of the first image: parts of one set can be made at different places.
+          n: number of images.
+          seed: seed of the start noise, in 0..2**32-1.
+          labels: a class, or one for each image; for class-conditional runs only, which by default
+            take their classes in turn.
+          first: number of the first image, so that parts of one set can be sampled apart.
+          guide: a worse run of the same process and labels, for autoguidance.
+          progress: show a progress bar.
+          sampling: what differs from the config's ``sampling``: sampler, steps, guidance,
+            guidance_interval, guidance_channels, autoguidance (the scale of ``guide``), batch_size,
+            and options, those of the sampler by name. See ``ddaepp_jax.sampling.settings``.
 
         Returns:
-          (N, H, W, C) uint8; float32 latents, each channel in units of its deviation, of a run on
-          latents.
+          (n, H, W, C) uint8; of a run on latents float32, where each channel has unit deviation.
+
+        Raises:
+          InputError: an argument is wrong, or doesn't fit the run.
         """
-        defaults = self.config.sampling
-        guidance = defaults.guidance if guidance is None else guidance
-        sampler = defaults.sampler if sampler is None else sampler
-        steps = defaults.steps if steps is None else steps
-        batch_size = defaults.batch_size if batch_size is None else batch_size
-        _check(seed, n=n, batch_size=batch_size)
+        chosen = self.sampling(guide=guide, **sampling)
+        _check(seed, n=n, batch_size=chosen.batch_size)
         if not 0 <= first < 2**31 - n:
             raise InputError(f"first: {first} is not in 0..2**31-1-n")
         ids = np.arange(first, first + n)
-        given = self._labels(labels, ids, guidance)
-        interval = defaults.guidance_interval if guidance_interval is None else guidance_interval
-        channels = defaults.guidance_channels if guidance_channels is None else guidance_channels
-        guided = build.guidance(self.image_shape, guidance, interval, channels, autoguidance)
-        self._check_guide(guide, autoguidance)
-        key = ("sample", sampler, steps, guided, guide, *sorted((options or {}).items()))
+        image_labels = self._labels(labels, ids, chosen.guidance)
+        self._check_guide(guide, chosen.autoguidance)
+        key = (json.dumps(chosen.identity), guide)
         if key not in self._compiled:
             self._compiled[key] = make_sample_batch(
                 self.module,
                 self.process,
-                build.sampler(self.config, sampler, steps, options),
+                chosen,
                 image_shape=self.image_shape,
-                steps=steps,
-                guidance=guided,
                 mesh=self.mesh,
                 guide=None if guide is None else (guide.module, guide.process),
                 finish=build.finish(self.config),
             )
-        weights = None if guide is None else guide.params
         pieces = []
-        with tqdm(total=n, unit="image", desc=f"{sampler}-{steps}", disable=not progress) as bar:
+        title = f"{chosen.sampler}-{chosen.steps}"
+        with progress_bar(n, "image", title, disable=not progress) as bar:
             for piece in sample_images(
-                self._compiled[key], self.params, seed, ids, given, batch_size, self.mesh, weights
+                self._compiled[key],
+                self.params,
+                seed,
+                ids,
+                image_labels,
+                chosen.batch_size,
+                self.mesh,
+                None if guide is None else guide.params,
             ):
                 pieces.append(piece)
                 bar.update(len(piece))

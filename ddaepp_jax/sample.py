@@ -16,8 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ddaepp_jax import build, cli
+from ddaepp_jax import build
 from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.cli.arguments import Parser, add_run, add_sampling, open_run, sampling, several
+from ddaepp_jax.cli.start import launch, start_backend
 from ddaepp_jax.reporting.pictures import grid
 
 GRID_AT_MOST = 400  # images in the picture; the npz holds all
@@ -27,8 +29,8 @@ def main(argv: Sequence[str]) -> None:
     args = _parse(argv)
     if args.columns < 0:
         raise InputError(f"--columns: {args.columns} is negative; 0 chooses")
-    cli.start_backend()
-    run = cli.open_run(args)
+    start_backend()
+    run = open_run(args)
     labels = None
     if args.labels is not None:  # 3,5: half of the images are of class 3, the other half of 5
         labels = np.repeat(args.labels, -(-max(args.n, 0) // len(args.labels)))[: args.n]
@@ -39,12 +41,7 @@ def main(argv: Sequence[str]) -> None:
     with _writing(out):  # before the work, so that nobody waits for an error
         out.parent.mkdir(parents=True, exist_ok=True)
     images = run.sample(
-        n=args.n,
-        seed=args.seed,
-        labels=labels,
-        first=args.first,
-        progress=True,
-        **cli.sampling(args),
+        n=args.n, seed=args.seed, labels=labels, first=args.first, progress=True, **sampling(args)
     )
     if run.config.data.name == build.LATENTS:
         with _writing(out):
@@ -64,9 +61,9 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = cli.Parser("ddaepp_jax.sample", __doc__)
+    parser = Parser("ddaepp_jax.sample", __doc__)
     add = parser.add_argument
-    cli.add_run(parser)
+    add_run(parser)
     add("--n", type=int, default=64, help="how many images (64)")
     add("--seed", type=int, default=0, help="of the images' start noise (0)")
     add(
@@ -77,10 +74,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     add(
         "--labels",
-        type=cli.several(int),
+        type=several(int),
         help="a class, or several with commas; class-conditional runs (default: all in turn)",
     )
-    cli.add_sampling(parser)
+    add_sampling(parser)
     add(
         "--columns",
         type=int,
@@ -103,4 +100,4 @@ def _writing(out: Path) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    cli.launch(main)
+    launch(main)

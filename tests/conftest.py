@@ -7,7 +7,7 @@ as users compile them.
 
 JAX keeps compiled programs in one cache for all checkouts, keyed by its version, the flags and the
 program, so that a second run of the tests compiles next to nothing. ``JAX_COMPILATION_CACHE_DIR``
-names another place. Programs of eight devices are not kept (see ``ddaepp_jax.cli.start_backend``).
+names another place. Programs of eight devices are not kept (see ``ddaepp_jax.start_backend``).
 """
 
 import os

@@ -2,7 +2,7 @@
 
 from ddaepp_jax.base.choice import choose
 from ddaepp_jax.build.data import LATENTS, dataset, described, finish, prepare, source
-from ddaepp_jax.build.diffusion import guidance, noise_level, process, sampler
+from ddaepp_jax.build.diffusion import noise_level, process
 from ddaepp_jax.build.networks import attention, check_trainable, layers, network
 from ddaepp_jax.build.training import learner, mesh, objectives, total_steps
 
@@ -14,7 +14,6 @@ __all__ = [
     "dataset",
     "described",
     "finish",
-    "guidance",
     "layers",
     "learner",
     "mesh",
@@ -23,7 +22,6 @@ __all__ = [
     "objectives",
     "prepare",
     "process",
-    "sampler",
     "source",
     "total_steps",
 ]

@@ -8,10 +8,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ddaepp_jax import config as schema
+from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.data import augment, datasets, geometric
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.data.views import two_views
-from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.training.source import Source, resident, streamed
 
 LATENTS = "latents"  # data that are not images
@@ -22,7 +22,9 @@ def dataset(config: ConfigDict, split: str) -> Dataset:
     data = config.data
     size = tuple(data.size) if any(data.size) else None
     if data.name == LATENTS:
-        raise InputError("data.name: latents are an autoencoder's, and this version has none yet: it trains on pixels")
+        raise InputError(
+            "data.name: latents are an autoencoder's, and this version has none yet: it trains on pixels"
+        )
     if data.name == "digits":
         return datasets.digits(split)
     if data.name == "folder":
@@ -40,7 +42,9 @@ def described(config: ConfigDict) -> tuple[tuple[int, int, int], tuple[str, ...]
     if data.name in ("digits", "folder", LATENTS):
         read = dataset(config, data.split)
         return read.image_shape, read.class_names
-    return datasets.tfds_described(data.name, data.data_dir or None, tuple(data.size) if any(data.size) else None)
+    return datasets.tfds_described(
+        data.name, data.data_dir or None, tuple(data.size) if any(data.size) else None
+    )
 
 
 def source(config: ConfigDict, data: Dataset, mesh: Mesh) -> Source:
@@ -70,15 +74,23 @@ def prepare(config: ConfigDict) -> Callable[[Array, Array, Array], dict[str, Any
     def prepare(images: Array, step: Array, index: Array) -> dict[str, Any]:
         batch = {}
         if distillation.weight:
-            how = dict(geometric=distillation.geometric, photometric=schema.photometric(config), flip=data.flip)
+            how = dict(
+                geometric=distillation.geometric,
+                photometric=schema.photometric(config),
+                flip=data.flip,
+            )
             views = two_views(images, seed, step, index, **how)
             told = config.model.augment_dim > 0
-            batch["views"] = tuple(view if told else view._replace(augment_label=None) for view in views)
+            batch["views"] = tuple(
+                view if told else view._replace(augment_label=None) for view in views
+            )
         if data.flip:
             images = augment.horizontal_flip(images, seed, step, index)
         batch["image"] = augment.to_float(images)
         if data.augment:
-            batch["image"], batch["augment_label"] = geometric.augment(batch["image"], seed, step, index, data.augment)
+            batch["image"], batch["augment_label"] = geometric.augment(
+                batch["image"], seed, step, index, data.augment
+            )
         return batch
 
     return prepare

@@ -10,9 +10,9 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from ddaepp_jax import config as schema
-from ddaepp_jax.config import validation
 from ddaepp_jax.base.choice import choose
 from ddaepp_jax.base.errors import InputError, first_line
+from ddaepp_jax.config import validation
 from ddaepp_jax.models import dit, unet, uvit
 from ddaepp_jax.models.dit import DiT
 from ddaepp_jax.models.self_conditioning import PROJECTIONS
@@ -32,16 +32,22 @@ def _uvit(model: ConfigDict, image_shape: tuple[int, int, int], num_classes: int
     height, width, _ = image_shape
     _check_patches(model, height, width)
     if model.width < 1 or model.num_heads < 1 or model.width % (2 * model.num_heads):
-        raise InputError(f"model.width: {model.width} is not a multiple of 2 * model.num_heads ({model.num_heads})")
+        raise InputError(
+            f"model.width: {model.width} is not a multiple of 2 * model.num_heads ({model.num_heads})"
+        )
     if model.depth < 2 or model.depth % 2:
-        raise InputError(f"model.depth: {model.depth} is not a positive even number (blocks in and out, without mid)")
+        raise InputError(
+            f"model.depth: {model.depth} is not a positive even number (blocks in and out, without mid)"
+        )
     names = uvit.block_names(model.depth)
     _check_self_conditioning(model, names, names[-1])
     choose("model.pool", model.pool, ("mean", "cls"))
     choose("model.inject", model.inject, ("add", "token"))
     extras = 1 + model.class_conditional + (model.augment_dim > 0) + (model.pool == "cls")
     length = (height // model.patch_size) * (width // model.patch_size) + extras
-    return UViT(**_fields(model, num_classes, [(length, model.num_heads, model.width // model.num_heads)]))
+    return UViT(
+        **_fields(model, num_classes, [(length, model.num_heads, model.width // model.num_heads)])
+    )
 
 
 def _dit(model: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> DiT:
@@ -63,18 +69,26 @@ def _check_patches(model: ConfigDict, height: int, width: int) -> None:
     if model.mlp_ratio <= 0:
         raise InputError(f"model.mlp_ratio: {model.mlp_ratio} is not positive")
     if model.patch_size < 1 or height % model.patch_size or width % model.patch_size:
-        raise InputError(f"model.patch_size: {model.patch_size} does not divide images of {height}x{width}")
+        raise InputError(
+            f"model.patch_size: {model.patch_size} does not divide images of {height}x{width}"
+        )
 
 
 def _unet(model: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> UNet:
     height, width, _ = image_shape
     levels = len(model.mults)
     if not levels or min(model.mults) < 1 or len(model.attend) != levels:
-        raise InputError(f"model.attend, mults: {model.attend}, {model.mults}: give one value each a resolution")
+        raise InputError(
+            f"model.attend, mults: {model.attend}, {model.mults}: give one value each a resolution"
+        )
     if height % 2 ** (levels - 1) or width % 2 ** (levels - 1):
-        raise InputError(f"model.mults: {levels} resolutions halve images of {height}x{width} to fractions; give fewer")
+        raise InputError(
+            f"model.mults: {levels} resolutions halve images of {height}x{width} to fractions; give fewer"
+        )
     if model.channels < 32 or model.channels % 32:
-        raise InputError(f"model.channels: {model.channels} is not a multiple of 32, the groups of its norms")
+        raise InputError(
+            f"model.channels: {model.channels} is not a multiple of 32, the groups of its norms"
+        )
     if model.blocks < 1:
         raise InputError(f"model.blocks: {model.blocks} is not positive")
     if not 0 <= model.dropout < 1:
@@ -82,12 +96,18 @@ def _unet(model: ConfigDict, image_shape: tuple[int, int, int], num_classes: int
     # Where there is attention: its resolutions, and the middle, which has the lowest.
     attending = [i for i, attends in enumerate(model.attend) if attends] + [levels - 1]
     widths = {i: model.channels * model.mults[i] for i in attending}
-    if model.head_channels < 0 or any(model.head_channels and w % model.head_channels for w in widths.values()):
-        raise InputError(f"model.head_channels: {model.head_channels} does not divide {sorted(widths.values())}")
+    if model.head_channels < 0 or any(
+        model.head_channels and w % model.head_channels for w in widths.values()
+    ):
+        raise InputError(
+            f"model.head_channels: {model.head_channels} does not divide {sorted(widths.values())}"
+        )
     names = unet.block_names(model.mults, model.blocks)
     _check_self_conditioning(model, names, names[-1])
     head_widths = {i: model.head_channels or w for i, w in widths.items()}
-    products = [((height >> i) * (width >> i), widths[i] // head_widths[i], head_widths[i]) for i in widths]
+    products = [
+        ((height >> i) * (width >> i), widths[i] // head_widths[i], head_widths[i]) for i in widths
+    ]
     return UNet(**_fields(model, num_classes, products))
 
 
@@ -95,11 +115,15 @@ def _check_self_conditioning(model: ConfigDict, names: Sequence[str], last: str 
     """``last``: a block that nothing follows that could be conditioned."""
     choose("model.bottleneck", model.bottleneck, names)
     if model.self_condition and model.bottleneck == last:
-        raise InputError(f"model.bottleneck: no block follows {last!r} to be conditioned; choose an earlier one")
+        raise InputError(
+            f"model.bottleneck: no block follows {last!r} to be conditioned; choose an earlier one"
+        )
     choose("model.projection", model.projection, PROJECTIONS)
 
 
-def _fields(model: ConfigDict, num_classes: int, products: Sequence[tuple[int, int, int]]) -> dict[str, Any]:
+def _fields(
+    model: ConfigDict, num_classes: int, products: Sequence[tuple[int, int, int]]
+) -> dict[str, Any]:
     """A module's arguments; ``products`` are the (length, heads, head width) of its attention."""
     fields = {k: v for k, v in model.items() if k not in ("name", "class_conditional")}
     if model.augment_dim < 0:
@@ -126,16 +150,22 @@ def attention(name: str, length: int, heads: int, head_width: int, dtype: jnp.dt
     cuDNN refuses some shapes, and only trying tells: forward and backward are run once.
     """
     choose("model.attention", name, ("auto", "xla", "cudnn"))
-    if name == "xla" or (name == "auto" and (jax.default_backend() != "gpu" or dtype != jnp.bfloat16)):
+    if name == "xla" or (
+        name == "auto" and (jax.default_backend() != "gpu" or dtype != jnp.bfloat16)
+    ):
         return "xla"
     x = jnp.zeros((1, length, heads, head_width), dtype)
     try:
-        product = lambda q: jax.nn.dot_product_attention(q, q, q, implementation="cudnn").astype(jnp.float32).sum()
+        product = lambda q: (
+            jax.nn.dot_product_attention(q, q, q, implementation="cudnn").astype(jnp.float32).sum()
+        )
         jax.block_until_ready(jax.jit(jax.grad(product))(x))
     except Exception as error:
         reason = first_line(error)
         if name == "cudnn":
-            raise InputError(f"model.attention: cudnn does not take this shape here ({reason}); use xla") from error
+            raise InputError(
+                f"model.attention: cudnn does not take this shape here ({reason}); use xla"
+            ) from error
         print(f"attention: cuDNN does not take this shape here, XLA's is used ({reason})")
         return "xla"
     return "cudnn"
@@ -143,7 +173,10 @@ def attention(name: str, length: int, heads: int, head_width: int, dtype: jnp.dt
 
 def layers(network: nn.Module, image_shape: tuple[int, int, int]) -> tuple[str, ...]:
     """Names of a network's features, in their order; nothing is computed."""
-    x, t = jax.ShapeDtypeStruct((1, *image_shape), np.float32), jax.ShapeDtypeStruct((1,), np.float32)
+    x, t = (
+        jax.ShapeDtypeStruct((1, *image_shape), np.float32),
+        jax.ShapeDtypeStruct((1,), np.float32),
+    )
     return tuple(jax.eval_shape(network.init_with_output, jax.random.key(0), x, t)[0][1])
 
 

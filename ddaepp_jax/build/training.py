@@ -10,16 +10,16 @@ from ml_collections import ConfigDict
 
 from ddaepp_jax.base import parallel
 from ddaepp_jax.base.choice import choose
+from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.build.diffusion import noise_level, process
 from ddaepp_jax.build.networks import network
 from ddaepp_jax.data import order
 from ddaepp_jax.diffusion.process import Process
-from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.models import heads
 from ddaepp_jax.models.dit import DiT
 from ddaepp_jax.objectives.denoising import Denoising
 from ddaepp_jax.objectives.distillation import TEACHER_SCHEDULES, Distillation
-from ddaepp_jax.training import clock, optimizer, sharding
+from ddaepp_jax.training import clock, optimizer
 from ddaepp_jax.training.step import Learner
 
 
@@ -30,7 +30,10 @@ def objectives(
     step.
     """
     denoising = Denoising(process, null_class, config.objectives.denoising.label_dropout)
-    make = {"denoising": lambda: denoising, "distillation": lambda: _distillation(config, denoising, total)}
+    make = {
+        "denoising": lambda: denoising,
+        "distillation": lambda: _distillation(config, denoising, total),
+    }
     return {
         name: (make[name](), _weight(fields.weight, fields.schedule))
         for name, fields in config.objectives.items()
@@ -42,7 +45,9 @@ def _weight(weight: float, points: Sequence[tuple[float, float]]) -> optax.Sched
     if not points:
         return optax.constant_schedule(weight)
     steps, factors = zip(*points, strict=True)
-    return lambda step: weight * jnp.interp(step, jnp.array(steps, jnp.float32), jnp.array(factors, jnp.float32))
+    return lambda step: (
+        weight * jnp.interp(step, jnp.array(steps, jnp.float32), jnp.array(factors, jnp.float32))
+    )
 
 
 def _distillation(config: ConfigDict, denoising: Denoising, total: int) -> Distillation:
@@ -52,8 +57,12 @@ def _distillation(config: ConfigDict, denoising: Denoising, total: int) -> Disti
     return Distillation(
         denoising=denoising,
         shared=fields.share_denoising,
-        student_level=noise_level(denoising.process, fields.student_level, f"{group}.student_level"),
-        teacher_level=noise_level(denoising.process, fields.teacher_level, f"{group}.teacher_level"),
+        student_level=noise_level(
+            denoising.process, fields.student_level, f"{group}.student_level"
+        ),
+        teacher_level=noise_level(
+            denoising.process, fields.teacher_level, f"{group}.teacher_level"
+        ),
         symmetric=fields.symmetric,
         projector=heads.Head(fields.projector_depth, fields.hidden, fields.embedding, fields.norm),
         predictor=heads.Head(fields.predictor_depth, fields.hidden, None, fields.norm),
@@ -73,21 +82,34 @@ def total_steps(config: ConfigDict, num_examples: int) -> int:
         num_examples=num_examples,
     )
     if total >= order.max_steps(train.batch_size):
-        raise InputError(f"train.steps: {total} steps of {train.batch_size} images are more than 2**32 images")
+        raise InputError(
+            f"train.steps: {total} steps of {train.batch_size} images are more than 2**32 images"
+        )
     return total
 
 
-def learner(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int, total: int) -> Learner:
+def learner(
+    config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int, total: int
+) -> Learner:
     """All parts of the train step."""
     made = network(config, image_shape, num_classes)
     noise = process(config)
     null_class = num_classes if config.model.class_conditional else None
-    fields = {k: v for k, v in config.optimizer.items() if k not in ("learning_rate", "schedule", "warmup_steps")}
+    fields = {
+        k: v
+        for k, v in config.optimizer.items()
+        if k not in ("learning_rate", "schedule", "warmup_steps")
+    }
     if isinstance(made, DiT) and fields["weight_decay"] and fields["decay_mask"] == "all":
-        raise InputError("optimizer.decay_mask: 'all' decays DiT's fixed positions too; set it to 'matrices'")
+        raise InputError(
+            "optimizer.decay_mask: 'all' decays DiT's fixed positions too; set it to 'matrices'"
+        )
     choose("optimizer.schedule", config.optimizer.schedule, optimizer.SCHEDULES)
     rate = optimizer.learning_rate(
-        config.optimizer.learning_rate, config.optimizer.schedule, config.optimizer.warmup_steps, total
+        config.optimizer.learning_rate,
+        config.optimizer.schedule,
+        config.optimizer.warmup_steps,
+        total,
     )
     return Learner(
         network=made,

@@ -238,6 +238,25 @@ def accuracies(
     return {name: count / len(labels) for name, count in right.items()}
 
 
+def linear_accuracy(
+    train: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+    protocol: Protocol,
+    num_classes: int,
+) -> float:
+    """Trains heads on one layer's features and returns the best learning rate's accuracy in 0..1.
+
+    Args:
+      train: features (N, C) and labels (N,) that the heads are trained on.
+      test: features (M, C) and labels (M,) that they are tested on.
+      protocol: how heads are trained.
+      num_classes: number of classes.
+    """
+    scales = standard_scale({"": train[0]})
+    heads = fit({"": train[0]}, train[1], scales, protocol, num_classes=num_classes)
+    return float(accuracies(heads, {"": test[0]}, test[1], scales)[""].max())
+
+
 def knn_accuracy(
     bank: np.ndarray,
     bank_labels: np.ndarray,

@@ -1,7 +1,6 @@
 """All scores of a set of images against a reference, and the names that they carry."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -12,13 +11,6 @@ from ddaepp_jax.scoring.precision_recall import precision_recall
 from ddaepp_jax.scoring.references import Reference
 
 NEIGHBOURS = 3  # of precision and recall
-SAMPLING = (
-    "sampler",
-    "steps",
-    "guidance",
-    "guidance_interval",
-    "guidance_channels",
-)  # what a sampler's tag tells
 # By Inception's features they have the literature's names; by others' they are not those scores.
 NAMES = {"fd": "fid", "sfd": "sfid", "score": "is"}
 
@@ -71,28 +63,6 @@ def named(
         ]
         whole["/".join(parts)] = values[name]
     return whole
-
-
-def sampler_tag(sampling: Mapping[str, Any], how: Mapping[str, Any]) -> str:
-    """How images are sampled, as scores' names carry it: ddim100, heun18-s_churn30, ddim100-cfg1.5.
-
-    Args:
-      sampling: the config's.
-      how: what is asked for instead, by its names in ``Run.sample``; "guide" is a run's name.
-    """
-    chosen = {name: how.get(name, sampling[name]) for name in SAMPLING}
-    tag = [f"{chosen['sampler']}{chosen['steps']}"]
-    if chosen["guidance"] != 1:
-        tag.append(f"cfg{chosen['guidance']:g}")
-        if chosen["guidance_interval"]:
-            tag.append("in" + "_".join(f"{level:g}" for level in chosen["guidance_interval"]))
-        if chosen["guidance_channels"]:
-            tag.append(f"ch{chosen['guidance_channels']}")
-    if "guide" in how:
-        tag.append(f"auto{how['autoguidance']:g}_{how['guide']}")
-    return "-".join(
-        [*tag, *(f"{name}{value}" for name, value in sorted(how.get("options", {}).items()))]
-    )
 
 
 def scored(values: Mapping[str, float]) -> list[str]:

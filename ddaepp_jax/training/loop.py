@@ -216,7 +216,7 @@ def _evaluate_and_save(
 ) -> None:
     values = {name: _evaluate(writer, step, name, e, state) for name, e in due.evaluations.items()}
     if due.checkpoint:
-        measured = {name: values[name][e.rank] for name, e in due.evaluations.items() if e.rank}
+        measured = {name: values[name][e.best] for name, e in due.evaluations.items() if e.best}
         if snapshots:
             snapshots.wait()  # a run that resumes here makes those before it no more
         checkpoints.save(state, {**meta, "step": step, "measured": measured})

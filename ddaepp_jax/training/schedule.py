@@ -20,12 +20,12 @@ class Evaluation:
     """Something measured every ``every`` steps.
 
     Attributes:
-      rank: the value that ranks checkpoints; "": none does.
+      best: name of the value that ranks checkpoints; "": none does.
     """
 
     every: int
     measure: Evaluator
-    rank: str = ""
+    best: str = ""
 
 
 class Due(NamedTuple):

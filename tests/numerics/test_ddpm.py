@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddaepp_jax.diffusion import samplers
 from ddaepp_jax.diffusion.ddpm import DDPM
 from ddaepp_jax.diffusion.guidance import guided
 from ddaepp_jax.diffusion.noise import image_keys, image_noise
+from ddaepp_jax.diffusion.samplers import variance_preserving as samplers
 
 PROCESS = DDPM()
 # Each pixel of each channel is Gaussian on its own.

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from ddaepp_jax.diffusion import flow_samplers
 from ddaepp_jax.diffusion.flow import Flow
 from ddaepp_jax.diffusion.guidance import Guidance
+from ddaepp_jax.diffusion.samplers import flow as flow_samplers
 
 PROCESS = Flow()
 GOLDEN = {

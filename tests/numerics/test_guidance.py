@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddaepp_jax.diffusion import flow_samplers, samplers
 from ddaepp_jax.diffusion.ddpm import DDPM
 from ddaepp_jax.diffusion.edm import EDM
 from ddaepp_jax.diffusion.flow import Flow
 from ddaepp_jax.diffusion.guidance import Guidance, guided
 from ddaepp_jax.diffusion.noise import image_keys, image_noise
+from ddaepp_jax.diffusion.samplers import edm as edm_samplers
+from ddaepp_jax.diffusion.samplers import flow as flow_samplers
+from ddaepp_jax.diffusion.samplers import variance_preserving as samplers
 from ddaepp_jax.diffusion.vp import VP
 
 N, SHAPE = 3, (2, 2, 5)
@@ -21,7 +23,7 @@ SAMPLERS = {
     "ddim": (DDPM(), samplers.ddim),
     "ddpm": (DDPM(), samplers.ddpm),
     "dpmpp_2m": (VP(), samplers.dpmpp_2m),
-    "heun": (EDM(), samplers.heun),
+    "heun": (EDM(), edm_samplers.heun),
     "euler": (Flow(), flow_samplers.euler),
     "heun_flow": (Flow(), flow_samplers.heun_flow),
     "euler_maruyama": (Flow(), flow_samplers.euler_maruyama),

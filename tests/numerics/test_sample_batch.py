@@ -6,8 +6,8 @@ from flax import linen as nn
 
 from ddaepp_jax.base.parallel import make_mesh
 from ddaepp_jax.diffusion.flow import Flow
-from ddaepp_jax.diffusion.flow_samplers import euler
 from ddaepp_jax.diffusion.guidance import Guidance
+from ddaepp_jax.diffusion.samplers.flow import euler
 from ddaepp_jax.sampling.draw import make_sample_batch, sample_images
 
 

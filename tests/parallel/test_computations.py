@@ -21,9 +21,9 @@ from ddaepp_jax.data.datasets import digits
 from ddaepp_jax.data.photometric import Photometric
 from ddaepp_jax.diffusion.ddpm import DDPM
 from ddaepp_jax.diffusion.flow import Flow
-from ddaepp_jax.diffusion.flow_samplers import euler
 from ddaepp_jax.diffusion.guidance import Guidance
 from ddaepp_jax.diffusion.noise import image_keys, image_noise
+from ddaepp_jax.diffusion.samplers.flow import euler
 from ddaepp_jax.objectives.distillation import contrastive_loss
 from ddaepp_jax.sampling.draw import make_sample_batch, sample_images
 from ddaepp_jax.scoring import classifier

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from helpers.errors import CONFIG, expect_error
 
-from ddaepp_jax import build, cli, evaluators, main
+from ddaepp_jax import build, evaluators, main
 from ddaepp_jax import config as schema
 from ddaepp_jax.config import validation
+from ddaepp_jax.config.overrides import parse_config
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.training.program import abstract_state
 
@@ -304,7 +305,7 @@ def rows(table, *first):
 
 def overridden(file, given):
     """The config of a file with one override; its values are checked, each by itself."""
-    config = cli.parse_config([f"--config={file}", f"--config.{given}"])
+    config = parse_config([f"--config={file}", f"--config.{given}"])
     validation.validate(config)
     return config
 
@@ -322,7 +323,7 @@ def test_a_program_ends_before_it_begins(file, given, field, words, tmp_path, mo
 @pytest.mark.parametrize(NAMES, rows(OVERRIDES))
 def test_override(file, given, field, words):
     with expect_error(field, *words):
-        cli.parse_config([f"--config={file}", f"--config.{given}"])
+        parse_config([f"--config={file}", f"--config.{given}"])
 
 
 @pytest.mark.parametrize(NAMES, rows(VALUES))
