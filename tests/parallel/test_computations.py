@@ -3,17 +3,16 @@ than they have to.
 """
 
 import math
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from helpers.evaluations import evaluations, state, untrained
 from helpers.run import config
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ddaepp_jax import build, evaluators
 from ddaepp_jax.base import parallel
 from ddaepp_jax.base.parallel import make_mesh
 from ddaepp_jax.data import geometric, photometric
@@ -21,11 +20,10 @@ from ddaepp_jax.data.datasets import digits
 from ddaepp_jax.data.photometric import Photometric
 from ddaepp_jax.diffusion.ddpm import DDPM
 from ddaepp_jax.diffusion.flow import Flow
-from ddaepp_jax.diffusion.guidance import Guidance
 from ddaepp_jax.diffusion.noise import image_keys, image_noise
-from ddaepp_jax.diffusion.samplers.flow import euler
 from ddaepp_jax.objectives.distillation import contrastive_loss
 from ddaepp_jax.sampling.draw import make_sample_batch, sample_images
+from ddaepp_jax.sampling.settings import Sampling
 from ddaepp_jax.scoring import classifier
 from ddaepp_jax.scoring.classifier import Recipe
 from ddaepp_jax.training.heldout_loss import make_heldout_loss
@@ -140,13 +138,9 @@ def test_heldout_loss_is_that_of_one_device():
 def test_features_are_diagnosed_as_on_one_device(capsys):
     found = {}
     for devices in (8, 1):
-        made, mesh = config(), first_devices(devices)
-        data = build.dataset(made, "train")
-        learner = build.learner(made, data.image_shape, data.num_classes, 4)
-        evaluation = evaluators.evaluators(made, learner, data, None, mesh)["features"]
-        x, t = np.zeros((1, *data.image_shape), np.float32), np.zeros(1, np.float32)
-        params = jax.jit(learner.network.init)(jax.random.key(0), x, t)["params"]
-        found[devices] = evaluation.measure(SimpleNamespace(ema={"0.999": {"network": params}}))
+        mesh = first_devices(devices)
+        evaluation = evaluations(config(), mesh)["features"]
+        found[devices] = evaluation.measure(state(untrained(config(), mesh)))
     names = ("alignment", "uniformity", "effective_rank", "spread")
     assert list(found[1]) == [f"ema0.999/bottleneck/t11/{name}" for name in names]
     for name, value in found[1].items():
@@ -171,14 +165,7 @@ class Pulled(nn.Module):
 def test_an_uneven_batch_of_samples_is_padded_and_counted_once():
     mesh, labels = make_mesh((-1, 1, 1)), np.arange(5)
     sample_batch = make_sample_batch(
-        Pulled(),
-        Flow(),
-        euler,
-        image_shape=(4, 2, 3),
-        steps=6,
-        guidance=Guidance(1.5),
-        mesh=mesh,
-        guide=None,
+        Pulled(), Flow(), Sampling("euler", 6, guidance=1.5), image_shape=(4, 2, 3), mesh=mesh
     )
     params = {"to": jnp.float32(-0.2)}
     made = np.concatenate(

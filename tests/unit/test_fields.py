@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 from helpers.errors import CONFIG, expect_error
+from helpers.evaluations import evaluations
 
-from ddaepp_jax import build, evaluators, main
+from ddaepp_jax import build, main
 from ddaepp_jax import config as schema
 from ddaepp_jax.config import validation
 from ddaepp_jax.config.overrides import parse_config
 from ddaepp_jax.data.datasets import Dataset
+from ddaepp_jax.sampling.settings import Sampling
 from ddaepp_jax.training.program import abstract_state
 
 TINY = f"{CONFIG}:tiny"
@@ -344,12 +346,12 @@ def learner(config):
 
 
 def sampler(config):
-    return build.sampler(config, config.sampling.sampler, config.sampling.steps, group="sampling.")
+    sampling = Sampling.from_config(config.sampling)
+    return sampling.make(build.process(config), DIGITS[0], "sampling.")
 
 
-def evaluations(config):
-    data = build.dataset(config, config.data.split)
-    return evaluators.evaluators(config, learner(config), data, None, build.mesh(config))
+def evaluate(config):
+    return evaluations(config, build.mesh(config))
 
 
 BUILT = [
@@ -358,7 +360,7 @@ BUILT = [
     *rows(NETWORKS, lambda config: build.network(config, *DIGITS)),
     *rows(LEARNERS, learner),
     *rows(SAMPLERS, sampler),
-    *rows(EVALUATIONS, evaluations),
+    *rows(EVALUATIONS, evaluate),
     *rows(
         RULES,
         lambda config: abstract_state(
@@ -379,7 +381,7 @@ def test_an_evaluation_by_an_extractor_that_is_not_there():
     config = overridden(TINY, "evals.fid.every=2")
     config.evals.fid.extractor = "vgg"
     with expect_error("extractor", "'vgg'", "classifier"):
-        evaluations(config)
+        evaluate(config)
 
 
 @pytest.mark.parametrize(
