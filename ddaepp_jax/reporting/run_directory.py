@@ -135,7 +135,7 @@ def _probes(directory: Path) -> dict[str, dict[str, Any]]:
 
 def _scores(directory: Path) -> dict[str, dict[str, Any]]:
     """Returns the scores of samples by name, in the order of ``Record.scores``."""
-    results = {}
+    ordered = []
     for file in sorted(directory.glob("*.json")):
         try:
             scores = json.loads(_text(file))
@@ -143,5 +143,6 @@ def _scores(directory: Path) -> dict[str, dict[str, Any]]:
             order = (-scores["step"], -scores["n"])
         except (ValueError, KeyError, TypeError, AttributeError, StopIteration):
             raise InputError(f"{file}: not scores of a run; remove it") from None
-        results[file.stem] = (order, scores)
-    return {name: scores for name, (_, scores) in sorted(results.items(), key=lambda i: i[1][0])}
+        ordered.append((order, file.stem, scores))
+    ordered.sort(key=lambda each: each[0])
+    return {name: scores for _, name, scores in ordered}

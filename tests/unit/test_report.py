@@ -1,6 +1,4 @@
-"""A run's page: what it shows of the files, that it stands alone, and that it needs nothing but
-them.
-"""
+"""The page of a run shows what the run's files hold, needs no other file and no JAX."""
 
 import base64
 import html
@@ -27,7 +25,15 @@ VOID = {"meta", "img", "br"}
 
 
 def write_run(path, *, steps=40, shift=0.0, samples=True, probe=True, metrics=True, **overrides):
-    """A run directory by hand: ``steps`` steps of the tiny config, numbers moved by ``shift``."""
+    """Writes a run directory of the tiny config, and returns its path.
+
+    Args:
+      path: the run directory.
+      steps: number of training steps.
+      shift: is added to losses and accuracies.
+      samples, probe, metrics: whether to write them.
+      overrides: fields of the config by dotted name.
+    """
     path.mkdir(parents=True)
     config = schema.get_config("tiny")
     config.update_from_flattened_dict({"train.steps": steps} | overrides)
@@ -117,7 +123,10 @@ def write_probe(file, shift=0.0, **changed):
 
 
 class Page(HTMLParser):
-    """A page's text, tags balanced; every address has to be within the page."""
+    """The text, images and bold words of a page.
+
+    Checks that tags are balanced and that all addresses are within the page.
+    """
 
     def __init__(self, text):
         super().__init__()
@@ -180,11 +189,11 @@ def test_a_run(tmp_path):
     ):
         assert text in page, text
     assert "out_1" in page.bold and "width" in page.bold and "learning_rate" not in page.bold
-    assert "in training" not in page  # where a probe has the last word
+    assert "in training" not in page  # A probe of the finished run replaces it.
 
 
 def write_scores(run, n, kind="classifier", seeds=(0, 1)):
-    """What ``fid`` leaves of ``n`` samples."""
+    """Writes the scores of ``n`` samples as ``fid`` does."""
     file, fds = run / "fid" / f"step40-{n}.json", [12.25 + seed for seed in seeds]
     file.parent.mkdir(exist_ok=True)
     found = {
@@ -302,7 +311,7 @@ def test_a_run_that_is_just_writing(tmp_path):
     (run / "samples" / "00000060.png").write_bytes(content[:-5])
     (run / "checkpoints" / "120").mkdir(
         parents=True
-    )  # Orbax has renamed it, and nothing else of it is known
+    )  # Orbax has renamed the directory; its metadata are missing.
     write_probe(run / "probe" / "begun.json", best=None, levels=[])
     page = Page(report.report([run]))
     assert (
@@ -378,7 +387,7 @@ def test_several_runs_side_by_side(tmp_path):
         "linear_probe/out_1/t11/cached-100ep, step 40; chosen on 10 images of train",
     ):
         assert text in page, text
-    assert "model.depth" not in page and "version.txt" not in page  # those are the same
+    assert "model.depth" not in page and "version.txt" not in page  # They are the same.
     names = [f"{parent}/plain", f"{parent}/other", "deep/other"]
     assert all(name in page for name in names)
     assert [alt for alt, (kind, _) in page.images.items() if kind == "png"] == [
@@ -388,7 +397,7 @@ def test_several_runs_side_by_side(tmp_path):
         "0.0250",
         "0.0500",
         "72.50",
-    }  # the best of a column, where it tells runs apart
+    }  # The best of each column that distinguishes the runs.
     for title in ("Training loss", "Held-out loss by noise level, newest", "kNN while training"):
         kind, figure = page.images[title]
         assert kind == "svg+xml" and all(colour.encode() in figure for colour in plots.COLOURS[:3])
