@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 from train_step import random_images
 
 from ddaepp_jax import build, cli, find_bottleneck
+from ddaepp_jax.config import overrides
 from ddaepp_jax.training.program import compile_program
 
 
@@ -62,7 +63,7 @@ def program(argv: Sequence[str]) -> None:
     add("--steps", type=int, default=50)
     add("--out", type=Path, default=Path(__file__).parent / "results" / "find_bottleneck.jsonl")
     args, changes = parser.parse_known_args(argv)
-    config = cli.parse_config([f"--config={args.config}", *changes])
+    config = overrides.parse_config([f"--config={args.config}", *changes])
     config.train.update(steps=args.steps, epochs=None, images=None)
     jax.config.update("jax_enable_compilation_cache", False)
     build.dataset = lambda config, split: random_images(config)

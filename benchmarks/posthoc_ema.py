@@ -163,7 +163,7 @@ def program(argv: Sequence[str]) -> None:
         f"evals.{name}.every": 0 for name in ("heldout_loss", "samples", "probe", "knn", "features")
     }
     overrides = [f"--config.{name}={value}" for name, value in fields.items()]
-    config = cli.parse_config([f"--config={args.config}", *overrides, *rest])
+    config = overrides.parse_config([f"--config={args.config}", *overrides, *rest])
     cli.start_backend()
     with tempfile.TemporaryDirectory() as temporary:
         workdir = args.workdir or Path(temporary) / "run"

@@ -34,6 +34,7 @@ from tabulate import tabulate
 from train_step import Step, random_images
 
 from ddaepp_jax import cli, linear_probe, load, main
+from ddaepp_jax.config import overrides
 from ddaepp_jax.reporting import plots
 from ddaepp_jax.reporting.probes import PIXELS
 
@@ -69,7 +70,7 @@ def steps_by_budget(
     """
     flops, steps = {}, 0
     for variant, fields in overrides.items():
-        made = cli.parse_config([f"--config={of_variant(config, variant)}", *fields])
+        made = overrides.parse_config([f"--config={of_variant(config, variant)}", *fields])
         flops[variant], steps = Step(made, random_images(made)).program.flops, made.train.steps
     base = next(iter(flops.values()))
     ratios = {
@@ -95,7 +96,7 @@ def run_one(
     ``images``: how many of the two splits are probed; (): all.
     """
     start = time.monotonic()
-    made = cli.parse_config([f"--config={config}", *fields])
+    made = overrides.parse_config([f"--config={config}", *fields])
     main.train_and_evaluate(made, workdir)
     run = load(workdir)
     for split, number in zip(("split", "eval_split"), images, strict=False):

@@ -33,7 +33,7 @@ from tqdm import tqdm
 from ddaepp_jax import __version__, build, cli, evaluators
 from ddaepp_jax import config as schema
 from ddaepp_jax.base.errors import InputError, first_line
-from ddaepp_jax.config import recipes, validation
+from ddaepp_jax.config import overrides, recipes, validation
 from ddaepp_jax.config import saved as run_config
 from ddaepp_jax.models.dit import DiT
 from ddaepp_jax.models.unet import UNet
@@ -324,7 +324,7 @@ def main(argv: Sequence[str]) -> None:
     for name in ("checkpoint", "workdir"):
         if getattr(args, name) is None:
             parser.error(f"the following arguments are required: --{name}")
-    config = cli.parse_config(
+    config = overrides.parse_config(
         [f"--config={args.config}"] * bool(args.config) + rest, RECIPES[args.kind]
     )
     cli.start_backend()

@@ -17,8 +17,8 @@ from ml_collections import ConfigDict
 
 from ddaepp_jax import __version__, build, cli, evaluators
 from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.config import overrides, validation
 from ddaepp_jax.config import saved as run_config
-from ddaepp_jax.config import validation
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.run import weights_to_start_from
 from ddaepp_jax.training import graft, loop, snapshots
@@ -55,7 +55,9 @@ def train_and_evaluate(
     weights = _weights_to_start_from(config, workdir, shapes.params["network"])
     if not dry_run:
         if jax.process_index() == 0:
-            _claim(config, workdir)
+            run_config.claim(workdir / "config.json", config, "a run")
+            versions = f"ddaepp_jax {__version__}, jax {jax.__version__}\n"
+            (workdir / "version.txt").write_text(versions)
         multihost_utils.sync_global_devices("the run directory is claimed")
     source = build.source(config, data, mesh)
     program = compile_program(learner, mesh, config.mesh.rules, source, build.prepare(config))
@@ -125,35 +127,6 @@ def _schedule(config: ConfigDict, total: int, evaluations: Mapping[str, Evaluati
         profile_start=profile.start,
         profile_steps=profile.steps,
     )
-
-
-def _claim(config: ConfigDict, workdir: Path) -> None:
-    """Make the run directory, or check that it holds a run of this config; the config is written
-    either way.
-    """
-    file = workdir / "config.json"
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        if file.exists():
-            changed = run_config.changes(
-                run_config.from_json(file.read_text(errors="replace"), str(file)), config
-            )
-            if changed:
-                raise InputError(
-                    f"{file}: this run has another config ({'; '.join(changed)}); use another --workdir"
-                )
-        elif any(workdir.iterdir()):
-            raise InputError(
-                f"--workdir: {workdir} is not empty and not a run directory; use another"
-            )
-        text = run_config.to_json(config)
-        if not file.exists() or file.read_text() != text:
-            file.write_text(text)
-        (workdir / "version.txt").write_text(f"ddaepp_jax {__version__}, jax {jax.__version__}\n")
-    except OSError as error:
-        raise InputError(
-            f"--workdir: cannot write {workdir} ({error.strerror}); use another"
-        ) from None
 
 
 def _held_out(config: ConfigDict) -> Dataset | None:
@@ -249,7 +222,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--num_processes", type=int, default=1, help="with --coordinator=HOST:PORT")
     parser.add_argument("--process_id", type=int, default=0, help="with --coordinator=HOST:PORT")
     args, rest = parser.parse_known_args(argv)
-    config = cli.parse_config(
+    config = overrides.parse_config(
         [*([f"--config={args.config}"] if args.config is not None else []), *rest]
     )
     cli.start_backend(args.coordinator, args.num_processes, args.process_id)

@@ -8,9 +8,8 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from ddaepp_jax import config as schema
-from ddaepp_jax.config import validation
 from ddaepp_jax.base.choice import choose
+from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.diffusion import flow_samplers, samplers
 from ddaepp_jax.diffusion.ddpm import DDPM
 from ddaepp_jax.diffusion.edm import EDM
@@ -18,7 +17,6 @@ from ddaepp_jax.diffusion.flow import Flow
 from ddaepp_jax.diffusion.guidance import Guidance
 from ddaepp_jax.diffusion.process import Process
 from ddaepp_jax.diffusion.vp import VP
-from ddaepp_jax.base.errors import InputError
 
 PROCESSES: dict[str, type] = {"ddpm": DDPM, "vp": VP, "edm": EDM, "flow": Flow}
 _VARIANCE_PRESERVING = {"ddim": samplers.ddim, "ddpm": samplers.ddpm, "dpmpp_2m": samplers.dpmpp_2m}
@@ -35,49 +33,62 @@ SAMPLERS: dict[str, dict[str, Callable[..., Array]]] = {
 
 
 def process(config: ConfigDict) -> Process:
-    """The diffusion process."""
-    diffusion = config.diffusion
-    made = choose("diffusion.name", diffusion.name, PROCESSES)
-    validation.check_names("diffusion.", diffusion, schema.PROCESSES[diffusion.name]())
-    choose("diffusion.time_input", diffusion.time_input, made.TIME_INPUTS)
+    """Returns the diffusion process.
+
+    Raises:
+      InputError: a field of ``config.diffusion`` is wrong.
+    """
+    fields = config.diffusion.to_dict()
+    kind = choose("diffusion.name", fields.pop("name"), PROCESSES)
+    choose("diffusion.time_input", fields["time_input"], kind.TIME_INPUTS)
     try:
-        return made(**{k: v for k, v in diffusion.items() if k != "name"})
+        return kind(**fields)
     except ValueError as error:
         raise InputError(f"diffusion.{error}") from None
 
 
 def sampler(
-    config: ConfigDict, name: str, steps: int, options: Mapping[str, Any] | None = None, group: str = ""
+    config: ConfigDict,
+    name: str,
+    steps: int,
+    options: Mapping[str, Any] | None = None,
+    group: str = "",
 ) -> Callable[..., Array]:
-    """A sampler of the config's process with its options; all is checked here, before anything is
-    compiled.
+    """Returns a sampler of the config's process with its options, all checked before compilation.
 
     Args:
       options: instead of the config's ``sampling.clip`` and ``sampling.NAME``.
       group: what errors put before "sampler" and "steps": "sampling." where they come from the
         config.
+
+    Raises:
+      InputError: the process has no such sampler, steps or option.
     """
-    chosen = choose(f"{group}sampler", name, SAMPLERS[config.diffusion.name])
-    made = process(config)
+    function = choose(f"{group}sampler", name, SAMPLERS[config.diffusion.name])
+    noise = process(config)
     try:
-        made.grid(steps)
+        noise.grid(steps)
     except ValueError as error:
         raise InputError(f"{group}steps: {error}") from None
     fields = {"clip": config.sampling.clip, **config.sampling.get(name, {})}
     for option, value in (options or {}).items():
-        wanted = type(choose("options", option, fields))
-        if not isinstance(value, (int, float) if wanted is float else wanted):
-            raise InputError(f"options: {option}={value!r} is not a {wanted.__name__}")
+        kind = type(choose("options", option, fields))
+        if not isinstance(value, (int, float) if kind is float else kind):
+            raise InputError(f"options: {option}={value!r} is not a {kind.__name__}")
     fields |= options or {}
     for option, value in fields.items():
         if isinstance(value, (int, float)) and not value >= 0:
             raise InputError(f"sampling.{name}.{option}: {value} is negative")
         if option == "shift" and not 0 < value < float("inf"):
-            raise InputError(f"sampling.{name}.shift: {value} is not a positive number; 1 makes even steps")
+            raise InputError(
+                f"sampling.{name}.shift: {value} is not a positive number; 1 makes even steps"
+            )
     if "table" in fields:
-        tables = {"standard": None} | ({"ddae": made.ddae_alpha_bar} if isinstance(made, DDPM) else {})
+        tables = {"standard": None}
+        if isinstance(noise, DDPM):
+            tables["ddae"] = noise.ddae_alpha_bar
         fields["table"] = choose("sampling.ddim.table", fields["table"], tables)
-    return functools.partial(chosen, **fields)
+    return functools.partial(function, **fields)
 
 
 def guidance(
@@ -88,24 +99,36 @@ def guidance(
     autoguidance: float = 1.0,
     group: str = "",
 ) -> Guidance:
-    """How samples are guided; see ``Guidance``.
+    """Returns the guidance of samples; see ``Guidance`` for its arguments.
 
     Args:
+      image_shape: (H, W, C) of what is sampled.
       group: what errors put before the names of fields: "sampling." where they come from the
         config.
+
+    Raises:
+      InputError: an argument is wrong.
     """
     try:
-        made = Guidance(scale, tuple(interval), channels, autoguidance)
+        values = Guidance(scale, tuple(interval), channels, autoguidance)
     except ValueError as error:
         raise InputError(f"{group}guidance_{error}") from None
     if channels > image_shape[-1]:
-        raise InputError(f"{group}guidance_channels: {channels}, but images have {image_shape[-1]}; 0 guides all")
-    return made
+        raise InputError(
+            f"{group}guidance_channels: {channels}, but images have {image_shape[-1]}; 0 guides all"
+        )
+    return values
 
 
 def noise_level(process: Process, level: float | None, field: str) -> np.number:
-    """A config's noise level in the type that the process takes; None is the middle of its probe
-    grid.
+    """Returns a config's noise level in the type that the process takes.
+
+    Args:
+      level: in the process's unit; None is the middle of its probe grid.
+      field: the field's name in errors.
+
+    Raises:
+      InputError: the process has no such level.
     """
     grid = process.probe_levels()
     try:

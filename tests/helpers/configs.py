@@ -4,14 +4,15 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from ddaepp_jax import cli, linear_probe, load, main
+from ddaepp_jax import linear_probe, load, main
+from ddaepp_jax.config import overrides
 
 FILES = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
 
 
 def opened(file: Path, variant: str = "") -> ConfigDict:
     """The config of a file; ``variant`` with its colon."""
-    return cli.parse_config([f"--config={file}{variant}"])
+    return overrides.parse_config([f"--config={file}{variant}"])
 
 
 def check_tiny_variant(config: ConfigDict, directory: Path, extractor: Path) -> None:

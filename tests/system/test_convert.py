@@ -13,7 +13,8 @@ from helpers.errors import expect_error
 from helpers.references import state_dict
 from safetensors.numpy import save_file
 
-from ddaepp_jax import cli, convert, linear_probe, load, main, report, sample
+from ddaepp_jax import convert, linear_probe, load, main, report, sample
+from ddaepp_jax.config import overrides
 from ddaepp_jax.released import ddae_unet, dit, lightningdit, u_vit
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -280,7 +281,7 @@ def test_nothing_unsafe_is_unpickled(tmp_path):
 
 
 def test_overrides_change_the_published_recipe():
-    config = cli.parse_config(["--config.train.batch_size=64"], convert.RECIPES["u-vit"])
+    config = overrides.parse_config(["--config.train.batch_size=64"], convert.RECIPES["u-vit"])
     assert (config.diffusion.name, config.diffusion.time_input, config.train.batch_size) == (
         "vp",
         "999t",

@@ -6,6 +6,7 @@ import pytest
 from ddaepp_jax import cli
 from ddaepp_jax import config as schema
 from ddaepp_jax.base.errors import InputError, NonFiniteError
+from ddaepp_jax.config import overrides
 
 
 @pytest.mark.parametrize(
@@ -31,25 +32,25 @@ from ddaepp_jax.base.errors import InputError, NonFiniteError
     ],
 )
 def test_override(text, value):
-    config = cli.parse_config([f"--config.{text}"])
+    config = overrides.parse_config([f"--config.{text}"])
     for name in text.partition("=")[0].split("."):
         config = config[name]
     assert config == value and type(config) is type(value)
 
 
 def test_the_default_is_digits_and_the_last_override_counts():
-    assert cli.parse_config([]).to_dict() == schema.get_config().to_dict()
-    assert cli.parse_config(["--config.seed=1", "--config.seed=2"]).seed == 2
+    assert overrides.parse_config([]).to_dict() == schema.get_config().to_dict()
+    assert overrides.parse_config(["--config.seed=1", "--config.seed=2"]).seed == 2
 
 
 def test_overrides_apply_to_the_chosen_variant_in_any_order():
-    config = cli.parse_config(["--config.model.depth=4", f"--config={schema.__file__}:tiny"])
+    config = overrides.parse_config(["--config.model.depth=4", f"--config={schema.__file__}:tiny"])
     assert config.model.depth == 4 and config.model.width == schema.get_config("tiny").model.width
 
 
 def test_the_config_is_locked():
     with pytest.raises(AttributeError):
-        cli.parse_config([]).modle = 3
+        overrides.parse_config([]).modle = 3
 
 
 def test_parser_help(capsys):
