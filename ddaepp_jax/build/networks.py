@@ -57,7 +57,7 @@ def _transformer_attention(module: UViT | DiT, height: int, width: int) -> list[
         raise InputError(f"model.patch_size: {patch} does not divide images of {height}x{width}")
     length = (height // patch) * (width // patch)
     if isinstance(module, UViT):
-        # The time is a token too, and where there are some the label, the augmentation, a class token
+        # Tokens beside the patches: the time, and where used the label, augmentation and CLS.
         extras = ("time", module.num_classes, module.augment_dim, module.pool == "cls")
         length += len([extra for extra in extras if extra])
     return [(length, module.num_heads, module.width // module.num_heads)]

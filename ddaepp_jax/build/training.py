@@ -143,7 +143,7 @@ def mesh(config: ConfigDict) -> Mesh:
     split = axes.shape["data"] * axes.shape["fsdp"]
     if config.train.batch_size % split:
         raise InputError(
-            f"train.batch_size: {config.train.batch_size} is not a multiple of {split}, the devices "
-            "that share it"
+            f"train.batch_size: {config.train.batch_size} is not a multiple of {split}, the number "
+            "of devices that share it"
         )
     return axes

@@ -2,7 +2,8 @@
 
 This file is itself a config file: the one that runs without ``--config``. It trains a
 self-conditioned U-ViT on scikit-learn's handwritten digits: no download, no accelerator, a few
-minutes on two CPU cores. ``make demo`` trains ``configs/unet_digits.py``, whose features are better.
+minutes on two CPU cores. ``make demo`` trains ``configs/unet_digits.py``, whose features are
+better.
 
     python -m ddaepp_jax.main --workdir=runs/uvit_digits
 """

@@ -16,8 +16,8 @@ def _chosen(group: type, **changes: Any) -> ConfigDict:
     return config
 
 
-# Each returns the group ``config.model`` of a network, with changes by keyword. The fields are those
-# of ``ddaepp_jax.models.uvit.UViT`` and its like, which document them.
+# Each returns the group ``config.model`` of a network, with changes by keyword; see
+# ``ddaepp_jax.models.uvit.UViT`` and its like for the fields.
 MODELS = {name: partial(_chosen, group) for name, group in schema.NETWORKS.items()}
 uvit, unet, dit = (MODELS[name] for name in ("uvit", "unet", "dit"))
 # Each returns the group ``config.diffusion`` of a process; see ``ddaepp_jax.diffusion.ddpm.DDPM``
@@ -69,9 +69,9 @@ TINY_MODELS = {
 
 
 def tiny(config: ConfigDict) -> ConfigDict:
-    """The variant of every config that runs anywhere in seconds.
+    """Returns the variant of every config that runs anywhere in seconds.
 
-    The structure stays; the network is tiny and the data are the digits.
+    It keeps the config's structure, with a tiny network and the digits for data.
     """
     config.model.update(TINY_MODELS[config.model.name])
     config.data.update(name="digits", data_dir="", size=(0, 0), split="train", eval_split="test")

@@ -1,4 +1,4 @@
-"""Rules between fields of a config, and what networks, processes and augmentations check themselves.
+"""Rules between fields of a config, and the checks of networks, processes and augmentations.
 
 A rule yields a line "field: value is wrong; mend" for each mistake. It may rely on the types and
 ranges of the fields in the groups that it reads.
@@ -31,8 +31,8 @@ def data(config: ConfigDict) -> Iterator[str]:
     size, augment = config.data.size, config.data.augment
     if size != (0, 0) and min(size) <= 0:
         yield (
-            f"data.size: {size} is wrong; it should be (height, width), two positive whole numbers, "
-            "or (0, 0)"
+            f"data.size: {size} is wrong; it should be (height, width), two positive whole "
+            "numbers, or (0, 0)"
         )
     if augment and config.model.augment_dim != AUGMENT_DIM:
         yield (
@@ -70,8 +70,8 @@ def distillation(config: ConfigDict) -> Iterator[str]:
         yield f"{group}.photometric.{error}"
     if fields.share_denoising and fields.student_level is not None:
         yield (
-            f"{group}.student_level: {fields.student_level}, but with share_denoising the student's "
-            "levels are the denoiser's; set it to None"
+            f"{group}.student_level: {fields.student_level}, but with share_denoising the "
+            "student's levels are the denoiser's; set it to None"
         )
     if not fields.weight:
         return
@@ -82,16 +82,16 @@ def distillation(config: ConfigDict) -> Iterator[str]:
         )
     if fields.geometric and config.model.augment_dim not in (0, AUGMENT_DIM):
         yield (
-            f"{group}.geometric: {AUGMENT_DIM} numbers describe a view's transformation, the network "
-            f"takes {config.model.augment_dim}; set model.augment_dim to {AUGMENT_DIM}, or to 0 not "
-            "to tell the network"
+            f"{group}.geometric: {AUGMENT_DIM} numbers describe a view's transformation, the "
+            f"network takes {config.model.augment_dim}; set model.augment_dim to {AUGMENT_DIM}, or "
+            "to 0 not to tell the network"
         )
 
 
 def optimizer(config: ConfigDict) -> Iterator[str]:
     fields = config.optimizer
     if config.model.name == "dit" and fields.weight_decay and fields.decay_mask == "all":
-        yield ("optimizer.decay_mask: 'all' decays DiT's fixed positions too; set it to 'matrices'")
+        yield "optimizer.decay_mask: 'all' decays DiT's fixed positions too; set it to 'matrices'"
 
 
 def ema(config: ConfigDict) -> Iterator[str]:

@@ -65,12 +65,11 @@ def _chosen(config: ConfigDict, group: str, choices: dict[str, type]) -> type:
 def _model(group: type) -> type[pydantic.BaseModel]:
     """Returns the pydantic model of a group, in which every field is required."""
     hints = get_type_hints(group, include_extras=True)
-    types = {
-        n: _model(hint) if dataclasses.is_dataclass(hint) else hint for n, hint in hints.items()
-    }
-    return pydantic.create_model(
-        group.__name__, __config__=STRICT, **{name: (kind, ...) for name, kind in types.items()}
-    )
+    fields = {}
+    for name, hint in hints.items():
+        kind = _model(hint) if dataclasses.is_dataclass(hint) else hint
+        fields[name] = (kind, ...)
+    return pydantic.create_model(group.__name__, __config__=STRICT, **fields)
 
 
 def _line(model: type[pydantic.BaseModel], path: list[str], values: Any, mistake: Any) -> str:
@@ -82,13 +81,16 @@ def _line(model: type[pydantic.BaseModel], path: list[str], values: Any, mistake
       values: the config.
       mistake: an entry of ``ValidationError.errors``.
     """
-    field, group = ".".join(path), ".".join(path[:-1])
+    field = ".".join(path)
+    group = ".".join(path[:-1])
     for name in path[:-1]:
-        model, values = model.model_fields[name].annotation, values[name]
+        model = model.model_fields[name].annotation
+        values = values[name]
     in_tuple = len(path) < len(mistake["loc"])
     if not in_tuple and mistake["type"] in ("missing", "extra_forbidden"):
         wrong = "missing" if mistake["type"] == "missing" else "no such field"
-        return f"{field}: {wrong}; the fields of {group or 'a config'} are {', '.join(sorted(model.model_fields))}"
+        names = ", ".join(sorted(model.model_fields))
+        return f"{field}: {wrong}; the fields of {group or 'a config'} are {names}"
     info = model.model_fields[path[-1]]
     mend = mistake["msg"].replace("Input should be ", "")
     if in_tuple:

@@ -1,4 +1,4 @@
-"""The schema, JSON there and back, and what a resumed run may change. Bad values: test_fields.py."""
+"""The schema, JSON there and back, and changes of a resumed run. Bad values: test_fields.py."""
 
 from typing import get_args, get_type_hints
 
