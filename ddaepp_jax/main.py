@@ -71,7 +71,9 @@ def train_and_evaluate(
     weights = _weights_to_start_from(config, workdir, shapes.params["network"])
     if not dry_run:
         if jax.process_index() == 0:
-            _claim(config, workdir)
+            run_config.claim(workdir / "config.json", config, "a run")
+            versions = f"ddaepp_jax {__version__}, jax {jax.__version__}\n"
+            (workdir / "version.txt").write_text(versions)
         multihost_utils.sync_global_devices("the run directory is claimed")
     source = build.source(config, data, mesh)
     program = compile_program(learner, mesh, config.mesh.rules, source, build.prepare(config))
@@ -141,35 +143,6 @@ def _schedule(config: ConfigDict, total: int, evaluations: Mapping[str, Evaluati
         profile_start=profile.start,
         profile_steps=profile.steps,
     )
-
-
-def _claim(config: ConfigDict, workdir: Path) -> None:
-    """Make the run directory, or check that it holds a run of this config; the config is written
-    either way.
-    """
-    file = workdir / "config.json"
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        if file.exists():
-            changed = run_config.changes(
-                run_config.from_json(file.read_text(errors="replace"), str(file)), config
-            )
-            if changed:
-                raise InputError(
-                    f"{file}: this run has another config ({'; '.join(changed)}); use another --workdir"
-                )
-        elif any(workdir.iterdir()):
-            raise InputError(
-                f"--workdir: {workdir} is not empty and not a run directory; use another"
-            )
-        text = run_config.to_json(config)
-        if not file.exists() or file.read_text() != text:
-            file.write_text(text)
-        (workdir / "version.txt").write_text(f"ddaepp_jax {__version__}, jax {jax.__version__}\n")
-    except OSError as error:
-        raise InputError(
-            f"--workdir: cannot write {workdir} ({error.strerror}); use another"
-        ) from None
 
 
 def _held_out(config: ConfigDict) -> Dataset:

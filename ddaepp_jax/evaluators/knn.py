@@ -1,10 +1,11 @@
 """Accuracy of the nearest neighbours in one layer at one noise level, among training images."""
 
 import dataclasses
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from annotated_types import Ge, Gt
+from pydantic import PositiveInt
 
+from ddaepp_jax.base.ranges import OrOff
 from ddaepp_jax.reporting.panels import Panel
 
 if TYPE_CHECKING:
@@ -24,11 +25,11 @@ class Settings:
       k: number of neighbours.
     """
 
-    every: Annotated[int, Ge(0)] = 2500
-    images: Annotated[int, Gt(0)] = 5000
+    every: OrOff = 2500
+    images: PositiveInt = 5000
     layer: str = "bottleneck"
     level: float | None = None
-    k: Annotated[int, Gt(0)] = 20
+    k: PositiveInt = 20
 
 
 PANELS = (Panel("kNN while training", "knn/.+", "accuracy, %", alone=False),)

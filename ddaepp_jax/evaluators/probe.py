@@ -4,10 +4,11 @@ The heads are trained on images of the training split, and asked about others of
 """
 
 import dataclasses
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from annotated_types import Ge, Gt
+from pydantic import PositiveInt
 
+from ddaepp_jax.base.ranges import OrOff
 from ddaepp_jax.reporting.panels import Panel
 
 if TYPE_CHECKING:
@@ -27,11 +28,11 @@ class Settings:
       epochs: of the heads; None is the number of the protocol "cached".
     """
 
-    every: Annotated[int, Ge(0)] = 2500
-    images: Annotated[int, Gt(0)] = 5000
+    every: OrOff = 2500
+    images: PositiveInt = 5000
     layer: str = "bottleneck"
     level: float | None = None
-    epochs: Annotated[int, Gt(0)] | None = None
+    epochs: PositiveInt | None = None
 
 
 BETTER = max

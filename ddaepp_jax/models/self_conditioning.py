@@ -12,7 +12,7 @@ through ``h_k``: that is what reshapes the features. What the paper leaves open 
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -74,6 +74,25 @@ def prefix(names: Sequence[str], capture: Sequence[str] | None, bottleneck: str 
         for name in (candidates(bottleneck) if given == "bottleneck" else (given,))
     ]
     return max((names.index(name) + 1 for name in wanted), default=0)
+
+
+def problems(network: nn.Module, names: Sequence[str], last: str | None = None) -> Iterator[str]:
+    """Yields what is wrong with the fields that all backbones have, as "field: value ...; mend".
+
+    Args:
+      network: the backbone, not bound to parameters.
+      names: of its blocks.
+      last: the block after which nothing can be conditioned.
+    """
+    for name in candidates(network.bottleneck):
+        if name not in names:
+            yield f"bottleneck: no block {name!r}; the blocks are {', '.join(names)}"
+        elif network.self_condition and name == last:
+            yield f"bottleneck: no block follows {name!r} to be conditioned; choose an earlier one"
+    if network.projection not in PROJECTIONS:
+        yield f"projection: {network.projection!r} is not one of {', '.join(PROJECTIONS)}"
+    if network.augment_dim < 0:
+        yield f"augment_dim: {network.augment_dim} is negative; 0 is none"
 
 
 class SelfConditioning(nn.Module):
