@@ -18,6 +18,7 @@ from ddaepp_jax import build
 from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.data.augment import crop_pad
 from ddaepp_jax.data.datasets import Dataset
+from ddaepp_jax.diffusion.process import level_of
 from ddaepp_jax.probing import heads as probes
 from ddaepp_jax.probing.diagnostics import collapse, diagnose
 from ddaepp_jax.probing.features import extract, make_feature_batch, noisy, views
@@ -210,7 +211,7 @@ def _where(config: ConfigDict, name: str, learner: Learner, data: Dataset) -> tu
     build.choose(
         f"evals.{name}.layer", fields.layer, build.layers(learner.network, data.image_shape)
     )
-    level = build.noise_level(process, fields.level, f"evals.{name}.level")
+    level = level_of(process, fields.level, f"evals.{name}.level")
     return level, f"{fields.layer}/{process.unit}{level:g}"
 
 

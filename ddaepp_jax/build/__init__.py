@@ -2,7 +2,7 @@
 
 from ddaepp_jax.base.choice import choose
 from ddaepp_jax.build.data import LATENTS, dataset, described, finish, prepare, source
-from ddaepp_jax.build.diffusion import guidance, noise_level, process, sampler
+from ddaepp_jax.build.diffusion import guidance, process, sampler
 from ddaepp_jax.build.networks import attention, check_trainable, layers, network
 from ddaepp_jax.build.training import learner, mesh, objectives, total_steps
 
@@ -19,7 +19,6 @@ __all__ = [
     "learner",
     "mesh",
     "network",
-    "noise_level",
     "objectives",
     "prepare",
     "process",

@@ -4,7 +4,6 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
@@ -39,7 +38,6 @@ def process(config: ConfigDict) -> Process:
     diffusion = config.diffusion
     made = choose("diffusion.name", diffusion.name, PROCESSES)
     validation.check_names("diffusion.", diffusion, schema.PROCESSES[diffusion.name]())
-    choose("diffusion.time_input", diffusion.time_input, made.TIME_INPUTS)
     try:
         return made(**{k: v for k, v in diffusion.items() if k != "name"})
     except ValueError as error:
@@ -101,14 +99,3 @@ def guidance(
     if channels > image_shape[-1]:
         raise InputError(f"{group}guidance_channels: {channels}, but images have {image_shape[-1]}; 0 guides all")
     return made
-
-
-def noise_level(process: Process, level: float | None, field: str) -> np.number:
-    """A config's noise level in the type that the process takes; None is the middle of its probe
-    grid.
-    """
-    grid = process.probe_levels()
-    try:
-        return process.as_level(grid[len(grid) // 2] if level is None else level)
-    except ValueError as error:
-        raise InputError(f"{field}: {error}") from None

@@ -10,10 +10,10 @@ from ml_collections import ConfigDict
 
 from ddaepp_jax.base import parallel
 from ddaepp_jax.base.choice import choose
-from ddaepp_jax.build.diffusion import noise_level, process
+from ddaepp_jax.build.diffusion import process
 from ddaepp_jax.build.networks import network
 from ddaepp_jax.data import order
-from ddaepp_jax.diffusion.process import Process
+from ddaepp_jax.diffusion.process import Process, level_of
 from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.models import heads
 from ddaepp_jax.models.dit import DiT
@@ -52,8 +52,8 @@ def _distillation(config: ConfigDict, denoising: Denoising, total: int) -> Disti
     return Distillation(
         denoising=denoising,
         shared=fields.share_denoising,
-        student_level=noise_level(denoising.process, fields.student_level, f"{group}.student_level"),
-        teacher_level=noise_level(denoising.process, fields.teacher_level, f"{group}.teacher_level"),
+        student_level=level_of(denoising.process, fields.student_level, f"{group}.student_level"),
+        teacher_level=level_of(denoising.process, fields.teacher_level, f"{group}.teacher_level"),
         symmetric=fields.symmetric,
         projector=heads.Head(fields.projector_depth, fields.hidden, fields.embedding, fields.norm),
         predictor=heads.Head(fields.predictor_depth, fields.hidden, None, fields.norm),
@@ -85,7 +85,6 @@ def learner(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: 
     fields = {k: v for k, v in config.optimizer.items() if k not in ("learning_rate", "schedule", "warmup_steps")}
     if isinstance(made, DiT) and fields["weight_decay"] and fields["decay_mask"] == "all":
         raise InputError("optimizer.decay_mask: 'all' decays DiT's fixed positions too; set it to 'matrices'")
-    choose("optimizer.schedule", config.optimizer.schedule, optimizer.SCHEDULES)
     rate = optimizer.learning_rate(
         config.optimizer.learning_rate, config.optimizer.schedule, config.optimizer.warmup_steps, total
     )
