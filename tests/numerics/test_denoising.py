@@ -42,6 +42,6 @@ def test_each_image_has_its_own_level_and_noise():
 
 def test_the_image_goes_with_its_augment_label_and_without_labels_where_there_are_none():
     given = asked()
-    np.testing.assert_array_equal(given.view, BATCH["image"])
+    np.testing.assert_array_equal(given.x0, BATCH["image"])
     np.testing.assert_array_equal(given.augment_label, BATCH["augment_label"])
     assert given.label is None and given.denoises and not given.teacher

@@ -298,14 +298,14 @@ def test_weights_follow_their_schedule():
 )
 def test_passes_that_a_step_runs(monkeypatch, fields, students, teachers):
     """Each pass once, the denoiser's whole and the others to the bottleneck."""
-    ran, run_pass = [], steps._run
+    ran, run_pass = [], steps.run_pass
 
     def recorded(learner, params, given, rng):
         result = run_pass(learner, params, given, rng)
         ran.append((given, result))
         return result
 
-    monkeypatch.setattr(steps, "_run", recorded)
+    monkeypatch.setattr(steps, "run_pass", recorded)
     made = distilled(
         symmetric=fields.get("symmetric", False), share_denoising=fields.get("shared", False)
     )
@@ -333,16 +333,16 @@ def test_views_levels_and_labels():
     student, teacher = asked["distillation/student"], asked["distillation/teacher"]
     assert set(np.asarray(student.level)) == {5} and set(np.asarray(teacher.level)) == {20}
     assert set(np.asarray(student.label)) == {10}  # the null class: features are read so
-    assert not np.allclose(student.view, teacher.view) and not np.allclose(
+    assert not np.allclose(student.x0, teacher.x0) and not np.allclose(
         student.noise, teacher.noise
     )
-    np.testing.assert_array_equal(student.view, batch["views"][0].image)
+    np.testing.assert_array_equal(student.x0, batch["views"][0].image)
     np.testing.assert_array_equal(teacher.augment_label, batch["views"][1].augment_label)
     shared = dataclasses.replace(objective, shared=True, symmetric=True).passes(
         jax.random.key(1), batch
     )
-    np.testing.assert_array_equal(shared["denoise"].view, batch["image"])
-    np.testing.assert_array_equal(shared["distillation/teacher_back"].view, batch["image"])
+    np.testing.assert_array_equal(shared["denoise"].x0, batch["image"])
+    np.testing.assert_array_equal(shared["distillation/teacher_back"].x0, batch["image"])
     assert (
         len(set(np.asarray(shared["distillation/student_back"].level))) > 4
     )  # drawn as the denoiser's are
