@@ -29,8 +29,8 @@ def check(network: Any, weights: Any) -> None:
     for name, leaf in _by_name(network).items():
         if name in leaves and leaves[name].shape != leaf.shape:
             raise InputError(
-                f"init_from: {name} has shape {leaves[name].shape} there and {leaf.shape} here; "
-                "start from a run of the same model"
+                f"init_from: {name} has shape {leaves[name].shape} in that run and {leaf.shape} in "
+                "this one; start from a run of the same model"
             )
 
 
