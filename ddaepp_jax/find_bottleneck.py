@@ -30,17 +30,17 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from ddaepp_jax import build
-from ddaepp_jax.cli.arguments import Parser, several
 from ddaepp_jax.base import parallel
 from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.base.files import replace
+from ddaepp_jax.cli.arguments import Parser, several
+from ddaepp_jax.cli.start import launch, start_backend
 from ddaepp_jax.config import overrides, validation
 from ddaepp_jax.config import saved as run_config
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.models.self_conditioning import OneOf
 from ddaepp_jax.reporting import bottleneck as bottleneck_results
 from ddaepp_jax.run import weights_to_start_from
-from ddaepp_jax.cli.start import launch, start_backend
 from ddaepp_jax.training import graft
 from ddaepp_jax.training.program import Program, compile_program
 from ddaepp_jax.training.source import Source

@@ -113,18 +113,9 @@ def train_and_evaluate(
     with contextlib.ExitStack() as stack:
         for opened in filter(None, (checkpoints, writer, kept)):
             stack.enter_context(contextlib.closing(opened))
-        state = loop.train(
-            program,
-            state,
-            source,
-            _schedule(config, total, evaluations),
-            mesh=mesh,
-            writer=writer,
-            checkpoints=checkpoints,
-            snapshots=kept,
-            meta=meta,
-            trace_dir=str(workdir / "profile"),
-        )
+        outputs = loop.Outputs(writer, checkpoints, kept, meta, str(workdir / "profile"))
+        schedule = _schedule(config, total, evaluations)
+        state = loop.train(program, state, source, schedule, mesh, outputs)
     _say(f"run directory {workdir}: metrics.jsonl, samples/, checkpoints/")
     _say(f"next: python -m ddaepp_jax.linear_probe --workdir={workdir}, and sample, and report")
     return state

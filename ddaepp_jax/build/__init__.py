@@ -2,7 +2,7 @@
 
 from ddaepp_jax.base.choice import choose
 from ddaepp_jax.build.data import LATENTS, dataset, described, finish, photometric, prepare, source
-from ddaepp_jax.build.diffusion import PROCESSES, noise_level, process
+from ddaepp_jax.build.diffusion import PROCESSES, process
 from ddaepp_jax.build.networks import (
     NETWORKS,
     attention,
@@ -27,7 +27,6 @@ __all__ = [
     "learner",
     "mesh",
     "network",
-    "noise_level",
     "objectives",
     "photometric",
     "prepare",

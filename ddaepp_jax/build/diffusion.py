@@ -1,6 +1,5 @@
 """``config.diffusion`` becomes a process."""
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from ddaepp_jax.base.choice import choose
@@ -27,20 +26,3 @@ def process(config: ConfigDict) -> Process:
         return kind(**fields)
     except ValueError as error:
         raise InputError(f"diffusion.{error}") from None
-
-
-def noise_level(process: Process, level: float | None, field: str) -> np.number:
-    """Returns a config's noise level in the type that the process takes.
-
-    Args:
-      level: in the process's unit; None is the middle of its probe grid.
-      field: the field's name in errors.
-
-    Raises:
-      InputError: the process has no such level.
-    """
-    grid = process.probe_levels()
-    try:
-        return process.as_level(grid[len(grid) // 2] if level is None else level)
-    except ValueError as error:
-        raise InputError(f"{field}: {error}") from None

@@ -10,10 +10,10 @@ from ml_collections import ConfigDict
 
 from ddaepp_jax.base import parallel
 from ddaepp_jax.base.errors import InputError
-from ddaepp_jax.build.diffusion import noise_level, process
+from ddaepp_jax.build.diffusion import process
 from ddaepp_jax.build.networks import network
 from ddaepp_jax.data import order
-from ddaepp_jax.diffusion.process import Process
+from ddaepp_jax.diffusion.process import Process, level_of
 from ddaepp_jax.models import heads
 from ddaepp_jax.objectives.denoising import Denoising
 from ddaepp_jax.objectives.distillation import TEACHER_SCHEDULES, Distillation
@@ -61,7 +61,7 @@ def _distillation(config: ConfigDict, denoising: Denoising, total: int) -> Disti
 
     def level(name: str) -> Any:
         field = f"objectives.distillation.{name}"
-        return noise_level(denoising.process, fields[name], field)
+        return level_of(denoising.process, fields[name], field)
 
     schedule = TEACHER_SCHEDULES[fields.teacher_schedule]
     return Distillation(

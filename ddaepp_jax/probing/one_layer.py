@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ddaepp_jax.base.choice import choose
-from ddaepp_jax.build import layers, noise_level
+from ddaepp_jax.build import layers
 from ddaepp_jax.data.augment import crop_pad
+from ddaepp_jax.diffusion.process import level_of
 from ddaepp_jax.probing.features import extract, make_feature_batch, noisy, views
 from ddaepp_jax.probing.heads import split_rows
 
@@ -39,7 +40,7 @@ class OneLayer:
           InputError: no such layer or level.
         """
         choose(f"{group}.layer", layer, layers(context.network, context.data.image_shape))
-        self._level = noise_level(context.process, level, f"{group}.level")
+        self._level = level_of(context.process, level, f"{group}.level")
         self._layer = layer
         self._context = context
         self._features = noisy(context.network, context.process, (layer,))

@@ -8,6 +8,7 @@ from helpers.run import config
 
 from ddaepp_jax import build
 from ddaepp_jax import config as schema
+from ddaepp_jax.diffusion.process import level_of
 from ddaepp_jax.sampling.settings import Sampling
 
 
@@ -88,8 +89,8 @@ def test_images_are_flipped_and_transformed_where_the_config_says_so():
 
 def test_a_level_that_is_left_out_is_the_middle_of_the_probes():
     process = build.process(config())
-    assert build.noise_level(process, None, "level") == process.probe_levels()[1]
-    assert build.noise_level(process, 500, "level") == 500
+    assert level_of(process, None, "level") == process.probe_levels()[1]
+    assert level_of(process, 500, "level") == 500
 
 
 def test_options_of_a_sampler_come_before_the_configs():
