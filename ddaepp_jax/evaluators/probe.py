@@ -1,6 +1,6 @@
 """Accuracy of linear heads on one layer at one noise level.
 
-The heads are trained on images of the training split, and asked about others of it.
+The heads are trained on images of the training split and tested on others of it.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ class Settings:
       images: at most this many images train the heads, and at most as many test them.
       layer: name of the network's feature.
       level: noise level in the process's unit; None is the middle of the process's probe grid.
-      epochs: of the heads; None is the number of the protocol "cached".
+      epochs: epochs of the heads; None is the number of the protocol "cached".
     """
 
     every: Annotated[int, Ge(0)] = 2500
