@@ -1,7 +1,7 @@
-"""What a layer's features are like, without labels.
+"""Diagnostics of one layer's features, without labels.
 
-Values say how far two views of an image agree in the layer, and how much of their space the images
-fill; a collapse of the features is printed.
+They measure how far two views of an image agree, and how much of their space the features fill. A
+collapse of the features is printed.
 """
 
 import dataclasses

@@ -49,7 +49,7 @@ def make(settings: Settings, context: "Context") -> "Evaluation":
     import numpy as np
 
     from ddaepp_jax.base.errors import InputError
-    from ddaepp_jax.probing.features import extract, make_feature_batch
+    from ddaepp_jax.probing.features import Extraction, extract
     from ddaepp_jax.sampling.draw import make_draw
     from ddaepp_jax.scoring import by_name, extractors, image_sets, references, scores
     from ddaepp_jax.training.schedule import Evaluation
@@ -80,7 +80,6 @@ def make(settings: Settings, context: "Context") -> "Evaluation":
     draw = make_draw(
         context.network, context.process, sampling, image_shape=data.image_shape, mesh=context.mesh
     )
-    feature_batch = cache(lambda: make_feature_batch(extractor().features, context.mesh))
 
     def named(values: dict[str, float]) -> dict[str, float]:
         return scores.named(values, settings.n, kind, sampling.tag, data.split)
@@ -88,21 +87,10 @@ def make(settings: Settings, context: "Context") -> "Evaluation":
     def measure(params: Any) -> dict[str, float]:
         ids = np.arange(settings.n)
         samples = np.concatenate(list(draw(params, context.seed, ids)))
-        pieces = list(
-            extract(
-                feature_batch(),
-                extractor().params,
-                lambda rows: samples[rows],
-                ids,
-                level=np.int32(0),
-                seed=0,
-                batch_size=sampling.batch_size,
-                mesh=context.mesh,
-            )
+        extraction = Extraction(
+            extractor().features, extractor().params, context.mesh, batch_size=sampling.batch_size
         )
-        features = {
-            layer: np.concatenate([piece[layer] for piece in pieces]) for layer in pieces[0]
-        }
+        features = extract(extraction, lambda rows: samples[rows], ids)
         return named(scores.scores(features, reference()))
 
     return Evaluation(settings.every, measure, next(iter(named({"fd": 0.0}))))

@@ -1,4 +1,7 @@
-"""Accuracy of the nearest neighbours in one layer at one noise level, among training images."""
+"""Accuracy of nearest neighbours in one layer at one noise level.
+
+The neighbours are images of the training split, and so are the images that are classified.
+"""
 
 import dataclasses
 from typing import TYPE_CHECKING, Any
@@ -19,7 +22,8 @@ class Settings:
 
     Attributes:
       every: steps between evaluations; 0 turns it off.
-      images: at most this many images are the neighbours, and at most as many are classified.
+      images: neighbours are sought among at most this many images, and at most as many others
+        are classified.
       layer: name of the network's feature.
       level: noise level in the process's unit; None is the middle of the process's probe grid.
       k: number of neighbours.
@@ -37,7 +41,7 @@ PANELS = (Panel("kNN while training", "knn/.+", "accuracy, %", alone=False),)
 
 def make(settings: Settings, context: "Context") -> "Evaluation | None":
     """Returns the evaluation; None where the data have no labels."""
-    from ddaepp_jax.probing.heads import knn_accuracy
+    from ddaepp_jax.probing.neighbours import knn_accuracy
     from ddaepp_jax.probing.one_layer import OneLayer
     from ddaepp_jax.training.schedule import Evaluation
 

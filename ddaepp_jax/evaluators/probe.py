@@ -1,6 +1,6 @@
 """Accuracy of linear heads on one layer at one noise level.
 
-The heads are trained on images of the training split, and asked about others of it.
+The heads are trained on images of the training split and tested on others of it.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ class Settings:
       images: at most this many images train the heads, and at most as many test them.
       layer: name of the network's feature.
       level: noise level in the process's unit; None is the middle of the process's probe grid.
-      epochs: of the heads; None is the number of the protocol "cached".
+      epochs: epochs of the heads; None is the number of the protocol "cached".
     """
 
     every: OrOff = 2500
@@ -44,8 +44,9 @@ PANELS = (
 
 def make(settings: Settings, context: "Context") -> "Evaluation | None":
     """Returns the evaluation; None where the data have no labels."""
-    from ddaepp_jax.probing.heads import PROTOCOLS, linear_accuracy
+    from ddaepp_jax.probing.heads import linear_accuracy
     from ddaepp_jax.probing.one_layer import OneLayer
+    from ddaepp_jax.probing.protocols import PROTOCOLS
     from ddaepp_jax.training.schedule import Evaluation
 
     if not context.data.num_classes:

@@ -13,7 +13,8 @@ from jax.sharding import Mesh
 
 from ddaepp_jax.base.errors import InputError, first_line
 from ddaepp_jax.data.datasets import Dataset
-from ddaepp_jax.probing.stored import store, widths
+from ddaepp_jax.probing.features import Extraction
+from ddaepp_jax.probing.stored import store
 from ddaepp_jax.scoring.extractors import Extractor
 
 FINGERPRINT = 64  # images that tell a set from others
@@ -139,16 +140,11 @@ def collect(
 
     found, _ = store(
         directory,
-        extractor.features,
-        extractor.params,
+        Extraction(extractor.features, extractor.params, mesh, batch_size=batch_size),
         read,
         np.arange(len(images)),
-        widths(extractor.features, extractor.params, images.image_shape),
-        level=np.int32(0),
-        seed=0,
-        batch_size=batch_size,
-        mesh=mesh,
-        title=f"{images.name} by {extractor.kind}",
+        images.image_shape,
+        f"{images.name} by {extractor.kind}",
     )
     for layer, features in found.items():
         bad = ~np.isfinite(features.sum(axis=1))

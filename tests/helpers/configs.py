@@ -4,8 +4,9 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from ddaepp_jax import linear_probe, load, main
+from ddaepp_jax import linear_probe, load
 from ddaepp_jax.config.overrides import parse_config
+from ddaepp_jax.run.train import train_and_evaluate
 
 FILES = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
 
@@ -21,7 +22,7 @@ def check_tiny_variant(config: ConfigDict, directory: Path, extractor: Path) -> 
     config.evals.fid.extractor = str(extractor)
     for evaluation in config.evals.values():
         evaluation.every = 2
-    main.train_and_evaluate(config, directory / "run")
+    train_and_evaluate(config, directory / "run")
     run = load(directory / "run")
     assert run.sample(n=3, steps=2).shape == (3, 8, 8, 1)
     chosen = linear_probe.settings(

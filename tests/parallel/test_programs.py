@@ -10,9 +10,10 @@ from helpers.pixels import check_pixels_equal
 from helpers.run import CONDITIONAL, NO_EVALS, config, snapshots
 from helpers.scores import differ
 
-from ddaepp_jax import build, fid, find_bottleneck, linear_probe, load, main
+from ddaepp_jax import build, fid, find_bottleneck, linear_probe, load
 from ddaepp_jax.base import parallel
 from ddaepp_jax.data import datasets
+from ddaepp_jax.run.train import train_and_evaluate
 from ddaepp_jax.scoring import extractors, image_sets, references
 from ddaepp_jax.scoring.scores import scores
 from ddaepp_jax.training.checkpoint import steps_of
@@ -44,13 +45,13 @@ def on_one_device(monkeypatch):
 def test_run_continues_with_other_shards(conditional, tmp_path):
     """A checkpoint of 8 x 1 devices is restored bit for bit on 2 x 4, with sharded parameters."""
     run = shutil.copytree(conditional, tmp_path / "run")
-    main.train_and_evaluate(config(**CONDITIONAL, mesh__data=2, mesh__fsdp=4), run)
+    train_and_evaluate(config(**CONDITIONAL, mesh__data=2, mesh__fsdp=4), run)
     check_equal(load(run).state(), load(conditional).state())
 
 
 @pytest.mark.slow
 def test_dry_run_shows_the_shards(tmp_path, capsys):
-    main.train_and_evaluate(
+    train_and_evaluate(
         config(**NO_EVALS, mesh__data=2, mesh__fsdp=4), tmp_path / "run", dry_run=True
     )
     out = capsys.readouterr().out
@@ -63,7 +64,7 @@ def test_dry_run_shows_the_shards(tmp_path, capsys):
 def test_sharded_averages_are_the_same(conditional, tmp_path):
     """Snapshots saved in parts are opened whole, and equal unsharded ones up to rounding."""
     sharded = config(**CONDITIONAL | dict(mesh__data=2, mesh__fsdp=4, train__steps=3))
-    main.train_and_evaluate(sharded, tmp_path / "run")
+    train_and_evaluate(sharded, tmp_path / "run")
     assert steps_of(tmp_path / "run" / "snapshots") == [3]
     for one, other in zip(snapshots(tmp_path / "run", 3), snapshots(conditional, 3), strict=True):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), one, other)

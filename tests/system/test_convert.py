@@ -13,9 +13,10 @@ from helpers.errors import expect_error
 from helpers.references import state_dict
 from safetensors.numpy import save_file
 
-from ddaepp_jax import convert, linear_probe, load, main, report, sample
+from ddaepp_jax import convert, linear_probe, load, report, sample
 from ddaepp_jax.config.overrides import parse_config
 from ddaepp_jax.released import ddae_unet, dit, lightningdit, u_vit
+from ddaepp_jax.run.train import train_and_evaluate
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 DIGITS = dict(
@@ -134,7 +135,7 @@ def test_every_program_takes_what_is_converted(
     chosen = linear_probe.settings(run, layers=[layer], levels=[11], epochs=1, knn=0)
     assert linear_probe.probe(run, chosen, workdir / "probe" / "first")["best"]["layer"] == layer
     report.main([f"--workdir={workdir}"])
-    main.train_and_evaluate(run.config, workdir)  # goes on from the released weights
+    train_and_evaluate(run.config, workdir)  # goes on from the released weights
     assert load(workdir).step == 2
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert max(row["step"] for row in rows) == 2
@@ -169,7 +170,7 @@ def test_latent_networks_are_converted_without_data(tmp_path, capsys):
     assert np.load(workdir / "samples" / "step0_seed0.npz")["latents"].shape == (2, 4, 4, 8)
     assert not list(workdir.glob("samples/*.png")) and "latents" in capsys.readouterr().out
     with expect_error("data.name", "autoencoder"):
-        main.train_and_evaluate(run.config, workdir)
+        train_and_evaluate(run.config, workdir)
 
 
 @pytest.mark.slow
@@ -189,7 +190,7 @@ def test_a_learned_variance_loads_and_is_not_trained(digits, tmp_path):
     )
     np.testing.assert_array_equal(whole.sample(n=2, steps=2), mean.sample(n=2, steps=2))
     with expect_error("model.learn_sigma", "--options=learn_sigma=False"):
-        main.train_and_evaluate(whole.config, tmp_path / "whole")
+        train_and_evaluate(whole.config, tmp_path / "whole")
 
 
 def test_bad_conversions_are_refused(digits, tmp_path):
