@@ -40,7 +40,7 @@ from ddaepp_jax.config import saved as run_config
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.models.self_conditioning import OneOf
 from ddaepp_jax.reporting import bottleneck as bottleneck_results
-from ddaepp_jax.run import weights_to_start_from
+from ddaepp_jax.run.opened import weights_to_start_from
 from ddaepp_jax.training import graft
 from ddaepp_jax.training.program import Program, compile_program
 from ddaepp_jax.training.source import Source

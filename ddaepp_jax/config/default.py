@@ -42,6 +42,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config = schema.defaults(schema.config(schema.NETWORKS["uvit"], schema.PROCESSES["ddpm"]))
     config.model.update(width=64, depth=4, num_heads=2)
     config.diffusion.time_input = "999t/T"
+    config.evals.probe.epochs = config.probe.epochs
     return varied(config, variant)
 
 

@@ -34,6 +34,7 @@ def long_run(**data: Any) -> ConfigDict:
         config.evals[name].every = 10_000
     config.evals.heldout_loss.images = 2048
     config.probe.epochs = None
+    config.evals.probe.epochs = None
     config.sampling.update(sampler="ddim", batch_size=256)
     return config
 

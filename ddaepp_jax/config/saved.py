@@ -5,9 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
+from ddaepp_jax import __version__
 from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.base.files import replace
 from ddaepp_jax.base.results import refuse_other
 from ddaepp_jax.config.default import MODELS, get_config
 from ddaepp_jax.config.validation import validate
@@ -58,12 +61,16 @@ LATER_EMA = ("sigma_rel", "snapshot_every")
 def _completed(config: ConfigDict) -> ConfigDict:
     """Adds the fields that came after the version that wrote a config, with their defaults."""
     whole = get_config()
+    probe_has_epochs = "epochs" in config.get("evals", {}).get("probe", {})
     if config.model.name in MODELS:
         whole.model = MODELS[config.model.name]()
     for name in LATER_GROUPS:
         group = whole[name].copy_and_resolve_references()
         group.update(config.get(name, {}))
         config[name] = group
+    # Version 0.1.0 had one number of epochs for the program and for the probe in training.
+    if not probe_has_epochs:
+        config.evals.probe.epochs = config.probe.epochs
     for name in LATER_EMA:
         config.ema[name] = config.ema.get(name, whole.ema[name])
     return config
@@ -171,3 +178,17 @@ def claim(
             file.write_text(text)
     except OSError as error:
         raise InputError(f"--workdir: cannot write {workdir} ({error.strerror}); {mend}") from None
+
+
+def claim_run(workdir: Path, config: ConfigDict) -> None:
+    """Makes a run directory, or checks that it is this run's.
+
+    It writes the config, the defaults of this version, and the versions of this package and JAX.
+
+    Raises:
+      InputError: the directory holds another run or something else, or cannot be written.
+    """
+    claim(workdir / "config.json", config, "a run")
+    replace(workdir / "defaults.json", to_json(get_config()).encode())
+    versions = f"ddaepp_jax {__version__}, jax {jax.__version__}\n"
+    (workdir / "version.txt").write_text(versions)

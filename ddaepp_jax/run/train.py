@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,10 +13,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ddaepp_jax import __version__, build, evaluators
+from ddaepp_jax import build, evaluators
 from ddaepp_jax import config as schema
 from ddaepp_jax.base.errors import InputError
-from ddaepp_jax.base.files import write_json
 from ddaepp_jax.config import saved
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.evaluators import Context
@@ -75,7 +73,7 @@ def train_and_evaluate(
         weights = weights_to_start_from(config, plan.shapes.params["network"])
     if not dry_run:
         if jax.process_index() == 0:
-            claim(config, workdir)
+            saved.claim_run(workdir, config)
         multihost_utils.sync_global_devices("the run directory is claimed")
     source = build.source(config, plan.data, plan.mesh)
     program = compile_program(
@@ -126,18 +124,6 @@ def make_plan(config: ConfigDict) -> Plan:
     evaluations = evaluators.make(config.evals, context, config.ema.decays[0])
     shapes = abstract_state(learner, mesh, data.image_shape, config.mesh.rules)
     return Plan(config, mesh, data, total, learner, evaluations, shapes)
-
-
-def claim(config: ConfigDict, workdir: Path) -> None:
-    """Writes the config, the defaults and the versions into a run directory.
-
-    Raises:
-      InputError: the directory holds another run or something else, or cannot be written.
-    """
-    saved.claim(workdir / "config.json", config, "a run")
-    write_json(workdir / "defaults.json", json.loads(saved.to_json(schema.get_config())))
-    versions = f"ddaepp_jax {__version__}, jax {jax.__version__}\n"
-    (workdir / "version.txt").write_text(versions)
 
 
 def _held_out(config: ConfigDict) -> Dataset:
