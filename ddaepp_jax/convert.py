@@ -246,7 +246,7 @@ def _write(
 
 def convert_inception(file: Path, directory: Path) -> str:
     """Write pytorch-fid's Inception as an extractor; its hash."""
-    if extractors.there(directory):
+    if extractors.exists(directory):
         raise InputError(
             f"--workdir: {directory} holds an extractor already; use another, or remove it"
         )

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from helpers.errors import expect_error
 
+from ddaepp_jax.base import dispatch
 from ddaepp_jax.data.datasets import digits
 from ddaepp_jax.scoring import classifier
 from ddaepp_jax.scoring.classifier import Recipe
@@ -56,7 +57,7 @@ def test_a_stopped_training_goes_on_where_it_was_saved(tmp_path, monkeypatch):
         replace(file, content)
         raise Stopped
 
-    monkeypatch.setattr(classifier, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(dispatch, "SAVE_SECONDS", 0)
     monkeypatch.setattr(classifier, "replace", stop)
     for _ in range(4):  # a step each
         with pytest.raises(Stopped):

@@ -24,10 +24,12 @@ from ddaepp_jax.data import datasets
 from ddaepp_jax.probing import stored
 from ddaepp_jax.released import inception_fid
 from ddaepp_jax.run import Run
+from ddaepp_jax.sampling.settings import Sampling
 from ddaepp_jax.scoring import by_name, classifier, extractors, image_sets, references
 from ddaepp_jax.scoring.extractors import Extractor
 from ddaepp_jax.scoring.inception import Inception
-from ddaepp_jax.scoring.scores import sampler_tag, scores
+from ddaepp_jax.scoring.metrics import scores
+from ddaepp_jax.scoring.score import score_samples
 
 
 def one_device():
@@ -85,7 +87,7 @@ def test_scores_have_their_protocol_in_their_names_and_seeds_their_spread(
     pieces = [one(image[None] / np.float32(127.5) - 1) for image in made]
     features = {layer: np.concatenate([piece[layer] for piece in pieces]) for layer in pieces[0]}
     train = image_sets.of_dataset(datasets.digits("train"), "train")
-    by_hand = scores(features, references.of(train, opened, 64, one_device()))
+    by_hand = scores(features, references.of(train, opened, 64))
     assert differ({"seed": 1, **by_hand}, found["rows"][1]) < 1e-4
 
 
@@ -142,15 +144,12 @@ def test_scores_are_those_of_any_batch(workdir, extractor, tmp_path):
         image_sets.of_dataset(datasets.digits(split), split) for split in ("test", "train")
     )
     for batch_size in (37, 7):
-        features = image_sets.collect(
-            test, wrn, tmp_path / str(batch_size), batch_size, one_device()
-        )
+        features = image_sets.collect(test, wrn, tmp_path / str(batch_size), batch_size)
         assert len(features["pool"]) == 297
-        reference = references.of(train, wrn, 64, one_device())
-        out, how = tmp_path / f"{batch_size}-scores", {"batch_size": batch_size}
-        sampled = fid.score_run(load(workdir), wrn, reference, out, n=37, seeds=(0,), how=how)[
-            "rows"
-        ][0]
+        reference = references.of(train, wrn, 64)
+        samples = fid.samples(load(workdir), batch_size=batch_size)
+        out = tmp_path / f"{batch_size}-scores"
+        (sampled,) = score_samples(samples, wrn, reference, out, n=37, seeds=(0,))["rows"]
         found[batch_size] = (np.array(features["pool"]), scores(features, reference), sampled)
     (pool_a, given_a, sampled_a), (pool_b, given_b, sampled_b) = found.values()
     assert np.abs(pool_a - pool_b).max() < 1e-5 * np.abs(pool_a).max()
@@ -205,10 +204,10 @@ def test_statistics_are_made_once_and_read_from_their_file(tmp_path, monkeypatch
         extractors.load(directory, one_device()),
         image_sets.of_dataset(datasets.digits("test"), "test"),
     )
-    made = references.of(images, wrn, 64, one_device())
+    made = references.of(images, wrn, 64)
     monkeypatch.setattr(image_sets, "collect", lambda *_: pytest.fail("made features"))
-    again = references.of(images, wrn, 64, one_device())
-    assert again.made == made.made and again.name == made.name == "test"
+    again = references.of(images, wrn, 64)
+    assert again.provenance == made.provenance and again.name == made.name == "test"
     assert (again.features == made.features).all()
     gaussian = made.gaussians["pool"]
     assert np.allclose(again.gaussians["pool"].covariance, gaussian.covariance, rtol=0, atol=1e-12)
@@ -218,19 +217,13 @@ def test_statistics_are_made_once_and_read_from_their_file(tmp_path, monkeypatch
         )
 
 
-def test_a_samplers_tag_tells_what_moves_scores():
-    """The program's names and those in training, which asks for nothing but the config's."""
-    sampling = config(sampling__guidance=1.5, sampling__guidance_interval=(0.1, 1.0)).sampling
-    assert sampler_tag(sampling, {}) == "ddpm4-cfg1.5-in0.1_1"
-    how = dict(
-        sampler="ddim",
-        steps=100,
-        guidance=1.0,
-        guide="small",
-        autoguidance=2.0,
-        options={"clip": False},
-    )
-    assert sampler_tag(sampling, how) == "ddim100-auto2_small-clipFalse"
+def test_a_samplings_tag_tells_what_changes_scores():
+    """The program and the evaluator, which overrides nothing, name scores by the same tag."""
+    group = config(sampling__guidance=1.5, sampling__guidance_interval=(0.1, 1.0)).sampling
+    assert Sampling.from_config(group).tag == "ddpm4-cfg1.5-in0.1_1"
+    overrides = dict(sampler="ddim", steps=100, guidance=1.0, guide="small", autoguidance=2.0)
+    sampling = Sampling.from_config(group, {"clip": False}, **overrides)
+    assert sampling.tag == "ddim100-auto2_small-clipFalse"
 
 
 def foreign(tmp_path, **arrays):
@@ -241,21 +234,18 @@ def foreign(tmp_path, **arrays):
 
 def inception(resizing="pytorch"):
     """An extractor that is not run."""
-    return Extractor("inception", Inception(resizing), None, "0" * 64, {}, None, None)
+    return Extractor("inception", Inception(resizing), None, None, "0" * 64, {}, None, None)
 
 
 def test_statistics_of_others_are_read(tmp_path):
     rng = np.random.RandomState(0)
     mean, spread = rng.normal(size=2048), np.diag(rng.uniform(0.5, 2, 2048))
-    edm = references.read(foreign(tmp_path, mu=mean, sigma=spread), inception(), 64, one_device())
+    edm = references.read(foreign(tmp_path, mu=mean, sigma=spread), inception(), 64)
     assert edm.name == "stats" and edm.features is None and list(edm.gaussians) == ["pool"]
     assert np.allclose(edm.gaussians["pool"].covariance, spread)
     spatial = dict(mu_s=rng.normal(size=2023), sigma_s=np.eye(2023))
     adm = references.read(
-        foreign(tmp_path, mu=mean, sigma=spread, **spatial),
-        inception("tensorflow1"),
-        64,
-        one_device(),
+        foreign(tmp_path, mu=mean, sigma=spread, **spatial), inception("tensorflow1"), 64
     )
     assert list(adm.gaussians) == ["pool", "spatial"]
 
@@ -286,7 +276,9 @@ def test_a_classifier_is_trained_once(tmp_path, monkeypatch, capsys):
     first = capsys.readouterr().out
     fid.main(arguments)
     assert capsys.readouterr().out.splitlines()[-5:] == first.splitlines()[-5:]
-    directory = by_name.extractor_directory("classifier", config())
+    data = by_name.ClassifierData.of_config(config())
+    directory = by_name.extractor_directory("classifier", data)
+    assert directory.name == "classifier_digits_train_8x8x1"
     facts = json.loads((directory / "extractor.json").read_text())
     assert facts["made"]["accuracy"] > 30 and facts["made"]["data"] == "digits"
     assert facts["arguments"] == dict(num_classes=10, depth=10, width=1, stride=1)

@@ -27,7 +27,7 @@ def scorer(extractor, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def statistics(scorer) -> Path:
     """A reference of the extractor's own features, which takes no time to make."""
-    own = extractors.load(scorer, jax.make_mesh((1,), ("data",))).described
+    own = extractors.load(scorer, jax.make_mesh((1,), ("data",))).identity
     made = json.dumps({"name": "x", "extractor": own})
     np.savez(scorer / "statistics.npz", mu=np.zeros(64), sigma=np.eye(64), made=made)
     return scorer / "statistics.npz"
@@ -221,4 +221,4 @@ def test_inceptions_weights(tmp_path, monkeypatch, plain):
         monkeypatch.setattr(released, "URL", url)
         with expect_error(field, *words):
             convert.main(["--kind=inception-fid", *([argument] if argument else [])])
-    assert not extractors.there(tmp_path / ".cache" / "ddaepp_jax" / "extractors" / "inception")
+    assert not extractors.exists(tmp_path / ".cache" / "ddaepp_jax" / "extractors" / "inception")
