@@ -37,7 +37,7 @@ def bare(
     pooled.
     """
     batch = features.make_feature_batch(
-        features.noisy(run.module, run.process, chosen.layers), run.mesh
+        features.noisy(run.module, run.process, chosen.layers), run.mesh, pad=0, flip=False
     )
     rows = np.arange(chosen.protocol.batch_size, dtype=np.int32)
     start, last = time.perf_counter(), None

@@ -37,13 +37,13 @@ from ddaepp_jax.probing import features as feature
 from ddaepp_jax.probing import heads as probes
 from ddaepp_jax.probing import online
 from ddaepp_jax.probing.diagnostics import PIXELS, diagnose
-from ddaepp_jax.probing.heads import PROTOCOLS, Protocol, Scales
+from ddaepp_jax.probing.heads import Scales
+from ddaepp_jax.probing.protocols import PROTOCOLS, Protocol
 from ddaepp_jax.probing.splits import Splits
-from ddaepp_jax.probing.stored import store, widths
+from ddaepp_jax.probing.stored import store
 from ddaepp_jax.reporting import probes as probe_results
 from ddaepp_jax.run import Run
 
-BATCH = 256  # images of a forward pass where features are only read
 DIAGNOSED = 2048  # images, at most, that features are diagnosed by
 SCALE_BY = 16384  # images that features are standardised by, where no more are read anyway
 
@@ -261,12 +261,10 @@ def _probe_level(
     None: pixels.
     """
     title = PIXELS if level is None else f"level {level:g}"
-    common = {
-        "level": np.int32(0) if level is None else run.noise_level(level),
-        "seed": chosen.seed,
-        "mesh": run.mesh,
-    }
-    protocol, sizes = chosen.protocol, widths(features, run.params, run.image_shape)
+    extraction = feature.Extraction(
+        features, run.params, run.mesh, 0 if level is None else run.noise_level(level), chosen.seed
+    )
+    protocol = chosen.protocol
     stored_of = dict(images.parts)
     if (
         protocol.fresh and not chosen.knn
@@ -274,22 +272,18 @@ def _probe_level(
         stored_of["fit"] = stored_of["fit"][: SCALE_BY if protocol.standardise else 0]
     ids = np.concatenate(list(stored_of.values()))
     stored, labels = store(
-        directory,
-        features,
-        run.params,
-        images.read,
-        ids,
-        sizes,
-        batch_size=BATCH,
-        title=f"features, {title}",
-        **common,
+        directory, extraction, images.read, ids, run.image_shape, f"features, {title}"
+    )
+    sizes = {layer: array.shape[1] for layer, array in stored.items()}
+    augmented = dataclasses.replace(
+        extraction, pad=crop_pad(run.image_shape), flip=run.config.data.flip
     )
     ends = np.cumsum([len(part) for part in stored_of.values()])
     parts = {
         name: slice(end - len(part), end)
         for (name, part), end in zip(stored_of.items(), ends, strict=True)
     }
-    by, diagnoses = images.chosen_by, _diagnoses(run, images, features, common)
+    by, diagnoses = images.chosen_by, _diagnoses(images, augmented)
 
     def fit(layers: Mapping[str, np.ndarray], scales: Scales) -> probes.Heads:
         if not protocol.fresh:
@@ -302,18 +296,14 @@ def _probe_level(
                 seed=chosen.seed,
             )
         return online.fit(
-            features,
-            run.params,
+            augmented,
             images.read,
             images.parts["fit"],
             probes.init(sizes, images.num_classes, len(protocol.learning_rates)),
             scales,
             protocol,
-            flip=chosen.flip,
-            pad=chosen.pad,
-            saved=directory / "heads.msgpack",
-            title=f"heads, {title}",
-            **common,
+            directory / "heads.msgpack",
+            f"heads, {title}",
         )
 
     rows = []
@@ -357,19 +347,13 @@ def _diagnosed(images: Splits) -> np.ndarray:
     return choose[:: -(-len(choose) // DIAGNOSED)]
 
 
-def _diagnoses(
-    run: Run, images: Splits, features: feature.Features, common: Mapping[str, Any]
-) -> dict[str, dict[str, float]]:
+def _diagnoses(images: Splits, augmented: feature.Extraction) -> dict[str, dict[str, float]]:
     """What each layer's features are like, by two views that differ as the training steps of
     ``online`` do.
     """
-    ids, flip = _diagnosed(images), run.config.data.flip
-    read = lambda rows: images.read(ids[rows])[0]
-    how = dict(pad=crop_pad(run.image_shape), flip=flip, batch_size=BATCH, **common)
-    return {
-        layer: diagnose(*pair)
-        for layer, pair in feature.views(features, run.params, read, ids, **how).items()
-    }
+    ids = _diagnosed(images)
+    both = feature.views(augmented, lambda rows: images.read(ids[rows])[0], ids)
+    return {layer: diagnose(*pair) for layer, pair in both.items()}
 
 
 def _groups(sizes: Mapping[str, int], n: int, device_bytes: int) -> list[list[str]]:

@@ -17,7 +17,7 @@ from ddaepp_jax.base import parallel
 from ddaepp_jax.base.dispatch import progress_bar
 from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.config import saved as run_config
-from ddaepp_jax.probing.features import extract, make_feature_batch, noisy
+from ddaepp_jax.probing.features import Extraction, extract, noisy
 from ddaepp_jax.sampling.draw import make_sample_batch, sample_images
 from ddaepp_jax.sampling.settings import Sampling
 from ddaepp_jax.training import checkpoint, ema, graft, posthoc
@@ -181,23 +181,15 @@ class Run:
         _check(seed, draws=draws, batch_size=batch_size, **{"number of images": len(images)})
         for layer in layers:
             build.choose("layers", layer, self.layers)
-        feature_batch = make_feature_batch(
-            noisy(self.module, self.process, tuple(layers)), self.mesh
+        extraction = Extraction(
+            noisy(self.module, self.process, tuple(layers)),
+            self.params,
+            self.mesh,
+            self.noise_level(noise_level),
+            seed,
+            batch_size,
         )
-        pieces = list(
-            extract(
-                feature_batch,
-                self.params,
-                lambda rows: images[rows],
-                np.arange(len(images)),
-                level=self.noise_level(noise_level),
-                seed=seed,
-                batch_size=batch_size,
-                mesh=self.mesh,
-                draws=range(draws),
-            )
-        )
-        return {layer: np.concatenate([piece[layer] for piece in pieces]) for layer in layers}
+        return extract(extraction, lambda rows: images[rows], np.arange(len(images)), range(draws))
 
     def noise_level(self, level: float) -> np.number:
         """A noise level in the type that the process takes; refused where it has no such level."""

@@ -43,8 +43,9 @@ PANELS = (
 
 def make(settings: Settings, context: "Context") -> "Evaluation | None":
     """Returns the evaluation; None where the data have no labels."""
-    from ddaepp_jax.probing.heads import PROTOCOLS, linear_accuracy
+    from ddaepp_jax.probing.heads import linear_accuracy
     from ddaepp_jax.probing.one_layer import OneLayer
+    from ddaepp_jax.probing.protocols import PROTOCOLS
     from ddaepp_jax.training.schedule import Evaluation
 
     if not context.data.num_classes:

@@ -6,7 +6,6 @@ zero and is trained by Adam with a cosine to zero. Heads don't see each other: t
 one by one, they are the same.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -19,50 +18,7 @@ from flax import struct
 from jax import Array
 
 from ddaepp_jax.data.order import batch_indices
-
-
-@dataclasses.dataclass(frozen=True)
-class Protocol:
-    """How heads are trained.
-
-    Attributes:
-      fresh: noise and augmentation are drawn anew at every step; otherwise features are taken once
-        and kept.
-      epochs, batch_size: of the heads' training.
-      learning_rates: a head is trained for each; which counts is chosen on the images that choose
-        the layer.
-      standardise: features are scaled to mean 0 and variance 1 over the training images (a batch
-        norm without parameters).
-      l2: weight of ``|W|^2 / 2`` in the loss; scikit-learn's ``C`` is ``1 / (N l2)``.
-    """
-
-    fresh: bool
-    epochs: int
-    batch_size: int
-    learning_rates: tuple[float, ...]
-    standardise: bool
-    l2: float = 0.0
-
-
-PROTOCOLS = {
-    # DDAE (arXiv 2303.09769): a plain Linear on random crops and flips.
-    "online": Protocol(
-        fresh=True, epochs=15, batch_size=512, learning_rates=(4e-3,), standardise=False
-    ),
-    # One stored feature an image: ten times cheaper. Pixels want a low rate, correlated features a
-    # high one.
-    "cached": Protocol(
-        fresh=False,
-        epochs=15,
-        batch_size=512,
-        learning_rates=(1e-3, 4e-3, 1.6e-2, 6.4e-2),
-        standardise=True,
-    ),
-    # l-DAE (arXiv 2401.14404): a batch norm without parameters, then a Linear.
-    "imagenet": Protocol(
-        fresh=True, epochs=90, batch_size=16384, learning_rates=(6.4e-3,), standardise=True
-    ),
-}
+from ddaepp_jax.probing.protocols import Protocol
 
 
 @struct.dataclass
@@ -287,11 +243,3 @@ def knn_accuracy(
     vote = lambda distance: np.exp(-0.5 * np.square(distance) / temperature)
     classifier = KNeighborsClassifier(min(k, len(bank)), weights=vote, algorithm="brute")
     return float(classifier.fit(unit(bank), bank_labels).score(unit(features), labels))
-
-
-def split_rows(n: int, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of ``n`` images in a drawn order: those to train heads on; the part ``held_out`` of
-    them, to choose by.
-    """
-    order, count = np.asarray(batch_indices(seed, 0, n, n)), round(n * held_out)
-    return order[count:], order[:count]

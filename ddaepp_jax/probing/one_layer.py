@@ -9,8 +9,8 @@ import numpy as np
 from ddaepp_jax.base.choice import choose
 from ddaepp_jax.build import layers, noise_level
 from ddaepp_jax.data.augment import crop_pad
-from ddaepp_jax.probing.features import extract, make_feature_batch, noisy, views
-from ddaepp_jax.probing.heads import split_rows
+from ddaepp_jax.probing.features import Extraction, extract, noisy, views
+from ddaepp_jax.probing.splits import split_rows
 
 if TYPE_CHECKING:
     from ddaepp_jax.evaluators import Context
@@ -45,11 +45,18 @@ class OneLayer:
         self._features = noisy(context.network, context.process, (layer,))
         self.name = f"{layer}/{context.process.unit}{self._level:g}"
 
-    @property
-    def _common(self) -> dict[str, Any]:
+    def _extraction(self, params: Any, pad: int = 0, flip: bool = False) -> Extraction:
         context = self._context
-        batch_size = context.sampling.batch_size
-        return dict(level=self._level, seed=context.seed, batch_size=batch_size, mesh=context.mesh)
+        return Extraction(
+            self._features,
+            params,
+            context.mesh,
+            self._level,
+            context.seed,
+            context.sampling.batch_size,
+            pad,
+            flip,
+        )
 
     def split(self, images: int) -> Callable[[Any], tuple[Labelled, Labelled]]:
         """Returns a function of the parameters: labelled features to learn from, and to test on.
@@ -62,12 +69,11 @@ class OneLayer:
         train, test = (part[:images] for part in rows)
         ids = np.concatenate([train, test])
         read = cache(lambda: context.data.gather(ids))
-        feature_batch = make_feature_batch(self._features, context.mesh)
 
         def measure(params: Any) -> tuple[Labelled, Labelled]:
             pixels, labels = read()
-            pieces = extract(feature_batch, params, lambda rows: pixels[rows], ids, **self._common)
-            features = np.concatenate([piece[self._layer] for piece in pieces])
+            extraction = self._extraction(params)
+            features = extract(extraction, lambda rows: pixels[rows], ids)[self._layer]
             end = len(train)
             return (features[:end], labels[:end]), (features[end:], labels[end:])
 
@@ -86,13 +92,7 @@ class OneLayer:
 
         def measure(params: Any) -> tuple[np.ndarray, np.ndarray]:
             both = views(
-                self._features,
-                params,
-                lambda rows: read()[rows],
-                ids,
-                pad=pad,
-                flip=context.flip,
-                **self._common,
+                self._extraction(params, pad, context.flip), lambda rows: read()[rows], ids
             )
             return both[self._layer]
 

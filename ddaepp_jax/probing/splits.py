@@ -6,7 +6,23 @@ import numpy as np
 
 from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.data.datasets import Dataset
-from ddaepp_jax.probing.heads import split_rows
+from ddaepp_jax.data.order import batch_indices
+
+
+def split_rows(n: int, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Splits the rows of ``n`` images, shuffled by ``seed``.
+
+    Args:
+      n: number of images.
+      held_out: share of the second part, in 0..1.
+      seed: of the order.
+
+    Returns:
+      Rows to train heads on, and rows held out from them.
+    """
+    order = np.asarray(batch_indices(seed, 0, n, n))
+    count = round(n * held_out)
+    return order[count:], order[:count]
 
 
 class Splits:

@@ -12,7 +12,8 @@ import numpy as np
 
 from ddaepp_jax.base.errors import InputError, first_line
 from ddaepp_jax.data.datasets import Dataset
-from ddaepp_jax.probing.stored import store, widths
+from ddaepp_jax.probing.features import Extraction
+from ddaepp_jax.probing.stored import store
 from ddaepp_jax.scoring import FEWEST
 from ddaepp_jax.scoring.extractors import Extractor
 
@@ -178,19 +179,12 @@ def collect(
     def read(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return images.read(ids), np.zeros(len(ids), np.int32)
 
-    features, _ = store(
-        directory,
-        extractor.features,
-        extractor.params,
-        read,
-        np.arange(len(images)),
-        widths(extractor.features, extractor.params, images.image_shape),
-        level=np.int32(0),
-        seed=0,
-        batch_size=batch_size,
-        mesh=extractor.mesh,
-        title=f"{images.name} by {extractor.kind}",
+    extraction = Extraction(
+        extractor.features, extractor.params, extractor.mesh, batch_size=batch_size
     )
+    ids = np.arange(len(images))
+    title = f"{images.name} by {extractor.kind}"
+    features, _ = store(directory, extraction, read, ids, images.image_shape, title)
     for layer, values in features.items():
         bad = ~np.isfinite(values.sum(axis=1))
         if bad.any():

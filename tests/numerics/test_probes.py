@@ -18,7 +18,8 @@ from ddaepp_jax.data.datasets import digits
 from ddaepp_jax.diffusion.noise import image_keys
 from ddaepp_jax.probing import features, online
 from ddaepp_jax.probing import heads as probes
-from ddaepp_jax.probing.heads import PROTOCOLS
+from ddaepp_jax.probing.protocols import PROTOCOLS
+from ddaepp_jax.probing.splits import split_rows
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +216,7 @@ def test_neighbours_vote_by_cosine():
     ("n", "part", "held_out"), [(1500, 0.1, 150), (50_000, 0.1, 5000), (10, 0.0, 0), (7, 0.5, 4)]
 )
 def test_rows_are_split_without_loss(n, part, held_out):
-    fit, choose = probes.split_rows(n, part, seed=0)
+    fit, choose = split_rows(n, part, seed=0)
     assert len(choose) == held_out
     np.testing.assert_array_equal(np.sort(np.concatenate([fit, choose])), np.arange(n))
     if n > 100:
@@ -257,11 +258,16 @@ def test_online_heads_see_a_draw_and_a_crop_of_each_step():
             probes.init({"x": 36}, 3, 2), seen, labels, rates, number / 8, 0.1
         ).params
 
-    step = online.make_online_step(features, flip=True, pad=2, l2=0.1, mesh=mesh)
+    step = online.make_online_step(features, mesh, pad=2, flip=True, l2=0.1)
     constants = {"seed": np.uint32(5), "level": 0.5, "steps": np.float32(8), "rates": rates}
     for number in (0, 6):
         heads, _ = step(
-            {}, probes.init({"x": 36}, 3, 2), images, labels, ids, {}, constants, jnp.int32(number)
+            {},
+            probes.init({"x": 36}, 3, 2),
+            (images, labels, ids),
+            {},
+            constants,
+            jnp.int32(number),
         )
         check = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
         jax.tree.map(check, heads.params, expected(jnp.int32(number)))

@@ -19,9 +19,8 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from ddaepp_jax import convert, fid, load, main
-from ddaepp_jax.base import parallel
+from ddaepp_jax.base import dispatch, parallel
 from ddaepp_jax.data import datasets
-from ddaepp_jax.probing import stored
 from ddaepp_jax.released import inception_fid
 from ddaepp_jax.run import Run
 from ddaepp_jax.sampling.settings import Sampling
@@ -114,7 +113,7 @@ def test_a_stopped_program_goes_on_in_the_middle_of_a_seed(workdir, extractor, m
     whole = scored(workdir, extractor, "--n=40", "--batch_size=8", "--npz")
     (npz,) = (workdir / "fid").glob("*.npz")
     images = np.load(npz)["arr_0"]
-    monkeypatch.setattr(stored, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(dispatch, "SAVE_SECONDS", 0.0)
     sample, counts = Run.sample, []
 
     def dying(self, n, first, **how):

@@ -14,13 +14,15 @@ from helpers.errors import expect_error
 
 import ddaepp_jax
 from ddaepp_jax import linear_probe
+from ddaepp_jax.base import dispatch
 from ddaepp_jax.data.augment import random_crop
 from ddaepp_jax.data.datasets import digits
 from ddaepp_jax.probing import heads as probes
 from ddaepp_jax.probing import online, stored
 from ddaepp_jax.probing.diagnostics import diagnose
 from ddaepp_jax.probing.features import pool
-from ddaepp_jax.probing.splits import Splits
+from ddaepp_jax.probing.protocols import PROTOCOLS
+from ddaepp_jax.probing.splits import Splits, split_rows
 from ddaepp_jax.reporting import probes as probe_results
 
 
@@ -76,7 +78,7 @@ def test_every_image_counts_once(whole):
 def test_a_trained_network_beats_chance_and_learning_rates_are_chosen(whole):
     assert whole["best"]["linear_test"] > 15
     assert {row["learning_rate"] for row in whole["rows"]} <= set(
-        probes.PROTOCOLS["cached"].learning_rates
+        PROTOCOLS["cached"].learning_rates
     )
 
 
@@ -92,7 +94,7 @@ def test_stored_features_are_the_runs_own(run, tmp_path, monkeypatch):
         layer: np.load(directory / f"{layer}.npy") for layer in ("in_1", "mid", "out_1", "labels")
     }
     train, test = digits("train"), digits("test")
-    fit, held_out = probes.split_rows(1500, 0.1, 5)
+    fit, held_out = split_rows(1500, 0.1, 5)
     np.testing.assert_array_equal(
         kept["labels"],
         np.concatenate([train.arrays()[1][fit], train.arrays()[1][held_out], test.arrays()[1]]),
@@ -118,7 +120,7 @@ DIAGNOSES = ("alignment", "uniformity", "effective_rank", "spread")
 
 
 def test_diagnoses_are_those_of_two_views_of_the_images_that_choose(run, whole, tmp_path):
-    _, ids = probes.split_rows(1500, 0.1, 0)
+    _, ids = split_rows(1500, 0.1, 0)
     images, level, found = jax.numpy.asarray(digits("train").arrays()[0][ids]), np.full(150, 11), {}
     for view in range(2):
         x0 = random_crop(images, 0, view, ids, pad=1).astype(np.float32) / 127.5 - 1
@@ -216,7 +218,7 @@ def test_a_stopped_probe_resumes(run, whole, tmp_path, monkeypatch, call):
     the same.
     """
     chosen = linear_probe.settings(run, levels=(1, 11), epochs=20)
-    monkeypatch.setattr(stored, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(dispatch, "SAVE_SECONDS", 0.0)
     with monkeypatch.context() as patch:
         stop_at(patch, stored, "replace", 4 * call)
         with pytest.raises(Stopped):
@@ -234,7 +236,7 @@ def test_a_stopped_probe_resumes(run, whole, tmp_path, monkeypatch, call):
 
 def test_features_of_other_settings_are_not_reused(run, whole, tmp_path, monkeypatch):
     """Stopped before any result was written, then started with another seed under the same name."""
-    monkeypatch.setattr(stored, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(dispatch, "SAVE_SECONDS", 0.0)
     with monkeypatch.context() as patch:
         stop_at(patch, stored, "replace", 5)
         with pytest.raises(Stopped):
@@ -258,7 +260,7 @@ def test_online_resumes_and_is_not_cached(run, whole, tmp_path, monkeypatch):
     )
     assert chosen.tag == "crop-4ep" and not chosen.flip  # digits are not mirrored
     results = linear_probe.probe(run, chosen, tmp_path / "whole")
-    monkeypatch.setattr(online, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(dispatch, "SAVE_SECONDS", 0.0)
     with monkeypatch.context() as patch:
         stop_at(patch, online, "replace", 30)  # of 22 steps for pixels and 22 for the level
         with pytest.raises(Stopped):
@@ -380,7 +382,7 @@ def test_heads_learn_from_the_training_part_and_what_is_held_out_chooses(
     )
     assert given == {name: {1350} for name in given}
     for row in found["rows"]:
-        assert row["learning_rate"] == probes.PROTOCOLS["cached"].learning_rates[2]
+        assert row["learning_rate"] == PROTOCOLS["cached"].learning_rates[2]
         assert (row["linear_held_out"], row["linear_test"]) == (90, 30)
         assert (row["knn_held_out"], row["knn_test"]) == pytest.approx((15, 29.7))
 
