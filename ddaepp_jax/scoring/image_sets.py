@@ -189,7 +189,7 @@ def collect(
         bad = ~np.isfinite(values.sum(axis=1))
         if bad.any():
             raise InputError(
-                f"{images.name}: image {np.argmax(bad)} has a feature ({layer}) that is not finite, "
-                f"{bad.sum()} in all; give other images"
+                f"{images.name}: image {np.argmax(bad)} has a feature ({layer}) that is not "
+                f"finite, {bad.sum()} in all; give other images or another extractor"
             )
     return features

@@ -1,9 +1,7 @@
-"""How far two rows of scores are apart."""
+"""The difference between rows of scores."""
 
 
 def differ(ours, theirs):
-    """The largest relative difference of two rows of scores, whose distances are relative to the
-    features' spread.
-    """
+    """Returns the largest difference between two rows, relative for scores above 1."""
     assert ours.keys() == theirs.keys()
     return max(abs(ours[name] - theirs[name]) / max(1, abs(theirs[name])) for name in ours)
