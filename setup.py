@@ -35,6 +35,7 @@ setup(
         "ml-collections>=1.1,<2",
         "clu>=0.0.12,<0.1",
         "einops>=0.8,<0.9",
+        "pydantic>=2.11,<3",  # checks configs
         "grain>=0.2.18,<0.3",
         "array_record>=0.8.6",
         "pillow>=11",

@@ -28,12 +28,13 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from ddaepp_jax import load, main
+from ddaepp_jax import load
 from ddaepp_jax.base import parallel
 from ddaepp_jax.cli.arguments import Parser
 from ddaepp_jax.cli.start import launch, start_backend
 from ddaepp_jax.config.overrides import parse_config
 from ddaepp_jax.reporting import plots
+from ddaepp_jax.run.train import train_and_evaluate
 from ddaepp_jax.training import posthoc
 
 KEPT = (0.05, 0.1)
@@ -171,7 +172,7 @@ def program(argv: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         workdir = args.workdir or Path(temporary) / "run"
         start = time.perf_counter()
-        main.train_and_evaluate(config, workdir)
+        train_and_evaluate(config, workdir)
         rows = measure(workdir)
     common = {
         "config": args.config,

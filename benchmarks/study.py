@@ -33,12 +33,13 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 from train_step import Step, random_images
 
-from ddaepp_jax import linear_probe, load, main
+from ddaepp_jax import linear_probe, load
 from ddaepp_jax.cli.arguments import Parser, several
 from ddaepp_jax.cli.start import launch, start_backend
 from ddaepp_jax.config.overrides import parse_config
 from ddaepp_jax.reporting import plots
 from ddaepp_jax.reporting.probes import PIXELS
+from ddaepp_jax.run.train import train_and_evaluate
 
 MADE_BY = (
     "config",
@@ -99,7 +100,7 @@ def run_one(
     """
     start = time.monotonic()
     made = parse_config([f"--config={config}", *fields])
-    main.train_and_evaluate(made, workdir)
+    train_and_evaluate(made, workdir)
     run = load(workdir)
     for split, number in zip(("split", "eval_split"), images, strict=False):
         run.config.data[split] += f"[:{number}]"

@@ -35,13 +35,12 @@ from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.base.files import replace
 from ddaepp_jax.cli.arguments import Parser, several
 from ddaepp_jax.cli.start import launch, start_backend
+from ddaepp_jax.config import overrides, validation
 from ddaepp_jax.config import saved as run_config
-from ddaepp_jax.config import validation
-from ddaepp_jax.config.overrides import parse_config
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.models.self_conditioning import OneOf
 from ddaepp_jax.reporting import bottleneck as bottleneck_results
-from ddaepp_jax.run import weights_to_start_from
+from ddaepp_jax.run.opened import weights_to_start_from
 from ddaepp_jax.training import graft
 from ddaepp_jax.training.program import Program, compile_program
 from ddaepp_jax.training.source import Source
@@ -93,7 +92,7 @@ def search(
     weights = _weights(config, network, data.image_shape, widths)
     if data.nbytes <= config.data.device_bytes:
         data = data.resident()  # read once, not once a run
-    _claim(config, workdir)
+    run_config.claim(workdir / "short_run.json", config, "a search", _changes)
     done = _done(workdir / "curves.jsonl")
     left = [(seed, block) for seed in seeds for block in widths if (seed, block) not in done]
     # A log file gets a line now and then, a terminal a bar.
@@ -288,33 +287,15 @@ def _curve(
     return row
 
 
-def _claim(config: ConfigDict, workdir: Path) -> None:
-    """Make the directory, or check that it holds a search by this config, whatever its seed and
-    bottleneck.
-    """
-    file = workdir / "short_run.json"
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        if file.exists():
-            old = run_config.from_json(file.read_text(errors="replace"), str(file))
-            old.seed, old.model.bottleneck = config.seed, config.model.bottleneck
-            lengths = old.train.steps, config.train.steps
-            changed = (
-                [f"train.steps: {lengths[0]} -> {lengths[1]}"] if lengths[0] != lengths[1] else []
-            )
-            changed += [line for line in run_config.changes(old, config) if line not in changed]
-            if changed:
-                raise InputError(
-                    f"{file}: a search by another config ({'; '.join(changed)}); use another --workdir"
-                )
-        elif any(workdir.iterdir()):
-            raise InputError(f"--workdir: {workdir} is not empty and holds no search; use another")
-        else:
-            file.write_text(run_config.to_json(config))
-    except OSError as error:
-        raise InputError(
-            f"--workdir: cannot write {workdir} ({error.strerror}); use another"
-        ) from None
+def _changes(old: ConfigDict, new: ConfigDict) -> list[str]:
+    """Returns the differences between two searches' configs, apart from seed and bottleneck."""
+    old.seed = new.seed
+    old.model.bottleneck = new.model.bottleneck
+    lines = run_config.changes(old, new)
+    length = f"train.steps: {old.train.steps} -> {new.train.steps}"
+    if old.train.steps != new.train.steps and length not in lines:
+        lines.insert(0, length)
+    return lines
 
 
 def _done(file: Path) -> dict[tuple[int, str], dict[str, Any]]:
@@ -350,7 +331,7 @@ def _conclude(
 
 def main(argv: Sequence[str]) -> None:
     args, rest = _parse(argv)
-    config = parse_config(
+    config = overrides.parse_config(
         [*([f"--config={args.config}"] if args.config is not None else []), *rest]
     )
     start_backend()

@@ -3,7 +3,7 @@
 import argparse
 import ast
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ddaepp_jax import evaluators
@@ -59,6 +59,20 @@ def option(text: str) -> tuple[str, Any]:
         return name, ast.literal_eval(value)
     except (ValueError, SyntaxError):
         return name, value
+
+
+def add_config(parser: Parser, default: str) -> None:
+    """Adds ``--config``; the parser's unknown arguments override its fields."""
+    parser.add_argument(
+        "--config",
+        metavar="FILE[:VARIANT]",
+        help=f"config file (default: {default}); --config.FIELD=VALUE overrides a field",
+    )
+
+
+def config_arguments(args: argparse.Namespace, changes: Sequence[str]) -> list[str]:
+    """Returns ``--config`` and its overrides, as ``config.overrides.parse_config`` takes them."""
+    return [*([] if args.config is None else [f"--config={args.config}"]), *changes]
 
 
 def add_run(parser: Parser, required: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""The config of a command line: ``--config=FILE[:VARIANT]`` and ``--config.FIELD=VALUE``."""
+"""The config of a command line: ``--config=FILE[:VARIANT] --config.FIELD=VALUE ..``."""
 
 import ast
 import difflib
@@ -10,15 +10,24 @@ from typing import Any
 
 from ml_collections import ConfigDict, FieldReference
 
-from ddaepp_jax import config as schema
 from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.config.default import get_config
 
 
-def parse_config(
-    argv: Sequence[str], default: Callable[[], ConfigDict] = schema.get_config
-) -> ConfigDict:
-    """The config of ``--config=FILE[:VARIANT]`` with overrides ``--config.FIELD=VALUE``, locked."""
-    source, overrides = None, []
+def parse_config(argv: Sequence[str], default: Callable[[], ConfigDict] = get_config) -> ConfigDict:
+    """Returns the config of a command line, locked; its values are not validated yet.
+
+    Args:
+      argv: ``--config=FILE[:VARIANT]`` and overrides ``--config.FIELD=VALUE``, in any order; the
+        last value of a field counts.
+      default: the config where no file is given.
+
+    Raises:
+      InputError: an argument is none of these, names no config file or no field, or has a value of
+        another type than the field's.
+    """
+    source = None
+    overrides = []
     for argument in argv:
         name, equals, text = argument.partition("=")
         if not name.startswith("--config.") and name != "--config":
@@ -29,89 +38,92 @@ def parse_config(
             source = text
         else:
             overrides.append((name.removeprefix("--config."), text))
-    config = (default() if source is None else _read_config(source)).lock()
+    config = (default() if source is None else _read_file(source)).lock()
     for field, text in overrides:
         _override(config, field, text)
     return config
 
 
-def _read_config(source: str) -> ConfigDict:
-    """What ``get_config`` of FILE[:VARIANT] returns; an exception of the file's own code goes
-    through, as a bug.
+def _read_file(source: str) -> ConfigDict:
+    """Returns what ``get_config`` of FILE[:VARIANT] returns.
+
+    An exception of the file's own code passes through, as a bug.
     """
     file, _, variant = source.partition(":")
-    if not Path(file).is_file() or Path(file).suffix != ".py":
-        what = (
-            f"{file} is not a Python file" if Path(file).exists() and file else f"no file {file!r}"
-        )
+    path = Path(file)
+    if not path.is_file() or path.suffix != ".py":
+        exists = file and path.exists()
+        what = f"{file} is not a Python file" if exists else f"no file {file!r}"
         raise InputError(f"--config: {what}; give a config file, e.g. configs/NAME.py")
     spec = importlib.util.spec_from_file_location("config_file", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    get_config = getattr(module, "get_config", None)
-    if not callable(get_config):
+    function = getattr(module, "get_config", None)
+    if not callable(function):
         raise InputError(
-            f"--config: {file} has no function get_config; see {Path(__file__).with_name('config.py')}"
+            f"--config: {file} has no function get_config; see configs/uvit_digits.py for one"
         )
-    if variant and not inspect.signature(get_config).parameters:
+    if variant and not inspect.signature(function).parameters:
         raise InputError(f"--config: {file} has no variants; leave :{variant} out")
-    config = get_config(*([variant] if variant else []))
+    config = function(variant) if variant else function()
     if not isinstance(config, ConfigDict):
-        got = type(config).__name__
         raise InputError(
-            f"--config: get_config of {file} returns a {got}; let it return a ConfigDict"
+            f"--config: get_config of {file} returns a {type(config).__name__}; "
+            "let it return a ConfigDict"
         )
     return config
 
 
 def _override(config: ConfigDict, field: str, text: str) -> None:
-    """Set a field, named with dots, to a value of its type."""
+    """Sets a field, named with dots, to the value of a text."""
     *groups, name = field.split(".")
     holder = config
     for group in groups:
         holder = holder.get(group) if isinstance(holder, ConfigDict) else None
     if not isinstance(holder, ConfigDict) or name not in holder:
         near = difflib.get_close_matches(field, _names(config), n=1)
-        mend = (
-            f"did you mean {near[0]}?" if near else f"the groups of fields are {', '.join(config)}"
-        )
+        groups_of_fields = f"the groups of fields are {', '.join(config)}"
+        mend = f"did you mean {near[0]}?" if near else groups_of_fields
         raise InputError(f"--config.{field}: no such field; {mend}")
     if isinstance(holder[name], ConfigDict):
         raise InputError(
             f"--config.{field}: a group of fields; give one of {', '.join(holder[name])} in it"
         )
-    optional = isinstance(dict(holder.items(preserve_field_references=True))[name], FieldReference)
-    holder[name] = (
-        None if optional and text == "None" else _value(field, text, holder.get_type(name))
-    )
+    reference = dict(holder.items(preserve_field_references=True))[name]
+    if isinstance(reference, FieldReference) and text == "None":
+        holder[name] = None
+    else:
+        holder[name] = _value(field, text, holder.get_type(name))
 
 
 def _names(config: ConfigDict, prefix: str = "") -> list[str]:
-    """All fields and groups by their dotted names."""
-    own = [prefix + name for name in config]
-    return own + [
-        n
-        for k, v in config.items()
-        if isinstance(v, ConfigDict)
-        for n in _names(v, f"{prefix}{k}.")
-    ]
+    """Returns the dotted names of all fields and groups."""
+    names = []
+    for name, value in config.items():
+        names.append(prefix + name)
+        if isinstance(value, ConfigDict):
+            names += _names(value, f"{prefix}{name}.")
+    return names
 
 
-def _value(field: str, text: str, wanted: type) -> Any:
-    """The value that a text means for a field of type ``wanted``."""
-    if wanted is str:
+_WORDS = {
+    int: "an int",
+    float: "a float",
+    bool: "a bool; write True or False",
+    tuple: "a tuple; write it with a comma, e.g. (1,), and quote it for the shell",
+}
+
+
+def _value(field: str, text: str, kind: type) -> Any:
+    """Returns the value of type ``kind`` that a text stands for."""
+    if kind is str:
         return text
     try:
-        if wanted in (int, float):
-            return wanted(text)
-        value = ast.literal_eval(text.capitalize() if wanted is bool else text)
+        if kind in (int, float):
+            return kind(text)
+        value = ast.literal_eval(text.capitalize() if kind is bool else text)
     except (ValueError, SyntaxError):
         value = None
-    if not isinstance(value, wanted):
-        what = {
-            int: "an int",
-            bool: "a bool; write True or False",
-            tuple: "a tuple; write it with a comma, e.g. (1,), and quote it for the shell",
-        }.get(wanted, f"a {wanted.__name__}")
-        raise InputError(f"--config.{field}: {text!r} is not {what}")
+    if not isinstance(value, kind):
+        raise InputError(f"--config.{field}: {text!r} is not {_WORDS[kind]}")
     return value

@@ -1,14 +1,15 @@
-"""What a layer's features are like, without labels.
+"""Diagnostics of one layer's features, without labels.
 
-Values say how far two views of an image agree in the layer, and how much of their space the images
-fill; a collapse of the features is printed.
+They measure how far two views of an image agree, and how much of their space the features fill. A
+collapse of the features is printed.
 """
 
 import dataclasses
 from typing import TYPE_CHECKING, Annotated, Any
 
-from annotated_types import Ge
+from pydantic import Field
 
+from ddaepp_jax.base.ranges import OrOff
 from ddaepp_jax.probing.diagnostics import FEWEST
 from ddaepp_jax.reporting.panels import Panel
 
@@ -28,8 +29,8 @@ class Settings:
       level: noise level in the process's unit; None is the middle of the process's probe grid.
     """
 
-    every: Annotated[int, Ge(0)] = 2500
-    images: Annotated[int, Ge(FEWEST)] = 1024
+    every: OrOff = 2500
+    images: Annotated[int, Field(ge=FEWEST)] = 1024
     layer: str = "bottleneck"
     level: float | None = None
 

@@ -3,8 +3,9 @@
 import dataclasses
 from typing import TYPE_CHECKING, Annotated, Any
 
-from annotated_types import Ge
+from pydantic import Field
 
+from ddaepp_jax.base.ranges import OrOff
 from ddaepp_jax.reporting.panels import Panel
 from ddaepp_jax.scoring import FEWEST
 
@@ -24,8 +25,8 @@ class Settings:
         that is trained once; "inception"; or an extractor's directory.
     """
 
-    every: Annotated[int, Ge(0)] = 0
-    n: Annotated[int, Ge(FEWEST)] = 5000
+    every: OrOff = 0
+    n: Annotated[int, Field(ge=FEWEST)] = 5000
     extractor: str = "classifier"
 
 

@@ -4,10 +4,11 @@ Where the network conditions itself, ``condition_off`` is the mean with that con
 """
 
 import dataclasses
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from annotated_types import Ge, Gt
+from pydantic import PositiveInt
 
+from ddaepp_jax.base.ranges import OrOff
 from ddaepp_jax.reporting.panels import Panel
 
 if TYPE_CHECKING:
@@ -25,9 +26,9 @@ class Settings:
       levels: number of noise levels.
     """
 
-    every: Annotated[int, Ge(0)] = 2500
-    images: Annotated[int, Gt(0)] = 256
-    levels: Annotated[int, Gt(0)] = 10
+    every: OrOff = 2500
+    images: PositiveInt = 256
+    levels: PositiveInt = 10
 
 
 BY_LEVEL = r"heldout_loss/.+/(t|sigma)[0-9.e-]+"

@@ -1,10 +1,14 @@
-"""Accuracy of the nearest neighbours in one layer at one noise level, among training images."""
+"""Accuracy of nearest neighbours in one layer at one noise level.
+
+The neighbours are images of the training split, and so are the images that are classified.
+"""
 
 import dataclasses
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from annotated_types import Ge, Gt
+from pydantic import PositiveInt
 
+from ddaepp_jax.base.ranges import OrOff
 from ddaepp_jax.reporting.panels import Panel
 
 if TYPE_CHECKING:
@@ -18,17 +22,18 @@ class Settings:
 
     Attributes:
       every: steps between evaluations; 0 turns it off.
-      images: at most this many images are the neighbours, and at most as many are classified.
+      images: neighbours are sought among at most this many images, and at most as many others
+        are classified.
       layer: name of the network's feature.
       level: noise level in the process's unit; None is the middle of the process's probe grid.
       k: number of neighbours.
     """
 
-    every: Annotated[int, Ge(0)] = 2500
-    images: Annotated[int, Gt(0)] = 5000
+    every: OrOff = 2500
+    images: PositiveInt = 5000
     layer: str = "bottleneck"
     level: float | None = None
-    k: Annotated[int, Gt(0)] = 20
+    k: PositiveInt = 20
 
 
 PANELS = (Panel("kNN while training", "knn/.+", "accuracy, %", alone=False),)
@@ -36,7 +41,7 @@ PANELS = (Panel("kNN while training", "knn/.+", "accuracy, %", alone=False),)
 
 def make(settings: Settings, context: "Context") -> "Evaluation | None":
     """Returns the evaluation; None where the data have no labels."""
-    from ddaepp_jax.probing.heads import knn_accuracy
+    from ddaepp_jax.probing.neighbours import knn_accuracy
     from ddaepp_jax.probing.one_layer import OneLayer
     from ddaepp_jax.training.schedule import Evaluation
 

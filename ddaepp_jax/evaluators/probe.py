@@ -1,13 +1,14 @@
 """Accuracy of linear heads on one layer at one noise level.
 
-The heads are trained on images of the training split, and asked about others of it.
+The heads are trained on images of the training split and tested on others of it.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from annotated_types import Ge, Gt
+from pydantic import PositiveInt
 
+from ddaepp_jax.base.ranges import OrOff
 from ddaepp_jax.reporting.panels import Panel
 
 if TYPE_CHECKING:
@@ -24,14 +25,14 @@ class Settings:
       images: at most this many images train the heads, and at most as many test them.
       layer: name of the network's feature.
       level: noise level in the process's unit; None is the middle of the process's probe grid.
-      epochs: of the heads; None is the number of the protocol "cached".
+      epochs: epochs of the heads; None is the number of the protocol "cached".
     """
 
-    every: Annotated[int, Ge(0)] = 2500
-    images: Annotated[int, Gt(0)] = 5000
+    every: OrOff = 2500
+    images: PositiveInt = 5000
     layer: str = "bottleneck"
     level: float | None = None
-    epochs: Annotated[int, Gt(0)] | None = None
+    epochs: PositiveInt | None = None
 
 
 BETTER = max

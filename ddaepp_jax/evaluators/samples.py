@@ -1,10 +1,11 @@
 """A grid of samples, of all classes in turn where the network takes labels."""
 
 import dataclasses
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from annotated_types import Ge, Gt
+from pydantic import PositiveInt
 
+from ddaepp_jax.base.ranges import OrOff
 from ddaepp_jax.reporting.panels import Panel
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ class Settings:
       n: number of images.
     """
 
-    every: Annotated[int, Ge(0)] = 2500
-    n: Annotated[int, Gt(0)] = 64
+    every: OrOff = 2500
+    n: PositiveInt = 64
 
 
 PANELS: tuple[Panel, ...] = ()  # The page shows the grids themselves.

@@ -1,19 +1,16 @@
-"""DiT (arXiv 2212.09748): a vision transformer conditioned by adaptive layer norms (adaLN-Zero), in
-two releases.
+"""DiT (arXiv 2212.09748): a vision transformer conditioned by adaptive layer norms (adaLN-Zero).
 
-The defaults are DiT's. LightningDiT's (arXiv 2501.01423) are the options ``rope, rmsnorm, swiglu``,
-and ``qk_norm`` and ``shift=False``, which its paper tries. Self-conditioning, off by default, is
-the only other addition: without it the parameter tree and the function are theirs.
+The defaults are DiT's. The options ``rope, rmsnorm, swiglu`` make it LightningDiT (arXiv
+2501.01423), whose paper also tries ``qk_norm`` and ``shift=False``. Self-conditioning, off by
+default, is the only other addition: without it the parameter tree and the function are theirs.
 
-The blocks' parameters are one stack, leaves (depth, ...), and run by one scan, which compiles one
-block for all; or by a loop, with the same parameters. What is wanted of a block's output travels in
-the scan's carry: a captured feature in a slot of its own, the bottleneck as the condition of what
-follows. So what a loss keeps for one layer is that layer's, whatever the depth.
+The parameters of all blocks are one stack of leaves (depth, ...), which ``lax.scan`` runs through;
+unrolled, it compiles depth times the code. Captured features travel in the scan's carry, each in a
+slot of its own, so a loss on one layer keeps that layer's tokens alive and no others.
 """
 
-import itertools
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -24,31 +21,26 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from ddaepp_jax.models.layers import Attention, Mlp, sinusoid, wide
-from ddaepp_jax.models.self_conditioning import (
-    OneOf,
-    SelfConditioning,
-    candidates,
-    chosen,
-    is_bottleneck,
-    prefix,
-)
+from ddaepp_jax.models import self_conditioning
+from ddaepp_jax.models.layers import Attention, Mlp, layer_norm, sinusoid, wide
+from ddaepp_jax.models.self_conditioning import SelfConditioning, pool
+from ddaepp_jax.models.tap import Tap
 
 XAVIER = nn.initializers.xavier_uniform()
-TIME_CHANNELS = 256  # of the time's sinusoid
-Turns = tuple[Array, Array] | None  # cosines and sines of the rotary embedding
+TIME_CHANNELS = 256  # channels of the time's sinusoid
+Rotation = tuple[Array, Array] | None  # cosines and sines of the rotary embedding
 
 
 def block_names(depth: int) -> list[str]:
-    """Names of a DiT's blocks in order: ``block_1 ..``."""
+    """Returns the names of a DiT's blocks in order: ``block_1 ..``."""
     return [f"block_{i + 1}" for i in range(depth)]
 
 
 def position_embedding(height: int, width: int, channels: int) -> np.ndarray:
-    """(H * W, channels) float32: DiT's fixed sinusoids, of the column in the first half and of the
-    row in the second.
+    """Computes DiT's fixed position embedding, (H * W, channels) float32.
 
-    ``channels`` is a multiple of 4; each half is [sin, cos].
+    The first half of the channels, a multiple of 4 in all, are sinusoids of the column, the second
+    half of the row; each half is [sin, cos].
     """
     frequencies = 10_000.0 ** -(np.arange(channels // 4) / (channels // 4))
     rows, columns = np.divmod(np.arange(height * width), width)
@@ -59,11 +51,10 @@ def position_embedding(height: int, width: int, channels: int) -> np.ndarray:
 
 
 def rotation(height: int, width: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines and sines (H * W, channels) float32 of the rotary embedding in two dimensions
-    (EVA-02's).
+    """Computes the cosines and sines of EVA-02's rotary embedding, (H * W, channels) float32 each.
 
-    Half of a head's ``channels``, a multiple of 4, turn by the row and half by the column; each
-    angle is two channels'.
+    Half of a head's ``channels``, a multiple of 4, turn by the row and half by the column; two
+    neighbouring channels share an angle.
     """
     frequencies = 10_000.0 ** -(np.arange(channels // 4) / (channels // 4))
     places = np.divmod(np.arange(height * width), width)
@@ -74,8 +65,9 @@ def rotation(height: int, width: int, channels: int) -> tuple[np.ndarray, np.nda
 
 
 def _norm(name: str, rmsnorm: bool, dtype: jnp.dtype) -> nn.Module:
-    """The norm before a branch: RMSNorm with a scale, or LayerNorm without parameters; in
-    float32.
+    """Makes the norm before a branch: RMSNorm with a scale, or LayerNorm without parameters.
+
+    Statistics and normalisation are in float32, whatever ``dtype`` is.
     """
     if rmsnorm:
         return nn.RMSNorm(epsilon=1e-6, dtype=dtype, name=name)
@@ -83,19 +75,17 @@ def _norm(name: str, rmsnorm: bool, dtype: jnp.dtype) -> nn.Module:
 
 
 def _qk_norm(name: str, rmsnorm: bool, dtype: jnp.dtype) -> nn.Module:
-    """The norm of queries and keys, with parameters either way."""
-    return (
-        _norm(name, True, dtype) if rmsnorm else nn.LayerNorm(epsilon=1e-5, dtype=dtype, name=name)
-    )
+    """Makes the norm of queries or keys, which has parameters either way."""
+    return _norm(name, True, dtype) if rmsnorm else layer_norm(name, dtype)
 
 
 def _modulation(
     condition: Array, parts: int, width: int, dtype: jnp.dtype, name: str
 ) -> list[Array]:
-    """``parts`` of (B, 1, width) each, all zero at first."""
+    """Projects the condition (B, D) to ``parts`` of (B, 1, width), which are zero at first."""
     zeros = nn.initializers.zeros
-    made = nn.Dense(parts * width, kernel_init=zeros, dtype=dtype, name=name)(nn.silu(condition))
-    return jnp.split(made[:, None], parts, axis=-1)
+    dense = nn.Dense(parts * width, kernel_init=zeros, dtype=dtype, name=name)
+    return jnp.split(dense(nn.silu(condition))[:, None], parts, axis=-1)
 
 
 def _modulated(x: Array, scale: Array, shift: Sequence[Array] = ()) -> Array:
@@ -104,8 +94,9 @@ def _modulated(x: Array, scale: Array, shift: Sequence[Array] = ()) -> Array:
 
 
 class SwiGLU(nn.Module):
-    """SiLU(x W_1) * (x W_2), then W_3 (arXiv 2002.05202, eq. 6), with biases; W_1 and W_2 are one
-    projection.
+    """(SiLU(x W_1) * (x W_2)) W_3 (arXiv 2002.05202, eq. 6), with biases.
+
+    W_1 and W_2 are one projection; the output is as wide as the input.
     """
 
     hidden: int
@@ -119,8 +110,9 @@ class SwiGLU(nn.Module):
 
 
 class Block(nn.Module):
-    """adaLN-Zero block: the condition shifts and scales each branch's input and gates its output,
-    at first to zero.
+    """adaLN-Zero block: the condition shifts and scales each branch's input and gates its output.
+
+    The gates are zero at first. The attributes are those of ``DiT``.
     """
 
     num_heads: int
@@ -133,26 +125,25 @@ class Block(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: Array, condition: Array, turns: Turns) -> Array:
-        """``x`` (B, L, width), ``condition`` (B, width), ``turns`` of the rotary embedding -> (B,
-        L, width).
-        """
-        width, each = x.shape[-1], 3 if self.shift else 2
+    def __call__(self, x: Array, condition: Array, rotation: Rotation) -> Array:
+        """Maps ``x`` (B, L, width), by ``condition`` (B, width), to (B, L, width)."""
+        width = x.shape[-1]
+        each = 3 if self.shift else 2
         parts = _modulation(condition, 2 * each, width, self.dtype, "modulation")
-        norm = partial(_qk_norm, rmsnorm=self.rmsnorm, dtype=self.dtype) if self.qk_norm else None
         attention = Attention(
             self.num_heads,
             True,
             self.attention,
             self.dtype,
             kernel_init=XAVIER,
-            qk_norm=norm,
+            qk_norm=partial(_qk_norm, rmsnorm=self.rmsnorm, dtype=self.dtype)
+            if self.qk_norm
+            else None,
             name="attn",
         )
         *shift, scale, gate = parts[:each]
-        x = x + gate * attention(
-            _modulated(_norm("norm1", self.rmsnorm, self.dtype)(x), scale, shift), turns
-        )
+        normed = _norm("norm1", self.rmsnorm, self.dtype)(x)
+        x = x + gate * attention(_modulated(normed, scale, shift), rotation)
 
         hidden = int(width * self.mlp_ratio)
         if self.swiglu:
@@ -160,34 +151,40 @@ class Block(nn.Module):
         else:
             mlp = Mlp(hidden, self.dtype, approximate=True, kernel_init=XAVIER, name="mlp")
         *shift, scale, gate = parts[each:]
-        return x + gate * mlp(_modulated(_norm("norm2", self.rmsnorm, self.dtype)(x), scale, shift))
+        normed = _norm("norm2", self.rmsnorm, self.dtype)(x)
+        return x + gate * mlp(_modulated(normed, scale, shift))
 
 
 class DiT(nn.Module):
-    """DiT, with labels where ``num_classes`` is positive, with self-conditioning where
+    """DiT, with labels where ``num_classes`` is positive, and self-conditioning where
     ``self_condition`` is set.
 
     Attributes:
-      width: a multiple of 4 and of ``num_heads``; with ``rope`` a head's width is a multiple of 4.
-      qk_norm, swiglu, rope, rmsnorm, shift: of the blocks: norms of queries and keys; SwiGLU of 2/3
-        the hidden width in place of the MLP; rotary positions beside the fixed ones; RMSNorm in
-        place of LayerNorm; whether the condition shifts.
-      learn_sigma: the output has twice the channels: the second half interpolates the log variance
-        of DDPM's step (arXiv 2102.09672, eq. 15). Released DiTs have it; no sampler here reads it,
-        and training with it is refused.
-      num_classes: classes of the data; the table has one row more, the null class ``num_classes``.
-        0: no labels.
-      augment_dim: length of the augmentation vector, whose projection is added to the condition. 0:
-        none.
-      bottleneck: the block whose pooled output is the feature ``bottleneck`` and, with
-        ``self_condition``, conditions what follows, the final norm included; or several by name, of
-        which a number says which (``OneOf``).
+      patch_size: side of a patch, in pixels.
+      width: number of channels of a token, a multiple of 4 and of ``num_heads``; with ``rope`` the
+        width of a head is a multiple of 4.
+      depth: number of blocks.
+      num_heads, mlp_ratio: of each block.
+      qk_norm: whether to normalise queries and keys.
+      swiglu: whether SwiGLU of 2/3 the hidden width takes the place of the MLP.
+      rope: whether there are rotary positions beside the fixed ones.
+      rmsnorm: whether RMSNorm takes the place of LayerNorm.
+      shift: whether the condition shifts a branch's input, beside scaling it.
+      learn_sigma: whether the output has twice the channels, of which the second half interpolates
+        the log variance of DDPM's step (arXiv 2102.09672, eq. 15). Released DiTs have it; no sampler
+        here reads it, and training with it is refused.
+      num_classes: number of classes; the embedding has one more row, ``num_classes``, the null
+        class. 0: no labels.
+      augment_dim: length of the augmentation vector, whose projection is added to the condition;
+        0: none.
+      self_condition: whether the bottleneck conditions what follows, the final norm included.
+      bottleneck: name of the block whose pooled output is the feature ``bottleneck``.
       projection, time_scale: see ``SelfConditioning``.
       attention: implementation of the attention product, "xla" or "cudnn".
-      scan: run the blocks by ``lax.scan``; otherwise by a loop, which compiles depth times the
-        code.
-      remat: recompute each block in the backward pass.
-      dtype: of the computation; parameters, norms, softmax, the condition and the output are
+      scan: whether one compiled block serves all; otherwise the scan is unrolled, which compiles
+        depth times the code.
+      remat: whether the backward pass recomputes each block.
+      dtype: dtype of the computation; parameters, norms, softmax, the condition and the output are
         float32.
     """
 
@@ -205,13 +202,32 @@ class DiT(nn.Module):
     num_classes: int = 0
     augment_dim: int = 0
     self_condition: bool = False
-    bottleneck: str | OneOf = "block_6"
+    bottleneck: str = "block_6"
     projection: str = "linear"
     time_scale: bool = True
     attention: str = "xla"
     scan: bool = True
     remat: bool = False
     dtype: jnp.dtype = jnp.float32
+
+    @nn.nowrap
+    def problems(self) -> Iterator[str]:
+        """Yields what is wrong with the fields, as "field: value ...; mend"."""
+        heads = self.num_heads
+        multiple = 4 if self.rope else 1  # of a head's width
+        if self.patch_size < 1:
+            yield f"patch_size: {self.patch_size} is not positive"
+        if self.width < 1 or heads < 1 or self.width % (multiple * heads) or self.width % 4:
+            yield (
+                f"width: {self.width} is not a multiple of 4, or not of {multiple} * num_heads "
+                f"({heads})"
+            )
+        if self.mlp_ratio <= 0:
+            yield f"mlp_ratio: {self.mlp_ratio} is not positive"
+        if self.depth < 1:
+            yield f"depth: {self.depth} is not positive"
+        else:
+            yield from self_conditioning.problems(self, block_names(self.depth))
 
     @nn.compact
     def __call__(
@@ -224,55 +240,97 @@ class DiT(nn.Module):
         capture: Sequence[str] | None = None,
         stop: bool = False,
     ) -> tuple[Array | None, OrderedDict[str, Array]]:
-        """Predict from a noisy image or latent.
+        """Predicts the diffusion process's target from noisy images or latents.
 
         Args:
-          x: (B, H, W, C), H and W multiples of ``patch_size``.
-          t: (B,) time, as ``time_input`` of the process gives it.
-          y: (B,) int labels in 0..num_classes (the last is null); None is the null class.
-          augment_label: (B, augment_dim); None is the zero vector, that of a clean image.
-          train: part of the networks' contract; DiT's only dropout is of labels, which the
-            objective does.
-          capture: names of the features that are returned; None: all.
-          stop: run no further than the last block that ``capture`` names (it must be given);
-            ``out`` is None.
+          x: (B, H, W, C) noisy images; H and W are multiples of ``patch_size``.
+          t: (B,) times, in the form that ``time_input`` of the process says.
+          y: (B,) int labels in 0..num_classes, where the last one is the null class; None: all
+            null.
+          augment_label: (B, augment_dim); None: zeros, the label of images that are not augmented.
+          train: unused: DiT's only dropout is that of labels, and the objective does it.
+          capture: names of the features to return; None: all.
+          stop: end after the last block that ``capture`` needs.
 
         Returns:
-          ``out`` (B, H, W, C), or 2 C with ``learn_sigma``, float32, None with ``stop``; and the
-          features: blocks' (B, L, width), and ``bottleneck`` (B, width).
+          The prediction (B, H, W, C) float32, with 2 C channels where ``learn_sigma`` is set, or
+          None with ``stop``; and the features: the output (B, L, width) of each block, then
+          ``bottleneck`` (B, width).
+
+        Raises:
+          ValueError: a name of ``bottleneck`` or ``capture`` is unknown.
         """
         del train
-        names = block_names(self.depth)
-        for name in candidates(self.bottleneck):
-            if name not in names:
-                raise ValueError(f"bottleneck: no block {name!r}; there is {', '.join(names)}")
-        count = prefix(names, capture, self.bottleneck) if stop else self.depth
+        tap = Tap(block_names(self.depth), self.bottleneck, capture, stop)
         batch, height, width, channels = x.shape
-        rows, columns = height // self.patch_size, width // self.patch_size
+        grid = (height // self.patch_size, width // self.patch_size)
         time = self._embed_time(t)
         condition = time + self._embed_labels(y, augment_label, batch)
-        turns = None
-        if self.rope:
-            turns = tuple(
-                jnp.asarray(wave) for wave in rotation(rows, columns, self.width // self.num_heads)
-            )
-        tokens = self._embed(x, rows, columns)
-
-        order = [*names, "bottleneck"] if capture is None else list(capture)
-        run = self._scanned if self.scan else self._looped
-        tokens, condition, found = run(order, count, tokens, condition, time, turns)
-        features = OrderedDict((name, found[name]) for name in order)
+        tokens = self._embed(x, grid)
+        tokens, condition, outputs = self._run(tap, tokens, condition, time, grid)
+        features = tap.features(outputs)
         if stop:
             return None, features
         out_channels = 2 * channels if self.learn_sigma else channels
-        return self._unembed(tokens, condition, rows, columns, out_channels), features
+        return self._unembed(tokens, condition, grid, out_channels), features
 
-    def _blocks(
-        self, tokens: Array, condition: Array, turns: Turns
-    ) -> tuple[Any, Callable[..., Array]]:
-        """The stack of the blocks' parameters, and a function of tokens, condition and one
-        block's.
+    def _run(
+        self, tap: Tap, tokens: Array, condition: Array, time: Array, grid: tuple[int, int]
+    ) -> tuple[Array, Array, dict[str, Array]]:
+        """Returns tokens and condition after the last block of the pass, and captured outputs."""
+        block, params = self._block(tokens, condition, grid)
+        conditions = self.self_condition and tap.conditions
+        self_conditioning = self._self_conditioning(time) if conditions else None
+        bottleneck = tap.names.index(self.bottleneck)
+        pools = conditions or "bottleneck" in tap.captured
+        # Each captured block has a slot of ``kept``; -1: the block is not captured.
+        captured = [name for name in tap.blocks if name in tap.captured]
+        slots = [captured.index(name) if name in captured else -1 for name in tap.blocks]
+
+        def at_bottleneck(tokens: Array, condition: Array) -> tuple[Array, Array]:
+            pooled = pool(tokens)
+            if conditions:
+                condition = condition + self_conditioning(pooled, time)
+            return pooled, condition
+
+        def body(carry: Any, x: Any) -> tuple[Any, None]:
+            tokens, condition, pooled, kept = carry
+            number, slot, params = x
+            tokens = block(params, tokens, condition)
+            if captured:
+                kept = jax.lax.cond(slot >= 0, lambda: kept.at[slot].set(tokens), lambda: kept)
+            if pools:
+                pooled, condition = jax.lax.cond(
+                    number == bottleneck,
+                    lambda: at_bottleneck(tokens, condition),
+                    lambda: (pooled, condition),
+                )
+            return (tokens, condition, pooled, kept), None
+
+        length = len(tap.blocks)
+        pooled = jnp.zeros(time.shape, wide(self.dtype))
+        kept = jnp.zeros((len(captured), *tokens.shape), tokens.dtype) if captured else None
+        # Numbers in NumPy: where the scan is unrolled, XLA then knows each condition.
+        numbers = (np.arange(length), np.array(slots, np.int32))
+        (tokens, condition, pooled, kept), _ = jax.lax.scan(
+            body,
+            (tokens, condition, pooled, kept),
+            (*numbers, jax.tree.map(lambda leaf: leaf[:length], params)),
+            unroll=1 if self.scan else max(length, 1),
+        )
+        outputs = {name: kept[i] for i, name in enumerate(captured)}
+        return tokens, condition, outputs | {"bottleneck": pooled}
+
+    def _block(
+        self, tokens: Array, condition: Array, grid: tuple[int, int]
+    ) -> tuple[Callable[[Any, Array, Array], Array], Any]:
+        """Returns a block as a function of its parameters, tokens and condition, and the stack of
+        all blocks' parameters.
         """
+        turns = None
+        if self.rope:
+            waves = rotation(*grid, self.width // self.num_heads)
+            turns = tuple(jnp.asarray(wave) for wave in waves)
         block = Block(
             self.num_heads,
             self.mlp_ratio,
@@ -284,149 +342,47 @@ class DiT(nn.Module):
             self.dtype,
             parent=None,
         )
-        init = lambda key: block.init(key, tokens[:1], condition[:1], turns)["params"]
-        stack = self.param("blocks", lambda rng: jax.vmap(init)(jax.random.split(rng, self.depth)))
-        apply = lambda tokens, condition, params: block.apply(
-            {"params": params}, tokens, condition, turns
-        )
-        # In a scan, nothing outside of the body can be shared with what is recomputed.
-        return stack, jax.checkpoint(apply, prevent_cse=not self.scan) if self.remat else apply
 
-    def _pooling(
-        self, time: Array, conditions: bool
-    ) -> Callable[[Array, Array], tuple[Array, Array]]:
-        """A function of the bottleneck's tokens and the condition: the pooled feature, and the
-        condition after it.
-        """
-        dtype = wide(self.dtype)
-        conditioning = SelfConditioning(
+        def init(rng: Array) -> Any:
+            return block.init(rng, tokens[:1], condition[:1], turns)["params"]
+
+        def apply(params: Any, tokens: Array, condition: Array) -> Array:
+            return block.apply({"params": params}, tokens, condition, turns)
+
+        params = self.param("blocks", lambda rng: jax.vmap(init)(jax.random.split(rng, self.depth)))
+        if self.remat:
+            # In a scan nothing outside the body can be shared with what is recomputed.
+            apply = jax.checkpoint(apply, prevent_cse=not self.scan)
+        return apply, params
+
+    def _self_conditioning(self, time: Array) -> Callable[[Array, Array], Array]:
+        """Returns ``SelfConditioning`` as a function, which a scan can call."""
+        module = SelfConditioning(
             self.width, self.projection, self.time_scale, dtype=self.dtype, parent=None
         )
-        pooled = jnp.zeros(time.shape, dtype)
-        params = None
-        if conditions:
-            params = self.param(
-                "self_conditioning", lambda rng: conditioning.init(rng, pooled, time)["params"]
-            )
+        init = lambda rng: module.init(rng, jnp.zeros(time.shape, wide(self.dtype)), time)["params"]
+        params = self.param("self_conditioning", init)
+        return lambda pooled, time: module.apply({"params": params}, pooled, time)
 
-        def pool(tokens: Array, condition: Array) -> tuple[Array, Array]:
-            pooled = tokens.mean(axis=1, dtype=dtype)
-            if conditions:
-                condition = condition + conditioning.apply({"params": params}, pooled, time).astype(
-                    condition.dtype
-                )
-            return pooled, condition
-
-        return pool
-
-    def _conditions(self, count: int) -> bool:
-        """Whether the bottleneck conditions something of a pass through the first ``count``
-        blocks.
-        """
-        first = min(block_names(self.depth).index(name) for name in candidates(self.bottleneck))
-        return self.self_condition and (count == self.depth or first + 1 < count)
-
-    def _scanned(
-        self,
-        wanted: Sequence[str],
-        count: int,
-        tokens: Array,
-        condition: Array,
-        time: Array,
-        turns: Turns,
-    ) -> tuple[Array, Array, dict[str, Array]]:
-        """Tokens and condition after the first ``count`` blocks, and what was wanted by name."""
-        stack, apply = self._blocks(tokens, condition, turns)
-        if count < self.depth:
-            stack = jax.tree.map(lambda leaf: leaf[:count], stack)
-        conditions, names = self._conditions(count), block_names(self.depth)
-        pool, pools = self._pooling(time, conditions), conditions or "bottleneck" in wanted
-        places = [names.index(name) for name in candidates(self.bottleneck)]
-        last = (
-            places[0]
-            if isinstance(self.bottleneck, str)
-            else jnp.array(places)[self.bottleneck.number]
-        )
-        captured = [name for name in names if name in wanted]
-        # Of each block, its slot; one more slot takes what nobody wants.
-        slots = jnp.array(
-            [captured.index(name) if name in wanted else len(captured) for name in names]
-        )
-
-        def body(carry: Any, given: Any) -> tuple[Any, None]:
-            tokens, condition, pooled, kept = carry
-            number, params = given
-            tokens = apply(tokens, condition, params)
-            if captured:
-                kept = kept.at[slots[number]].set(tokens)
-            if pools:
-                here, before = lambda: pool(tokens, condition), lambda: (pooled, condition)
-                pooled, condition = jax.lax.cond(number == last, here, before)
-            return (tokens, condition, pooled, kept), None
-
-        kept = jnp.zeros((len(captured) + 1, *tokens.shape), tokens.dtype) if captured else None
-        carry = (tokens, condition, jnp.zeros(time.shape, wide(self.dtype)), kept)
-        (tokens, condition, pooled, kept), _ = jax.lax.scan(body, carry, (jnp.arange(count), stack))
-        return (
-            tokens,
-            condition,
-            {name: kept[i] for i, name in enumerate(captured)} | {"bottleneck": pooled},
-        )
-
-    def _looped(
-        self,
-        wanted: Sequence[str],
-        count: int,
-        tokens: Array,
-        condition: Array,
-        time: Array,
-        turns: Turns,
-    ) -> tuple[Array, Array, dict[str, Array]]:
-        """The same, block by block: depth times the code, and what nobody wants is never kept."""
-        del wanted
-        stack, apply = self._blocks(tokens, condition, turns)
-        pool, found = self._pooling(time, self._conditions(count)), {"bottleneck": 0.0}
-        # One split, whose transpose joins the gradients; those of a slice a block would add up
-        # whole stacks.
-        leaves, structure = jax.tree.flatten(stack)
-        blocks = zip(*(jax.lax.split(leaf, (1,) * self.depth) for leaf in leaves), strict=True)
-        for name, parts in itertools.islice(
-            zip(block_names(self.depth), blocks, strict=True), count
-        ):
-            tokens = apply(
-                tokens, condition, jax.tree.unflatten(structure, [part[0] for part in parts])
-            )
-            found[name] = tokens
-            here = is_bottleneck(self.bottleneck, name)
-            if here is not False:
-                pooled, after = pool(tokens, condition)
-                found["bottleneck"] = chosen(here, pooled, found["bottleneck"])
-                condition = chosen(here, after, condition)
-        return tokens, condition, found
-
-    def _embed(self, x: Array, rows: int, columns: int) -> Array:
+    def _embed(self, x: Array, grid: tuple[int, int]) -> Array:
         p = self.patch_size
         patches = einops.rearrange(x, "b (h p) (w q) c -> b (h w) (p q c)", p=p, q=p)
-        tokens = nn.Dense(self.width, kernel_init=XAVIER, dtype=self.dtype, name="patch_embed")(
-            patches
-        )
-        # Fixed, though a parameter, as in the reference: it is saved and counted, and has no
-        # gradient.
+        dense = nn.Dense(self.width, kernel_init=XAVIER, dtype=self.dtype, name="patch_embed")
+        # The positions are a parameter without a gradient, as in the reference: saved and counted.
         position = self.param(
-            "pos_embed", lambda _: jnp.asarray(position_embedding(rows, columns, self.width))[None]
+            "pos_embed", lambda _: jnp.asarray(position_embedding(*grid, self.width))[None]
         )
-        return tokens + jax.lax.stop_gradient(position).astype(self.dtype)
+        return dense(patches) + jax.lax.stop_gradient(position).astype(self.dtype)
 
     def _embed_time(self, t: Array) -> Array:
-        """(B, width), at least float32: of nearby times, bfloat16 would take several for one."""
-        dense = dict(kernel_init=nn.initializers.normal(0.02), dtype=wide(self.dtype))
-        hidden = nn.silu(
-            nn.Dense(self.width, **dense, name="time_embed_1")(sinusoid(t, TIME_CHANNELS))
-        )
-        return nn.Dense(self.width, **dense, name="time_embed_2")(hidden)
+        """Returns (B, width), float32 at least: bfloat16 cannot tell neighbouring times apart."""
+        init = nn.initializers.normal(0.02)
+        dense = partial(nn.Dense, self.width, kernel_init=init, dtype=wide(self.dtype))
+        hidden = dense(name="time_embed_1")(sinusoid(t, TIME_CHANNELS))
+        return dense(name="time_embed_2")(nn.silu(hidden))
 
     def _embed_labels(self, y: Array | None, augment_label: Array | None, batch: int) -> Array:
-        """(B, width) of the class and of the augmentation, each where the network takes it."""
+        """Returns (B, width), the sum of the embeddings of class and augmentation."""
         embedding = jnp.zeros((batch, self.width))
         init = nn.initializers.normal(0.02)
         if self.num_classes:
@@ -442,15 +398,14 @@ class DiT(nn.Module):
         return embedding
 
     def _unembed(
-        self, tokens: Array, condition: Array, rows: int, columns: int, channels: int
+        self, tokens: Array, condition: Array, grid: tuple[int, int], channels: int
     ) -> Array:
-        p, dtype = self.patch_size, wide(self.dtype)
+        p = self.patch_size
+        dtype = wide(self.dtype)
+        zeros = nn.initializers.zeros
         shift, scale = _modulation(condition, 2, self.width, dtype, "final_modulation")
         tokens = _modulated(_norm("final_norm", self.rmsnorm, dtype)(tokens), scale, [shift])
-        zeros = nn.initializers.zeros
-        pixels = nn.Dense(p * p * channels, kernel_init=zeros, dtype=dtype, name="final_linear")(
-            tokens
-        )
+        dense = nn.Dense(p * p * channels, kernel_init=zeros, dtype=dtype, name="final_linear")
         return einops.rearrange(
-            pixels, "b (h w) (p q c) -> b (h p) (w q) c", h=rows, w=columns, p=p, q=p
+            dense(tokens), "b (h w) (p q c) -> b (h p) (w q) c", h=grid[0], w=grid[1], p=p, q=p
         )

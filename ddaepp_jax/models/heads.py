@@ -1,5 +1,5 @@
-"""Heads that a loss on features stands on: multi-layer perceptrons with batch norm, as MoCo v3's
-(arXiv 2104.02057).
+"""Heads between features and a loss on them: multi-layer perceptrons with batch norm, as in
+MoCo v3 (arXiv 2104.02057).
 """
 
 import jax.numpy as jnp
@@ -12,24 +12,25 @@ NORMS = ("batch", "none")
 
 
 def batch_norm(x: Array, epsilon: float = 1e-5) -> Array:
-    """``x`` (B, D) float32 to zero mean and unit variance over the batch, which is the global one
-    on any mesh.
+    """Normalises ``x`` (B, D) float32 to zero mean and unit variance over the batch.
 
-    By these statistics alone, in student and teacher: there are no running averages, and no state.
+    The batch is the global one on any mesh. Student and teacher both use the statistics of their
+    own batch: there are no running averages, and so no state.
     """
     centred = x - x.mean(axis=0, keepdims=True)
     return centred / jnp.sqrt(jnp.square(centred).mean(axis=0, keepdims=True) + epsilon)
 
 
 class Head(nn.Module):
-    """``depth`` Linears with ReLU between; with batch norm, one follows each Linear, the last
-    without scale and bias.
+    """A multi-layer perceptron with ReLUs between its ``depth`` Linears.
+
+    With batch norm, a norm follows each Linear, the last one without scale and bias.
 
     Attributes:
       depth: number of Linears; 0: the head is the identity.
-      hidden: channels between them.
-      out: channels of the last; None: as many as the input's.
-      norm: "batch", whose Linears have no bias, or "none".
+      hidden: number of channels between the Linears.
+      out: number of channels of the output; None: as many as the input has.
+      norm: "batch", where the Linears have no bias, or "none".
     """
 
     depth: int
@@ -39,13 +40,19 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """``x`` (B, D) -> (B, out) float32."""
+        """Maps ``x`` (B, D) to (B, out) float32."""
         x = x.astype(jnp.float32)
         out = x.shape[-1] if self.out is None else self.out
         for i in range(self.depth):
-            last, name, fan_in = i == self.depth - 1, f"linear_{i + 1}", x.shape[-1]
-            bias = dict(use_bias=self.norm == "none", bias_init=conv_bias_init(fan_in))
-            x = nn.Dense(out if last else self.hidden, kernel_init=CONV_INIT, name=name, **bias)(x)
+            last = i == self.depth - 1
+            linear = nn.Dense(
+                out if last else self.hidden,
+                use_bias=self.norm == "none",
+                kernel_init=CONV_INIT,
+                bias_init=conv_bias_init(x.shape[-1]),
+                name=f"linear_{i + 1}",
+            )
+            x = linear(x)
             if self.norm == "batch":
                 x = batch_norm(x)
                 if not last:

@@ -1,9 +1,6 @@
-"""Layers that more than one backbone uses: time embedding, attention, MLP, patches,
-initialisers.
-"""
+"""Layers that several backbones use: the time embedding, attention, the MLP, initialisers."""
 
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +15,8 @@ CONV_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def conv_bias_init(fan_in: int) -> Initializer:
-    """Uniform within ``1 / sqrt(fan_in)``: PyTorch's default for the bias of a convolution or
-    linear layer.
+    """Returns the initialiser that is uniform within ``1 / sqrt(fan_in)``: PyTorch's default for
+    the bias of a convolution or linear layer.
     """
     bound = fan_in**-0.5
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
@@ -28,15 +25,8 @@ def conv_bias_init(fan_in: int) -> Initializer:
 
 
 def wide(dtype: jnp.dtype) -> jnp.dtype:
-    """What is computed in float32 at least, where ``dtype`` is the computation's."""
+    """Returns ``dtype`` or float32, whichever is wider: the dtype of what needs precision."""
     return jnp.promote_types(dtype, jnp.float32)
-
-
-def captured(
-    features: OrderedDict[str, Array], names: Sequence[str] | None
-) -> OrderedDict[str, Array]:
-    """The named features, in the order of the names; all of them where ``names`` is None."""
-    return features if names is None else OrderedDict((name, features[name]) for name in names)
 
 
 def sinusoid(
@@ -47,14 +37,16 @@ def sinusoid(
     sines_first: bool = False,
     endpoint: bool = False,
 ) -> Array:
-    """Sinusoidal embedding of a time; by default that of U-ViT and DiT, with both options that of
-    DDPM's UNet.
+    """Computes the sinusoidal embedding of times.
+
+    The defaults are those of U-ViT and DiT; with both options it is that of DDPM's UNet.
 
     Args:
       t: (B,) times, as the network's paper feeds them.
-      width: even; number of channels.
-      sines_first: [sin, cos] in place of [cos, sin].
-      endpoint: the lowest frequency is 1 / max_period itself, not the one before it.
+      width: number of channels, even.
+      max_period: period of the slowest wave, in units of 2 pi.
+      sines_first: order the channels as [sin, cos] instead of [cos, sin].
+      endpoint: let the lowest frequency be 1 / max_period itself, not the one before it.
 
     Returns:
       (B, width) float32.
@@ -69,17 +61,18 @@ def sinusoid(
 
 
 def layer_norm(name: str, dtype: jnp.dtype) -> nn.LayerNorm:
-    """LayerNorm with PyTorch's epsilon; statistics and normalisation in float32 whatever ``dtype``
-    is.
+    """Makes a LayerNorm with PyTorch's epsilon.
+
+    Statistics and normalisation are in float32, whatever ``dtype`` is.
     """
     return nn.LayerNorm(epsilon=1e-5, dtype=dtype, name=name)
 
 
 def rotated(x: Array, cos: Array, sin: Array) -> Array:
-    """Rotary position embedding (arXiv 2104.09864, eq. 34): channels 2i and 2i + 1 of x (B, L,
-    heads, D) are turned.
+    """Applies the rotary position embedding (arXiv 2104.09864, eq. 34) to ``x`` (B, L, heads, D).
 
-    ``cos`` and ``sin`` (L, D) are those of each channel's angle; computed in float32.
+    Channels 2i and 2i + 1 turn together by an angle of the position, whose cosine and sine are
+    given for each channel as ``cos`` and ``sin`` (L, D). The computation is in float32.
     """
     pairs = x.reshape(*x.shape[:-1], -1, 2)
     quarter = jnp.stack([-pairs[..., 1], pairs[..., 0]], axis=-1).reshape(x.shape)
@@ -90,9 +83,13 @@ class Attention(nn.Module):
     """Multi-head self-attention with one fused qkv projection; logits and softmax in float32.
 
     Attributes:
-      implementation: of ``jax.nn.dot_product_attention``: "xla" or "cudnn".
-      qk_norm: makes the norms of queries and keys, over a head's channels, from their names; None:
-        none.
+      num_heads: number of heads, which divides the width.
+      qkv_bias: whether the qkv projection has a bias.
+      implementation: implementation of ``jax.nn.dot_product_attention``: "xla" or "cudnn".
+      dtype: dtype of the computation.
+      kernel_init, bias_init: initialisers of both projections.
+      qk_norm: function of a name that makes the norm of the queries or keys over a head's
+        channels; None: no norms.
     """
 
     num_heads: int
@@ -105,8 +102,11 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, rotation: tuple[Array, Array] | None = None) -> Array:
-        """``x`` (B, L, width) -> the same; ``rotation``: cosines and sines of the positions, see
-        ``rotated``.
+        """Maps ``x`` (B, L, width) to the same shape.
+
+        Args:
+          x: tokens.
+          rotation: cosines and sines of the rotary embedding, see ``rotated``; None: none.
         """
         batch, length, width = x.shape
         init = dict(kernel_init=self.kernel_init, bias_init=self.bias_init)
@@ -115,15 +115,19 @@ class Attention(nn.Module):
             qkv.reshape(batch, length, 3, self.num_heads, width // self.num_heads), 2, 0
         )
         if self.qk_norm:
-            q, k = self.qk_norm("q_norm")(q), self.qk_norm("k_norm")(k)
+            q = self.qk_norm("q_norm")(q)
+            k = self.qk_norm("k_norm")(k)
         if rotation is not None:
-            q, k = rotated(q, *rotation), rotated(k, *rotation)
+            q = rotated(q, *rotation)
+            k = rotated(k, *rotation)
         out = jax.nn.dot_product_attention(q, k, v, implementation=self.implementation)
         return nn.Dense(width, dtype=self.dtype, name="proj", **init)(out.reshape(x.shape))
 
 
 class Mlp(nn.Module):
-    """Linear, GELU (exact, or approximated by tanh), Linear."""
+    """Linear, GELU (exact, or its approximation by tanh), Linear; the output is as wide as the
+    input.
+    """
 
     hidden: int
     dtype: jnp.dtype = jnp.float32

@@ -1,11 +1,11 @@
-"""The UNet of DDAE (arXiv 2303.09769): DDPM's, and with residual up- and downsampling DDPM++'s.
+"""The UNet of DDAE (arXiv 2303.09769): that of DDPM or, with residual resampling, of DDPM++.
 
 Self-conditioning and labels, off by default, are the only additions: without them the parameter
 tree and the function are the paper's.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import einops
@@ -13,27 +13,24 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from ddaepp_jax.models.layers import CONV_INIT, Attention, captured, conv_bias_init, sinusoid, wide
-from ddaepp_jax.models.self_conditioning import (
-    OneOf,
-    SelfConditioning,
-    candidates,
-    chosen,
-    is_bottleneck,
-    prefix,
-)
+from ddaepp_jax.models import self_conditioning
+from ddaepp_jax.models.layers import CONV_INIT, Attention, conv_bias_init, sinusoid, wide
+from ddaepp_jax.models.self_conditioning import SelfConditioning, pool
+from ddaepp_jax.models.tap import Tap
 
 
 def block_names(mults: tuple[int, ...], blocks: int) -> list[str]:
-    """Names of a UNet's features in order: ``in_1 .., mid, out_1 ..``; each level has one more
-    block out than in.
+    """Returns the names of a UNet's blocks in order: ``in_1 .., mid, out_1 ..``.
+
+    The decoder has one block more at each resolution than the encoder.
     """
-    ins, outs = len(mults) * blocks, len(mults) * (blocks + 1)
+    ins = len(mults) * blocks
+    outs = len(mults) * (blocks + 1)
     return [*(f"in_{i + 1}" for i in range(ins)), "mid", *(f"out_{i + 1}" for i in range(outs))]
 
 
 class Stage(NamedTuple):
-    """What a UNet runs at one place: a block of ``channels * mult``, or a change of resolution,
+    """One step of a UNet: a block of ``channels * mult`` channels, or a change of resolution,
     "down" or "up".
     """
 
@@ -44,9 +41,10 @@ class Stage(NamedTuple):
 
 
 def stages(mults: tuple[int, ...], attend: tuple[bool, ...], blocks: int) -> list[Stage]:
-    """All of a UNet between its first and its last convolution, in order; ``mid`` is two blocks."""
+    """Returns all stages between the first and the last convolution in order; ``mid`` is two."""
     levels = list(zip(mults, attend, strict=True))
-    encoder, decoder = [], []
+    encoder = []
+    decoder = []
     for i, (mult, attends) in enumerate(levels):
         encoder += [Stage(f"in_{i * blocks + j + 1}", mult, attends) for j in range(blocks)]
         encoder.append(Stage(f"down_{i + 1}", mult, resample="down"))
@@ -56,12 +54,13 @@ def stages(mults: tuple[int, ...], attend: tuple[bool, ...], blocks: int) -> lis
         ]
         decoder.append(Stage(f"up_{i + 1}", mult, resample="up"))
     mid = [Stage("mid_1", mults[-1], True), Stage("mid_2", mults[-1])]
-    return [*encoder[:-1], *mid, *decoder[:-1]]  # the last level of each half is left as it is
+    return [*encoder[:-1], *mid, *decoder[:-1]]  # No change of resolution ends either half.
 
 
 def _norm(x: Array, name: str, dtype: jnp.dtype, groups: int = 32) -> Array:
-    """GroupNorm with PyTorch's epsilon; statistics and normalisation in float32 whatever ``dtype``
-    is.
+    """Applies GroupNorm with PyTorch's epsilon.
+
+    Statistics and normalisation are in float32, whatever ``dtype`` is.
     """
     return nn.GroupNorm(groups, epsilon=1e-5, dtype=dtype, name=name)(x)
 
@@ -69,8 +68,9 @@ def _norm(x: Array, name: str, dtype: jnp.dtype, groups: int = 32) -> Array:
 def _conv(
     x: Array, width: int, name: str, dtype: jnp.dtype, size: int = 3, stride: int = 1
 ) -> Array:
-    """Convolution with ``size // 2`` zeros on every side, so that stride 2 halves an even image as
-    PyTorch does.
+    """Applies a convolution with ``size // 2`` zeros on every side.
+
+    So stride 2 halves an even image as in PyTorch.
     """
     init = dict(kernel_init=CONV_INIT, bias_init=conv_bias_init(size**2 * x.shape[-1]))
     return nn.Conv(width, (size, size), stride, padding=size // 2, dtype=dtype, name=name, **init)(
@@ -95,15 +95,16 @@ RESAMPLE = {"": lambda x: x, "down": _halved, "up": _doubled}
 
 
 class Block(nn.Module):
-    """Residual block, conditioned between its two convolutions; then self-attention, where there
-    are heads.
+    """Residual block, conditioned between its two convolutions, and then self-attention.
 
     Attributes:
-      width: channels of the output.
-      num_heads: of the attention over all positions; 0: none.
-      resample: "down" or "up": halve (mean of 2x2) or double (nearest) both branches, as BigGAN
-        does; "": neither.
-      dropout: rate, before the second convolution; 0 in evaluation.
+      width: number of channels of the output.
+      num_heads: number of heads of the attention over all positions; 0: no attention.
+      resample: "down" or "up" halves (mean of 2x2) or doubles (nearest) both branches, as in
+        BigGAN; "" does neither.
+      dropout: dropout rate before the second convolution; 0 in evaluation.
+      attention: implementation of the attention product.
+      dtype: dtype of the computation.
     """
 
     width: int
@@ -115,6 +116,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, condition: Array) -> Array:
+        """Maps ``x`` (B, h, w, c) and ``condition`` (B, D) to (B, h', w', width)."""
         resample = RESAMPLE[self.resample]
         h = nn.silu(_norm(x, "norm1", self.dtype))
         h = _conv(resample(h), self.width, "conv1", self.dtype)
@@ -135,32 +137,34 @@ class Block(nn.Module):
 
 
 class UNet(nn.Module):
-    """UNet, with labels where ``num_classes`` is positive, with self-conditioning where
+    """UNet, with labels where ``num_classes`` is positive, and self-conditioning where
     ``self_condition`` is set.
 
     The defaults are the 35.7M network of DDPM; the 56.5M one of DDPM++ is ``mults=(2, 2, 2),
     attend=(False, True, False), blocks=4, residual_updown=True, bottleneck="out_5"``.
 
     Attributes:
-      channels: at the entry, a multiple of 32; level i has ``channels * mults[i]``. A block of 32
-        is not conditioned: each of its channels is a group of its own, and the norm takes out what
-          the condition added.
-      attend: by level, whether its blocks attend; the middle always does.
-      head_channels: of an attention head, a divisor of every level's that attends; 0: one head.
-      blocks: a level's in the encoder; the decoder has one more.
-      residual_updown: change the resolution by residual blocks; otherwise by a convolution of
-        stride 2, and by one after nearest upsampling.
-      num_classes: classes of the data; the table, added to the condition, has one row more, the
-        null class ``num_classes``. 0: no labels.
+      channels: number of channels at the entry, a multiple of 32; level i has ``channels *
+        mults[i]``. A block of 32 channels cannot be conditioned: each channel is a group of its own
+        in the norm after the condition, which takes the condition out again.
+      mults: factor of the channels, by level.
+      attend: whether the blocks attend, by level; the middle always does.
+      head_channels: number of channels of an attention head, which divides those of every level
+        that attends; 0: one head.
+      blocks: number of blocks at each level of the encoder; the decoder has one more.
+      residual_updown: change the resolution by residual blocks. Otherwise a convolution of stride 2
+        halves it, and a convolution after nearest upsampling doubles it.
+      dropout: dropout rate in training.
+      num_classes: number of classes; the embedding, added to the condition, has one more row,
+        ``num_classes``, the null class. 0: no labels.
       augment_dim: length of the augmentation vector, whose projection is added to the time's
-        sinusoid. 0: none.
-      bottleneck: the block whose pooled output is the feature ``bottleneck`` and, with
-        ``self_condition``, conditions what follows; or several by name, of which a number says
-        which (``OneOf``).
+        sinusoid; 0: none.
+      self_condition: whether the bottleneck conditions the blocks after it.
+      bottleneck: name of the block whose pooled output is the feature ``bottleneck``.
       projection, time_scale: see ``SelfConditioning``.
       attention: implementation of the attention product, "xla" or "cudnn".
-      remat: recompute each block in the backward pass.
-      dtype: of the computation; parameters, norms, softmax, the condition and the output are
+      remat: whether the backward pass recomputes each block.
+      dtype: dtype of the computation; parameters, norms, softmax, the condition and the output are
         float32.
     """
 
@@ -174,12 +178,38 @@ class UNet(nn.Module):
     num_classes: int = 0
     augment_dim: int = 0
     self_condition: bool = False
-    bottleneck: str | OneOf = "out_6"
+    bottleneck: str = "out_6"
     projection: str = "linear"
     time_scale: bool = True
     attention: str = "xla"
     remat: bool = False
     dtype: jnp.dtype = jnp.float32
+
+    @nn.nowrap
+    def attending(self) -> dict[int, int]:
+        """Returns the channels by level, of the levels with attention; the middle is the last."""
+        levels = [level for level, attends in enumerate(self.attend) if attends]
+        return {i: self.channels * self.mults[i] for i in [*levels, len(self.mults) - 1]}
+
+    @nn.nowrap
+    def problems(self) -> Iterator[str]:
+        """Yields what is wrong with the fields, as "field: value ...; mend"."""
+        if self.channels < 32 or self.channels % 32:
+            yield f"channels: {self.channels} is not a multiple of 32, the groups of its norms"
+        if self.blocks < 1:
+            yield f"blocks: {self.blocks} is not positive"
+        if not 0 <= self.dropout < 1:
+            yield f"dropout: {self.dropout} is not in [0, 1)"
+        if not self.mults or min(self.mults) < 1 or len(self.attend) != len(self.mults):
+            yield f"attend, mults: {self.attend}, {self.mults}: give one value each a resolution"
+            return
+        widths = set(self.attending().values())
+        heads = self.head_channels
+        if heads < 0 or (heads and any(width % heads for width in widths)):
+            yield f"head_channels: {heads} does not divide {sorted(widths)}"
+        if self.blocks > 0:
+            names = block_names(self.mults, self.blocks)
+            yield from self_conditioning.problems(self, names, last=names[-1])
 
     @nn.compact
     def __call__(
@@ -192,34 +222,33 @@ class UNet(nn.Module):
         capture: Sequence[str] | None = None,
         stop: bool = False,
     ) -> tuple[Array | None, OrderedDict[str, Array]]:
-        """Predict from a noisy image.
+        """Predicts the diffusion process's target from noisy images.
 
         Args:
-          x: (B, H, W, C), H and W multiples of ``2**(len(mults) - 1)``.
-          t: (B,) time, as ``time_input`` of the process gives it.
-          y: (B,) int labels in 0..num_classes (the last is null); None is the null class.
-          augment_label: (B, augment_dim); None is the zero vector, that of a clean image.
-          train: drop out, by the rng ``dropout``.
-          capture: names of the features that are returned; None: all.
-          stop: run no further than the last block that ``capture`` names (it must be given);
-            ``out`` is None.
+          x: (B, H, W, C) noisy images; H and W are multiples of ``2**(len(mults) - 1)``.
+          t: (B,) times, in the form that ``time_input`` of the process says.
+          y: (B,) int labels in 0..num_classes, where the last one is the null class; None: all
+            null.
+          augment_label: (B, augment_dim); None: zeros, the label of images that are not augmented.
+          train: whether to drop out, by the rng ``dropout``.
+          capture: names of the features to return; None: all.
+          stop: end after the last block that ``capture`` needs.
 
         Returns:
-          ``out`` (B, H, W, C) float32, None with ``stop``, and the features: each block's (B, h, w,
-          c), its attention included, then ``bottleneck`` (B, c) float32.
+          The prediction (B, H, W, C) float32, or None with ``stop``; and the features: the output
+          (B, h, w, c) of each block, its attention included, then ``bottleneck`` (B, c) float32.
+
+        Raises:
+          ValueError: a name of ``bottleneck`` or ``capture`` is unknown.
         """
-        names = block_names(self.mults, self.blocks)
-        for name in candidates(self.bottleneck):
-            if name not in names:
-                raise ValueError(f"bottleneck: no block {name!r}; there is {', '.join(names)}")
-        count = prefix(names, capture, self.bottleneck) if stop else len(names)
+        tap = Tap(block_names(self.mults, self.blocks), self.bottleneck, capture, stop)
         time = self._embed_time(t, augment_label)
         condition = time + self._embed_label(y, len(t)) if self.num_classes else time
         h = _conv(x, self.channels, "image_proj", self.dtype)
-        skips, features, bottleneck = [h], OrderedDict(), 0.0
-        conditioning = self._conditioning() if self.self_condition else None
+        skips = [h]
+        outputs = {}
         for stage in stages(self.mults, self.attend, self.blocks):
-            if len(features) == count:
+            if outputs.keys() >= set(tap.blocks):
                 break
             if stage.name.startswith("out"):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
@@ -227,23 +256,20 @@ class UNet(nn.Module):
             if stage.name.startswith(("in", "down")):
                 skips.append(h)
             name = "mid" if stage.name == "mid_2" else stage.name
-            if name in names:
-                features[name] = h
-            here = is_bottleneck(self.bottleneck, name)
-            if here is False:
-                continue
-            pooled = h.mean(axis=(1, 2), dtype=wide(self.dtype))
-            bottleneck = chosen(here, pooled, bottleneck)
-            if self.self_condition and not (stop and len(features) == count):
-                condition = condition + chosen(here, conditioning(pooled, time), 0.0)
-        features["bottleneck"] = bottleneck
-        return None if stop else self._unembed(h, x.shape[-1]), captured(features, capture)
+            outputs[name] = h
+            if name == self.bottleneck:
+                outputs["bottleneck"] = pooled = pool(h)
+                if self.self_condition and tap.conditions:
+                    condition = condition + self._self_conditioning()(pooled, time)
+        out = None if stop else self._unembed(h, x.shape[-1])
+        return out, tap.features(outputs)
 
     def _embed_time(self, t: Array, augment_label: Array | None) -> Array:
-        """(B, 4 * channels), at least float32: of times t/1000, bfloat16 would take several for
-        one.
+        """Returns (B, 4 * channels), float32 at least: bfloat16 cannot tell neighbouring times
+        t/1000 apart.
         """
-        dtype, width = wide(self.dtype), 4 * self.channels
+        dtype = wide(self.dtype)
+        width = 4 * self.channels
         embedding = sinusoid(t, self.channels, sines_first=True, endpoint=True)
         if self.augment_dim:
             label = (
@@ -262,26 +288,36 @@ class UNet(nn.Module):
 
     def _embed_label(self, y: Array | None, batch: int) -> Array:
         y = jnp.full((batch,), self.num_classes) if y is None else y
-        rows, init = self.num_classes + 1, nn.initializers.normal(1.0)
-        return nn.Embed(rows, 4 * self.channels, embedding_init=init, name="label_embed")(y)
+        init = nn.initializers.normal(1.0)
+        return nn.Embed(
+            self.num_classes + 1, 4 * self.channels, embedding_init=init, name="label_embed"
+        )(y)
 
     def _run(self, stage: Stage, h: Array, condition: Array, dropout: float) -> Array:
-        name, width, resample = stage.name, self.channels * stage.mult, stage.resample
-        if resample and not self.residual_updown:
-            stride = 2 if resample == "down" else 1
-            return _conv(
-                _doubled(h) if resample == "up" else h, width, name, self.dtype, stride=stride
-            )
-        heads = width // (self.head_channels or width) if stage.attend else 0
-        block = nn.remat(Block) if self.remat else Block
-        return block(width, heads, resample, dropout, self.attention, self.dtype, name=name)(
-            h, condition
+        width = self.channels * stage.mult
+        if stage.resample == "down" and not self.residual_updown:
+            return _conv(h, width, stage.name, self.dtype, stride=2)
+        if stage.resample == "up" and not self.residual_updown:
+            return _conv(_doubled(h), width, stage.name, self.dtype)
+        block = (nn.remat(Block) if self.remat else Block)(
+            width,
+            width // (self.head_channels or width) if stage.attend else 0,
+            stage.resample,
+            dropout,
+            self.attention,
+            self.dtype,
+            name=stage.name,
         )
+        return block(h, condition)
 
-    def _conditioning(self) -> SelfConditioning:
-        """What the pooled feature adds to the condition of the blocks after it."""
-        fields = dict(projection=self.projection, time_scale=self.time_scale, dtype=self.dtype)
-        return SelfConditioning(4 * self.channels, **fields, name="self_conditioning")
+    def _self_conditioning(self) -> SelfConditioning:
+        return SelfConditioning(
+            4 * self.channels,
+            self.projection,
+            self.time_scale,
+            dtype=self.dtype,
+            name="self_conditioning",
+        )
 
     def _unembed(self, h: Array, channels: int) -> Array:
         dtype = wide(self.dtype)

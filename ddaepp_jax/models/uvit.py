@@ -1,50 +1,43 @@
-"""U-ViT (arXiv 2209.12152): a vision transformer whose later blocks take the earlier ones' outputs
-by long skips.
+"""U-ViT (arXiv 2209.12152): a vision transformer with long skips from its early to its late blocks.
 
 Self-conditioning, off by default, is the only addition: without it the parameter tree and the
 function are the paper's.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import einops
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from ddaepp_jax.models import self_conditioning
 from ddaepp_jax.models.layers import (
     CONV_INIT,
     LINEAR_INIT,
     Attention,
     Mlp,
-    captured,
     conv_bias_init,
     layer_norm,
     sinusoid,
     wide,
 )
-from ddaepp_jax.models.self_conditioning import (
-    OneOf,
-    SelfConditioning,
-    chosen,
-    is_bottleneck,
-    prefix,
-)
+from ddaepp_jax.models.self_conditioning import SelfConditioning, pool
+from ddaepp_jax.models.tap import Tap
 
 
 def block_names(depth: int) -> list[str]:
-    """Names of the blocks of a U-ViT in order: ``in_1 .., mid, out_1 ..``; ``depth`` is even and
-    leaves ``mid`` out.
+    """Returns the names of a U-ViT's blocks in order: ``in_1 .., mid, out_1 ..``.
+
+    ``depth`` is even and does not count ``mid``, as in the reference.
     """
     half = depth // 2
     return [*(f"in_{i + 1}" for i in range(half)), "mid", *(f"out_{i + 1}" for i in range(half))]
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block; with a skip, a Linear of the concatenation stands at its
-    entry.
-    """
+    """Pre-norm transformer block, which joins a long skip by a Linear of the concatenation."""
 
     num_heads: int
     mlp_ratio: float
@@ -54,6 +47,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, skip: Array | None = None) -> Array:
+        """Maps ``x`` (B, L, width), and the skip of the same shape, to that shape."""
         width = x.shape[-1]
         if skip is not None:
             x = jnp.concatenate([x, skip], axis=-1)
@@ -67,26 +61,27 @@ class Block(nn.Module):
 
 
 class UViT(nn.Module):
-    """U-ViT, with labels where ``num_classes`` is positive, with self-conditioning where
+    """U-ViT, with labels where ``num_classes`` is positive, and self-conditioning where
     ``self_condition`` is set.
 
     Attributes:
-      depth: even; ``depth / 2`` blocks in, one in the middle, ``depth / 2`` out (the reference
-        counts so).
-      num_classes: classes of the data; the table has one row more, the null class ``num_classes``.
-        0: no labels.
-      augment_dim: length of the augmentation vector, which enters as a token of its own. 0: none.
+      patch_size: side of a patch, in pixels.
+      width: number of channels of a token.
+      depth: number of blocks without the middle one, even: one half comes before, one after it.
+      num_heads, mlp_ratio, qkv_bias: of each block.
+      num_classes: number of classes; the embedding has one more row, ``num_classes``, the null
+        class. 0: no labels.
+      augment_dim: length of the augmentation vector, which enters as a token of its own; 0: none.
       mlp_time_embed, skip, conv: options of the reference.
-      bottleneck: the block whose pooled output is the feature ``bottleneck`` and, with
-        ``self_condition``, conditions what follows; or several by name, of which a number says
-        which (``OneOf``).
-      pool: "mean" over the patch tokens, or "cls": a learned token's output.
-      inject: "add" to the time token at the entry of the next block, or "token": a token of its own
-        from there on.
+      self_condition: whether the bottleneck conditions the blocks after it.
+      bottleneck: name of the block whose pooled output is the feature ``bottleneck``.
+      pool: "mean" over the patch tokens, or "cls": the output of a learned token.
+      inject: "add" the condition to the time token at the entry of the next block, or let it enter
+        there as a "token" of its own.
       projection, time_scale: see ``SelfConditioning``.
       attention: implementation of the attention product, "xla" or "cudnn".
-      remat: recompute each block in the backward pass.
-      dtype: of the computation; parameters, norms, softmax and the output are float32.
+      remat: whether the backward pass recomputes each block.
+      dtype: dtype of the computation; parameters, norms, softmax and the output are float32.
     """
 
     patch_size: int = 2
@@ -101,7 +96,7 @@ class UViT(nn.Module):
     skip: bool = True
     conv: bool = True
     self_condition: bool = False
-    bottleneck: str | OneOf = "mid"
+    bottleneck: str = "mid"
     pool: str = "mean"
     inject: str = "add"
     projection: str = "linear"
@@ -109,6 +104,25 @@ class UViT(nn.Module):
     attention: str = "xla"
     remat: bool = False
     dtype: jnp.dtype = jnp.float32
+
+    @nn.nowrap
+    def problems(self) -> Iterator[str]:
+        """Yields what is wrong with the fields, as "field: value ...; mend"."""
+        heads = self.num_heads
+        if self.patch_size < 1:
+            yield f"patch_size: {self.patch_size} is not positive"
+        if self.width < 1 or heads < 1 or self.width % (2 * heads):
+            yield f"width: {self.width} is not a multiple of 2 * num_heads ({heads})"
+        if self.mlp_ratio <= 0:
+            yield f"mlp_ratio: {self.mlp_ratio} is not positive"
+        for field, choices in (("pool", ("mean", "cls")), ("inject", ("add", "token"))):
+            if getattr(self, field) not in choices:
+                yield f"{field}: {getattr(self, field)!r} is not one of {', '.join(choices)}"
+        if self.depth < 2 or self.depth % 2:
+            yield f"depth: {self.depth} is not a positive even number (blocks in and out, not mid)"
+        else:
+            names = block_names(self.depth)
+            yield from self_conditioning.problems(self, names, last=names[-1])
 
     @nn.compact
     def __call__(
@@ -121,50 +135,52 @@ class UViT(nn.Module):
         capture: Sequence[str] | None = None,
         stop: bool = False,
     ) -> tuple[Array | None, OrderedDict[str, Array]]:
-        """Predict from a noisy image.
+        """Predicts the diffusion process's target from noisy images.
 
         Args:
-          x: (B, H, W, C), H and W multiples of ``patch_size``.
-          t: (B,) time, as ``time_input`` of the process gives it.
-          y: (B,) int labels in 0..num_classes (the last is null); None is the null class.
-          augment_label: (B, augment_dim); None is the zero vector, that of a clean image.
-          train: part of the networks' contract; U-ViT has no dropout.
-          capture: names of the features that are returned; None: all.
-          stop: run no further than the last block that ``capture`` names (it must be given);
-            ``out`` is None.
+          x: (B, H, W, C) noisy images; H and W are multiples of ``patch_size``.
+          t: (B,) times, in the form that ``time_input`` of the process says.
+          y: (B,) int labels in 0..num_classes, where the last one is the null class; None: all
+            null.
+          augment_label: (B, augment_dim); None: zeros, the label of images that are not augmented.
+          train: unused, as U-ViT has no dropout.
+          capture: names of the features to return; None: all.
+          stop: end after the last block that ``capture`` needs.
 
         Returns:
-          ``out`` (B, H, W, C) float32, None with ``stop``, and the features: each block's (B, L,
-          width) without extra tokens, then ``bottleneck`` (B, width).
+          The prediction (B, H, W, C) float32, or None with ``stop``; and the features: the output
+          (B, L, width) of each block without extra tokens, then ``bottleneck`` (B, width).
+
+        Raises:
+          ValueError: a name of ``bottleneck`` or ``capture`` is unknown.
         """
         del train
-        time_embedding = self._embed_time(t)
-        tokens, extras = self._embed(x, time_embedding, y, augment_label)
-
-        names, half, skips, features = block_names(self.depth), self.depth // 2, [], OrderedDict()
-        count = prefix(names, capture, self.bottleneck) if stop else len(names)
-        block_class = nn.remat(Block) if self.remat else Block
-        conditioning, bottleneck = self._conditioning() if self.self_condition else None, 0.0
-        for i, name in enumerate(names[:count]):
-            block = block_class(
-                self.num_heads, self.mlp_ratio, self.qkv_bias, self.attention, self.dtype, name=name
-            )
+        tap = Tap(block_names(self.depth), self.bottleneck, capture, stop)
+        time = self._embed_time(t)
+        tokens, extras = self._embed(x, time, y, augment_label)
+        half = self.depth // 2
+        skips = []
+        outputs = {}
+        for i, name in enumerate(tap.blocks):
+            block = self._block(name)
             tokens = block(tokens, skips.pop()) if self.skip and i > half else block(tokens)
             if i < half:
                 skips.append(tokens)
-            features[name] = tokens[:, extras:]
-            here = is_bottleneck(self.bottleneck, name)
-            if here is False:
-                continue
-            read = tokens[:, :1] if self.pool == "cls" else features[name]
-            pooled = read.mean(axis=1, dtype=wide(self.dtype))
-            bottleneck = chosen(here, pooled, bottleneck)
-            if self.self_condition and not (stop and i + 1 == count):
-                condition = chosen(here, conditioning(pooled, time_embedding), 0.0)
-                tokens, extras, skips = self._inject(condition, tokens, extras, skips)
-        features["bottleneck"] = bottleneck
+            outputs[name] = tokens[:, extras:]
+            if name == self.bottleneck:
+                pooled = pool(tokens[:, :1] if self.pool == "cls" else outputs[name])
+                outputs["bottleneck"] = pooled
+                if self.self_condition and tap.conditions:
+                    added = self._self_conditioning()(pooled, time)
+                    tokens, extras, skips = self._inject(added, tokens, extras, skips)
         out = None if stop else self._unembed(tokens[:, extras:], x.shape)
-        return out, captured(features, capture)
+        return out, tap.features(outputs)
+
+    def _block(self, name: str) -> nn.Module:
+        block = nn.remat(Block) if self.remat else Block
+        return block(
+            self.num_heads, self.mlp_ratio, self.qkv_bias, self.attention, self.dtype, name=name
+        )
 
     def _embed_time(self, t: Array) -> Array:
         embedding = sinusoid(t, self.width).astype(self.dtype)
@@ -177,10 +193,11 @@ class UViT(nn.Module):
     def _embed(
         self, x: Array, time: Array, y: Array | None, augment_label: Array | None
     ) -> tuple[Array, int]:
-        """Tokens (B, extras + L, width), the time token the last of the extras; and the number of
-        extras.
+        """Returns tokens (B, extras + L, width), where the time token is the last of the extra
+        ones, and the number of extra tokens.
         """
-        batch, channels, patch = x.shape[0], x.shape[-1], (self.patch_size, self.patch_size)
+        batch, _, _, channels = x.shape
+        patch = (self.patch_size, self.patch_size)
         bias_init = conv_bias_init(self.patch_size**2 * channels)
         patches = nn.Conv(
             self.width,
@@ -222,7 +239,7 @@ class UViT(nn.Module):
         position = self.param("pos_embed", LINEAR_INIT, (1, *tokens.shape[1:]))
         return tokens + position.astype(self.dtype), len(extras)
 
-    def _conditioning(self) -> SelfConditioning:
+    def _self_conditioning(self) -> SelfConditioning:
         return SelfConditioning(
             self.width,
             self.projection,
@@ -233,16 +250,18 @@ class UViT(nn.Module):
         )
 
     def _inject(
-        self, condition: Array, tokens: Array, extras: int, skips: list[Array]
+        self, added: Array, tokens: Array, extras: int, skips: list[Array]
     ) -> tuple[Array, int, list[Array]]:
-        """Hand a condition (B, width) to the blocks that follow, by the time token or by a token of
-        its own.
+        """Hands ``added`` (B, width) to the blocks that follow.
+
+        U-ViT has no condition beside its tokens: the time token is the condition, and the residual
+        stream carries the sum on.
         """
         if self.inject == "add":
-            return tokens.at[:, extras - 1].add(condition), extras, skips
-        # The earlier blocks have no such token: their skips bring zeros to its place.
+            return tokens.at[:, extras - 1].add(added), extras, skips
+        # Earlier blocks have no such token, so their skips bring zeros in its place.
         skips = [jnp.pad(skip, ((0, 0), (1, 0), (0, 0))) for skip in skips]
-        return jnp.concatenate([condition[:, None], tokens], axis=1), extras + 1, skips
+        return jnp.concatenate([added[:, None], tokens], axis=1), extras + 1, skips
 
     def _unembed(self, tokens: Array, image_shape: tuple[int, ...]) -> Array:
         _, height, width, channels = image_shape

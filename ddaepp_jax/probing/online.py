@@ -21,10 +21,11 @@ from ddaepp_jax.base.files import replace
 from ddaepp_jax.data.augment import crop_and_flip, to_float
 from ddaepp_jax.data.order import batch_indices
 from ddaepp_jax.diffusion.noise import image_keys
-from ddaepp_jax.probing import heads as probes
+from ddaepp_jax.probing import heads as linear
 from ddaepp_jax.probing.features import Extraction, Features
-from ddaepp_jax.probing.heads import Heads, Scales
+from ddaepp_jax.probing.heads import Heads
 from ddaepp_jax.probing.protocols import Protocol
+from ddaepp_jax.probing.scaling import Scales, scaled
 from ddaepp_jax.probing.stored import Read
 
 OnlineStep = Callable[..., tuple[Heads, Array]]
@@ -52,9 +53,9 @@ def make_online_step(features: Features, mesh: Mesh, pad: int, flip: bool, l2: f
         seed = constants["seed"]
         x0 = to_float(crop_and_flip(images, seed, number, ids, pad=pad, flip=flip))
         keys = image_keys(seed, "probe", ids)
-        inputs = probes.scaled(features(params, x0, keys, number, constants["level"]), scales)
+        inputs = scaled(features(params, x0, keys, number, constants["level"]), scales)
         progress = number / constants["steps"]
-        return probes.step(heads, inputs, labels, constants["rates"], progress, l2), number
+        return linear.step(heads, inputs, labels, constants["rates"], progress, l2), number
 
     return jax.jit(online_step, donate_argnums=1, out_shardings=parallel.replicated(mesh))
 
@@ -88,7 +89,7 @@ def fit(
     first = 0
     if saved.exists():
         first, heads = serialization.from_bytes((0, heads), saved.read_bytes())
-    steps = probes.total_steps(len(ids), protocol.epochs, protocol.batch_size)
+    steps = linear.total_steps(len(ids), protocol.epochs, protocol.batch_size)
     constants = {
         "seed": np.uint32(extraction.seed),
         "level": extraction.level,

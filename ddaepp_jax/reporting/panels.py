@@ -1,21 +1,22 @@
-"""A panel of curves on a report's page, as an evaluator declares it."""
+"""A panel of curves on a run's page, as an evaluator declares it."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """Curves of the metrics whose whole name a pattern matches.
+    """One plot, with a curve for each metric whose whole name matches a pattern.
 
     Attributes:
       title: the panel's title.
-      metrics: a regular expression for whole names of metrics.
+      metrics: a regular expression that matches whole names of metrics.
       ylabel: label of the vertical axis.
-      log: whether the vertical axis is logarithmic, where all values are positive.
-      by_level: whether the horizontal axis is the noise level, which ends each metric's name, and
-        not the step. One run is drawn at three of its evaluations, several at their newest.
-      alone: whether the page of one run shows it.
-      together: whether the page of several runs shows it.
+      log: whether the vertical axis is logarithmic if all values are positive.
+      by_level: whether the horizontal axis is the noise level, the number that ends each metric's
+        name, instead of the step. The page of one run shows three of its evaluations, a comparison
+        the newest of each run.
+      alone: whether the page of one run shows the panel.
+      together: whether a comparison of several runs shows it.
     """
 
     title: str

@@ -54,17 +54,12 @@ class ClassifierData:
     def of_splits(cls, train: Dataset, held_out: Callable[[], Dataset]) -> "ClassifierData":
         """Describes an opened training split."""
         return cls(
-            _identity(train),
+            train.identity,
             train.split,
             train.image_shape,
             train.class_names,
             lambda: (train, held_out()),
         )
-
-
-def _identity(data: Dataset) -> str:
-    folder = Path(data.name)
-    return str(folder.resolve()) if folder.is_dir() else data.name
 
 
 def extractor(

@@ -1,4 +1,9 @@
-"""Checkpoints: ``checkpoints/<step>/`` with the items params, ema, optimizer, meta, by Orbax."""
+"""Checkpoints: ``checkpoints/<step>/`` with the items params, ema, optimizer, meta, by Orbax.
+
+The meta data hold the format of the arrays. Format 1, that of version 0.1, has no such entry: it
+stored the time-adaptive scale of self-conditioning as s(t) = Linear(..), whose bias starts at 1.
+Format 2 stores s(t) - 1. Networks of format 1 are converted when they are read.
+"""
 
 import os
 import shutil
@@ -14,6 +19,9 @@ from jax.sharding import Sharding
 
 from ddaepp_jax.base.errors import InputError, first_line
 from ddaepp_jax.training.step import TrainState
+
+FORMAT = 2  # of the arrays that are written today
+SCALE_BIAS = ("self_conditioning", "scale", "bias")
 
 # Which end of a measured value is the better one: min or max.
 Better = Callable[[Iterable[float]], float]
@@ -70,7 +78,7 @@ class Checkpoints:
             params=ocp.args.StandardSave(state.params),
             ema=ocp.args.StandardSave(state.ema),
             optimizer=ocp.args.StandardSave(state.opt_state),
-            meta=ocp.args.JsonSave(meta),
+            meta=ocp.args.JsonSave({**meta, "format": FORMAT}),
         )
         self._manager.save(meta["step"], args=items)
 
@@ -130,6 +138,7 @@ def restore_state(directory: Path, step: int, target: TrainState) -> TrainState:
         checkpointer.restore(path / name, shapes) for name, shapes in items.items()
     )
     meta = read_meta(directory, step)
+    params, ema = _converted((params, ema), meta.get("format", 1))
     step_array = jax.make_array_from_callback(
         (), target.step.sharding, lambda _: np.int32(meta["step"])
     )
@@ -227,4 +236,21 @@ def restore_networks(
         raise InputError(
             f"{path}: not a readable checkpoint of this program ({first_line(error)})"
         ) from error
-    return {name: restored[name]["network"] for name in names}
+    meta = read_meta(directory, step) if (path.parent / "meta").exists() else {}
+    networks = {name: restored[name]["network"] for name in names}
+    return _converted(networks, meta.get("format", 1))
+
+
+def _converted(parameters: Any, version: int) -> Any:
+    """Converts parameters that were written in format ``version`` to today's.
+
+    Averages need no other treatment than the parameters themselves: their weights sum to 1.
+    """
+    if version > 1:
+        return parameters
+
+    def leaf(path: tuple[Any, ...], array: jax.Array) -> jax.Array:
+        names = tuple(getattr(key, "key", None) for key in path[-len(SCALE_BIAS) :])
+        return jax.device_put(array - 1, array.sharding) if names == SCALE_BIAS else array
+
+    return jax.tree_util.tree_map_with_path(leaf, parameters)

@@ -1,5 +1,5 @@
-"""Snapshots: ``snapshots/<step>/ema``, the network's power-function averages, by Orbax; none is
-ever deleted.
+"""Snapshots: ``snapshots/<step>/`` with the network's power-function averages as the item ema, and
+their format as the item meta, by Orbax; none is ever deleted.
 
 They are what ``ddaepp_jax.training.posthoc`` makes other averages from.
 """
@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from ddaepp_jax.training import ema
-from ddaepp_jax.training.checkpoint import steps_of
+from ddaepp_jax.training.checkpoint import FORMAT, steps_of
 from ddaepp_jax.training.step import TrainState
 
 
@@ -63,9 +63,10 @@ class Snapshots:
         if step in self._manager.all_steps():
             return
         self._manager.check_for_errors()
-        self._manager.save(
-            step, args=ocp.args.Composite(ema=ocp.args.StandardSave(kept(state.ema)))
+        items = ocp.args.Composite(
+            ema=ocp.args.StandardSave(kept(state.ema)), meta=ocp.args.JsonSave({"format": FORMAT})
         )
+        self._manager.save(step, args=items)
 
     def wait(self) -> None:
         """Until all are committed; a checkpoint that follows then vouches for them."""

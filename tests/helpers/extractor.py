@@ -1,4 +1,4 @@
-"""An extractor for tests: a classifier of digits that is not trained, and so costs no time."""
+"""An extractor for tests: an untrained classifier of digits, which is quick to make."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ SHAPE = (8, 8, 1)
 
 
 def untrained_classifier(directory: Path, seed: int = 0) -> Path:
-    """Writes ``CLASSIFIER`` with random weights into a directory, and returns the directory."""
+    """Writes ``CLASSIFIER`` to a directory, with weights that depend on the seed; returns it."""
     images = np.zeros((1, *SHAPE), np.float32)
     variables = jax.jit(CLASSIFIER.init)(jax.random.key(seed), images)
     extractors.save(directory, CLASSIFIER, variables["params"], {"accuracy": 10.0}, SHAPE)

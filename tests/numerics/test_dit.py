@@ -125,10 +125,10 @@ def test_output_and_features_equal_the_reference(case):
 )
 def test_parameter_counts_are_the_references(kind, arguments, count):
     family = {"dit": dit, "lightningdit": lightningdit}[kind]
-    x = jax.ShapeDtypeStruct((1, *family.image_shape(**arguments)), "float32")
-    shapes = jax.eval_shape(
-        family.module(**arguments).init, jax.random.key(0), x, jax.ShapeDtypeStruct((1,), "float32")
-    )
+    reference = family.Arguments(**arguments)
+    x = jax.ShapeDtypeStruct((1, *reference.input_shape), "float32")
+    t = jax.ShapeDtypeStruct((1,), "float32")
+    shapes = jax.eval_shape(reference.network().init, jax.random.key(0), x, t)
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == count
 
 
@@ -238,7 +238,10 @@ def test_scan_remat_and_capture_change_no_number(options, conditioned, scan, rem
 
 
 def test_a_scan_compiles_one_block_for_all():
-    """The program's length does not grow with depth, whatever is wanted; a loop's does."""
+    """The program's length does not grow with depth, whatever is captured.
+
+    Unrolled it grows by the calls of each block, at least one for each of its 12 parameters.
+    """
 
     def lines(capture, **fields):
         network, params, x, t, y = small(self_condition=True, **fields)
@@ -247,7 +250,7 @@ def test_a_scan_compiles_one_block_for_all():
 
     assert lines((), depth=12) == lines((), depth=6)
     assert lines(("block_4",), depth=12) == lines(("block_4",), depth=6)
-    assert lines((), depth=12, scan=False) > 1.5 * lines((), depth=6, scan=False)
+    assert lines((), depth=12, scan=False) > lines((), depth=6, scan=False) + 6 * 12
 
 
 @pytest.mark.slow
@@ -320,7 +323,7 @@ def test_conditioning_reaches_what_follows_and_the_final_norm():
     pooled, sc = tokens.mean(1), params["self_conditioning"]
     normed = (pooled - pooled.mean(1, keepdims=True)) / np.sqrt(pooled.var(1, keepdims=True) + 1e-5)
     projected = dense(sc["project"], normed * f64(sc["norm"]["scale"]) + f64(sc["norm"]["bias"]))
-    condition = condition + dense(sc["scale"], silu(time)) * projected
+    condition = condition + (1 + dense(sc["scale"], silu(time))) * projected
     shift, scale = np.split(dense(own["final_modulation"], silu(condition))[:, None], 2, axis=-1)
     tokens = (tokens - tokens.mean(-1, keepdims=True)) / np.sqrt(
         tokens.var(-1, keepdims=True) + 1e-6

@@ -17,8 +17,10 @@ from ddaepp_jax.data.augment import crop_and_flip, to_float
 from ddaepp_jax.data.datasets import digits
 from ddaepp_jax.diffusion.noise import image_keys
 from ddaepp_jax.probing import features, online
-from ddaepp_jax.probing import heads as probes
+from ddaepp_jax.probing import heads as linear
+from ddaepp_jax.probing.neighbours import knn_accuracy
 from ddaepp_jax.probing.protocols import PROTOCOLS
+from ddaepp_jax.probing.scaling import scaled, standard_scale
 from ddaepp_jax.probing.splits import split_rows
 
 
@@ -58,10 +60,10 @@ def test_heads_equal_scikit_learn(layers, l2):
     argmax, accuracy.
     """
     made, labels = layers
-    scales = probes.standard_scale(part(made, FIT))
+    scales = standard_scale(part(made, FIT))
     how = protocol(epochs=300, batch_size=500, learning_rates=(3e-2,), l2=l2)
-    heads = probes.fit(part(made, FIT), labels[FIT], scales, how, num_classes=10)
-    ours = probes.accuracies(heads, part(made, TEST), labels[TEST], scales)
+    heads = linear.fit(part(made, FIT), labels[FIT], scales, how, num_classes=10)
+    ours = linear.accuracies(heads, part(made, TEST), labels[TEST], scales)
     for name, feature in made.items():
         scaler = StandardScaler().fit(feature[FIT].astype(np.float64))
         x, z = (
@@ -73,7 +75,7 @@ def test_heads_equal_scikit_learn(layers, l2):
         assert abs(ours[name][0] - theirs.score(z, labels[TEST])) <= 0.005
 
         width = str(feature.shape[1])
-        place = probes.by_width({n: f.shape[1] for n, f in made.items()})[width].index(name)
+        place = linear.by_width({n: f.shape[1] for n, f in made.items()})[width].index(name)
         kernel, bias = (np.float64(heads.params[width][k][0, place]) for k in ("kernel", "bias"))
 
         def objective(kernel, bias, x=x):
@@ -88,8 +90,8 @@ def test_heads_equal_scikit_learn(layers, l2):
 def test_heads_trained_together_equal_heads_trained_one_by_one(layers):
     made, labels = layers
     rates, how = (1e-3, 4e-3, 3e-2), protocol(epochs=10, batch_size=100)
-    scales = probes.standard_scale(part(made, FIT))
-    together = probes.fit(
+    scales = standard_scale(part(made, FIT))
+    together = linear.fit(
         part(made, FIT),
         labels[FIT],
         scales,
@@ -97,17 +99,17 @@ def test_heads_trained_together_equal_heads_trained_one_by_one(layers):
         num_classes=10,
         seed=3,
     )
-    accuracy = probes.accuracies(together, part(made, TEST), labels[TEST], scales)
+    accuracy = linear.accuracies(together, part(made, TEST), labels[TEST], scales)
     for name, feature in made.items():
         for i, rate in enumerate(rates):
             alone = dataclasses.replace(how, learning_rates=(rate,))
-            one = probes.fit(
+            one = linear.fit(
                 {name: feature[FIT]}, labels[FIT], scales, alone, num_classes=10, seed=3
             )
-            (single,) = probes.accuracies(one, {name: feature[TEST]}, labels[TEST], scales)[name]
+            (single,) = linear.accuracies(one, {name: feature[TEST]}, labels[TEST], scales)[name]
             assert abs(single - accuracy[name][i]) <= 0.003
             width = str(feature.shape[1])
-            place = probes.by_width({n: f.shape[1] for n, f in made.items()})[width].index(name)
+            place = linear.by_width({n: f.shape[1] for n, f in made.items()})[width].index(name)
             # Adam turns rounding noise into steps where a gradient is small.
             ours, theirs = (
                 together.params[width]["kernel"][i, place],
@@ -124,11 +126,11 @@ def test_a_step_is_adams_on_each_heads_own_loss():
     """Against float64 numpy: two steps with a cosine, weights and biases."""
     rng = np.random.default_rng(1)
     x, labels = rng.normal(size=(20, 6)), rng.integers(0, 3, 20)
-    heads = probes.init({"x": 6}, 3, 2)
+    heads = linear.init({"x": 6}, 3, 2)
     rates, l2, batch = np.array([0.1, 0.3]), 0.05, {"x": jnp.asarray(x, jnp.float32)}
     for number in (0, 1):
         done = jnp.float32(number / 2)
-        heads = probes.step(
+        heads = linear.step(
             heads, batch, jnp.asarray(labels), jnp.asarray(rates, jnp.float32), done, l2
         )
     for i, rate in enumerate(rates):
@@ -158,23 +160,23 @@ def test_order_of_layers_does_not_matter(layers):
     made, labels = layers
     how, scales = protocol(epochs=5), {}
     fits = [
-        probes.fit(
+        linear.fit(
             {name: made[name][FIT] for name in names}, labels[FIT], scales, how, num_classes=10
         )
         for names in ("bac", "cab")
     ]
     jax.tree.map(np.testing.assert_array_equal, *fits)
     # A traced dict is sorted by name; one made inside a trace is not.
-    stacked = probes._stack({name: made[name] for name in "bac"})
+    stacked = linear._stack({name: made[name] for name in "bac"})
     np.testing.assert_array_equal(stacked["24"][0], made["a"])
 
 
 def test_accuracies_count_every_image_once(layers, monkeypatch):
     made, labels = layers
-    heads = probes.fit(part(made, FIT), labels[FIT], {}, protocol(epochs=5), num_classes=10)
-    whole = probes.accuracies(heads, part(made, TEST), labels[TEST], {})
-    monkeypatch.setattr(probes, "CHUNK", 77)
-    pieces = probes.accuracies(heads, part(made, TEST), labels[TEST], {})
+    heads = linear.fit(part(made, FIT), labels[FIT], {}, protocol(epochs=5), num_classes=10)
+    whole = linear.accuracies(heads, part(made, TEST), labels[TEST], {})
+    monkeypatch.setattr(linear, "CHUNK", 77)
+    pieces = linear.accuracies(heads, part(made, TEST), labels[TEST], {})
     for name, values in whole.items():
         np.testing.assert_allclose(values * 500, np.round(values * 500), atol=1e-9)
         np.testing.assert_allclose(pieces[name], values, atol=1 / 500 + 1e-9)
@@ -183,11 +185,11 @@ def test_accuracies_count_every_image_once(layers, monkeypatch):
 def test_scale_is_that_of_the_features_and_dead_channels_stay(layers):
     made, _ = layers
     dead = np.concatenate([made["a"], np.full((1500, 1), 3.0, np.float32)], axis=1)
-    scales = probes.standard_scale({"a": dead})
-    scaled = np.asarray(probes.scaled({"a": dead}, scales)["a"], np.float64)
-    np.testing.assert_allclose(scaled.mean(0), 0, atol=1e-5)
-    np.testing.assert_allclose(scaled[:, :-1].std(0), 1, atol=1e-5)
-    assert (scaled[:, -1] == 0).all() and np.isfinite(scaled).all()
+    scales = standard_scale({"a": dead})
+    z = np.asarray(scaled({"a": dead}, scales)["a"], np.float64)
+    np.testing.assert_allclose(z.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(z[:, :-1].std(0), 1, atol=1e-5)
+    assert (z[:, -1] == 0).all() and np.isfinite(z).all()
 
 
 def test_neighbours_vote_by_cosine():
@@ -208,7 +210,7 @@ def test_neighbours_vote_by_cosine():
             votes = np.zeros(4)
             np.add.at(votes, bank_labels[nearest], np.exp(cosine[nearest] / 0.07))
             right += votes.argmax() == label
-        ours = probes.knn_accuracy(np.float32(raw[0]), bank_labels, np.float32(raw[1]), labels, k)
+        ours = knn_accuracy(np.float32(raw[0]), bank_labels, np.float32(raw[1]), labels, k)
         assert 0.3 < ours < 1 and abs(ours - right / 60) <= 1 / 60 + 1e-9
 
 
@@ -254,8 +256,8 @@ def test_online_heads_see_a_draw_and_a_crop_of_each_step():
             crop_and_flip(jnp.asarray(images), 5, number, jnp.asarray(ids), pad=2, flip=True)
         )
         seen = features({}, x0, image_keys(5, "probe", jnp.asarray(ids)), number, 0.5)
-        return probes.step(
-            probes.init({"x": 36}, 3, 2), seen, labels, rates, number / 8, 0.1
+        return linear.step(
+            linear.init({"x": 36}, 3, 2), seen, labels, rates, number / 8, 0.1
         ).params
 
     step = online.make_online_step(features, mesh, pad=2, flip=True, l2=0.1)
@@ -263,7 +265,7 @@ def test_online_heads_see_a_draw_and_a_crop_of_each_step():
     for number in (0, 6):
         heads, _ = step(
             {},
-            probes.init({"x": 36}, 3, 2),
+            linear.init({"x": 36}, 3, 2),
             (images, labels, ids),
             {},
             constants,

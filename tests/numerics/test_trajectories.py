@@ -24,9 +24,9 @@ SCHEDULES = np.load(GOLDEN / "schedules.npz")
 
 @pytest.fixture(scope="module")
 def network():
-    module = ddae_unet.module(
+    module = ddae_unet.Arguments(
         image_shape=(3, 8, 8), n_channels=32, ch_mults=(1, 2), is_attn=(False, True), n_blocks=1
-    )
+    ).network()
     shapes = jax.eval_shape(
         module.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)), jnp.zeros((1,))
     )["params"]

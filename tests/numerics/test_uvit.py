@@ -139,7 +139,7 @@ def test_conditioning_is_what_the_module_says():
     angles = np.asarray(t, np.float64)[:, None] * np.exp(-np.log(10_000) * np.arange(8) / 8)
     time = np.concatenate([np.cos(angles), np.sin(angles)], -1)
     silu = time / (1 + np.exp(-time))
-    added = (silu @ c["scale"]["kernel"] + c["scale"]["bias"]) * (
+    added = (1 + silu @ c["scale"]["kernel"] + c["scale"]["bias"]) * (
         h @ c["project"]["kernel"] + c["project"]["bias"]
     )
     moved = np.asarray(tokens["in"] - tokens["before"])

@@ -19,11 +19,12 @@ from helpers.scores import differ
 from PIL import Image
 from safetensors.numpy import save_file
 
-from ddaepp_jax import convert, fid, load, main
+from ddaepp_jax import convert, fid, load
 from ddaepp_jax.base import dispatch, parallel
 from ddaepp_jax.data import datasets
 from ddaepp_jax.released import inception_fid
 from ddaepp_jax.run import Run
+from ddaepp_jax.run.train import train_and_evaluate
 from ddaepp_jax.sampling.settings import Sampling
 from ddaepp_jax.scoring import by_name, classifier, extractors, image_sets, references
 from ddaepp_jax.scoring.extractors import Extractor
@@ -252,9 +253,7 @@ def test_statistics_of_others_are_read(tmp_path):
 def test_scores_in_training_and_the_best_checkpoint_by_them(extractor, tmp_path):
     workdir = tmp_path / "run"
     scoring = dict(evals__fid__every=3, evals__fid__n=20, evals__fid__extractor=str(extractor))
-    main.train_and_evaluate(
-        config(**PLAIN | NO_EVALS | scoring, train__keep_checkpoints=1), workdir
-    )
+    train_and_evaluate(config(**PLAIN | NO_EVALS | scoring, train__keep_checkpoints=1), workdir)
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     name = "fid/ema0.999/classifier-fd20/ddpm4/train"
     distances = {row["step"]: row[name] for row in rows if name in row}

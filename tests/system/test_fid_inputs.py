@@ -13,6 +13,7 @@ from helpers.extractor import CLASSIFIER, SHAPE
 from PIL import Image
 
 from ddaepp_jax import convert, fid
+from ddaepp_jax.released import inception_fid
 from ddaepp_jax.scoring import extractors
 
 DIGITS = ("--images=digits:test", "--reference=digits:test")
@@ -199,17 +200,16 @@ def test_inceptions_weights(tmp_path, monkeypatch, plain):
         "extractor", "Inception", "python -m ddaepp_jax.convert --kind=inception-fid"
     ):
         fid.main([f"--workdir={plain}"])
-    released = convert.inception_fid
     served = tmp_path / "served.pth"
     served.write_bytes(b"something else")
     for url, argument, field, *words in (
         ("", "--config.seed=1", "--config.seed=1", "--kind=inception-fid"),
         ("", "--prefix=x", "--prefix", "--kind=inception-fid"),
         ("", f"--checkpoint={tmp_path / 'none.pth'}", "--checkpoint", f"{tmp_path / 'none.pth'}"),
-        (served.as_uri(), None, "--checkpoint", "SHA-256", released.DIGEST, "removed"),
+        (served.as_uri(), None, "--checkpoint", "SHA-256", inception_fid.DIGEST, "removed"),
         ((tmp_path / "gone.pth").as_uri(), None, "--checkpoint", "fetched", "copy"),
     ):
-        monkeypatch.setattr(released, "URL", url)
+        monkeypatch.setattr(inception_fid, "URL", url)
         with expect_error(field, *words):
             convert.main(["--kind=inception-fid", *([argument] if argument else [])])
     assert not extractors.exists(tmp_path / ".cache" / "ddaepp_jax" / "extractors" / "inception")

@@ -6,6 +6,7 @@ import pytest
 from helpers.errors import TINY, expect_error
 
 from ddaepp_jax import find_bottleneck
+from ddaepp_jax.config import saved
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +77,6 @@ def test_another_search_is_there(tmp_path, monkeypatch):
 @pytest.mark.parametrize("text", ["{}\n", "no json\n", "3\n"])
 def test_damaged_curves(tmp_path, text, monkeypatch):
     (tmp_path / "curves.jsonl").write_text(text)
-    monkeypatch.setattr(find_bottleneck, "_claim", lambda *_: None)
+    monkeypatch.setattr(saved, "claim", lambda *_: None)
     with expect_error(f"{tmp_path / 'curves.jsonl'}", "--workdir"):
         find_bottleneck.main([TINY, f"--workdir={tmp_path}"])

@@ -17,13 +17,15 @@ from ddaepp_jax import linear_probe
 from ddaepp_jax.base import dispatch
 from ddaepp_jax.data.augment import random_crop
 from ddaepp_jax.data.datasets import digits
-from ddaepp_jax.probing import heads as probes
-from ddaepp_jax.probing import online, stored
+from ddaepp_jax.probing import heads as linear
+from ddaepp_jax.probing import neighbours, online, scaling, splits, stored
 from ddaepp_jax.probing.diagnostics import diagnose
 from ddaepp_jax.probing.features import pool
+from ddaepp_jax.probing.level import group_layers
+from ddaepp_jax.probing.probe import best_row
 from ddaepp_jax.probing.protocols import PROTOCOLS
 from ddaepp_jax.probing.splits import Splits, split_rows
-from ddaepp_jax.reporting import probes as probe_results
+from ddaepp_jax.reporting import probes
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +87,7 @@ def test_a_trained_network_beats_chance_and_learning_rates_are_chosen(whole):
 def test_stored_features_are_the_runs_own(run, tmp_path, monkeypatch):
     """Image i's noise is a function of (seed, i): train's images first, test's after them."""
     kept = {}
-    monkeypatch.setattr(linear_probe.shutil, "rmtree", lambda *_, **__: None)
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
     linear_probe.probe(
         run, linear_probe.settings(run, levels=(11,), epochs=1, knn=0, seed=5), tmp_path / "probe"
     )
@@ -146,10 +148,10 @@ def test_diagnoses_are_those_of_two_views_of_the_images_that_choose(run, whole, 
             assert {name: row[name] for name in DIAGNOSES} == pytest.approx(expected, rel=1e-3)
 
 
-def test_many_images_are_diagnosed_by_an_even_part(run, monkeypatch):
-    images = linear_probe._images(run, linear_probe.settings(run, held_out=0))
-    monkeypatch.setattr(linear_probe, "DIAGNOSED", 100)
-    np.testing.assert_array_equal(linear_probe._diagnosed(images), np.arange(1500, 1797, 3))
+def test_many_images_are_diagnosed_by_an_even_part(monkeypatch):
+    monkeypatch.setattr(splits, "DIAGNOSED", 100)
+    images = Splits(digits("train"), digits("test"), held_out=0, seed=0)
+    np.testing.assert_array_equal(images.diagnosed, np.arange(1500, 1797, 3))
 
 
 def test_an_older_probe_is_refused_and_still_shown(run, whole, tmp_path):
@@ -159,15 +161,15 @@ def test_an_older_probe_is_refused_and_still_shown(run, whole, tmp_path):
     out.with_suffix(".json").write_text(json.dumps(old))
     with expect_error(str(out.with_suffix(".json")), "remove"):
         linear_probe.probe(run, chosen, out)
-    assert "spread" not in probe_results.table(old) and "spread" in probe_results.table(whole)
-    assert not probe_results.collapsed(old) and not probe_results.collapsed(whole)
+    assert "spread" not in probes.table(old) and "spread" in probes.table(whole)
+    assert not probes.collapsed(old) and not probes.collapsed(whole)
 
 
 def test_collapse_is_said_beneath_the_table(whole):
     rows = [
         row | ({"effective_rank": 1.5} if row["noise_level"] == 1 else {}) for row in whole["rows"]
     ]
-    lines = probe_results.table(whole | {"rows": rows}).splitlines()[-3:]
+    lines = probes.table(whole | {"rows": rows}).splitlines()[-3:]
     text = (
         "the features have collapsed: images differ along a direction or two (effective rank 1.50)"
     )
@@ -178,7 +180,7 @@ def test_the_last_lines_are_the_chosen_features_beside_raw_pixels(whole):
     """One layer and noise level, best on average by both heads on the images that choose."""
     pixels, *inner = whole["rows"]
     best = max(inner, key=lambda row: row["linear_held_out"] + row["knn_held_out"])
-    titles, _, linear, knn = probe_results.summary(whole).splitlines()
+    titles, _, linear, knn = probes.summary(whole).splitlines()
     assert f"{best['layer']}, level {best['noise_level']:g}" in titles
     for line, head in ((linear, "linear_test"), (knn, "knn_test")):
         assert line.split()[-2:] == [f"{best[head]:.1f}", f"{pixels[head]:.1f}"]
@@ -302,7 +304,7 @@ def test_more_levels_join(run, whole, tmp_path):
     by_cell = lambda rows: {(row["layer"], row["noise_level"]): row for row in rows}
     assert by_cell(found["rows"]) == by_cell(whole["rows"])
     np.testing.assert_array_equal(
-        *(probe_results.grid(probed, "knn_test")[2] for probed in (found, whole))
+        *(probes.grid(probed, "knn_test")[2] for probed in (found, whole))
     )
 
 
@@ -316,7 +318,7 @@ def test_imagenet_protocol_standardises_without_neighbours(run, tmp_path):
     other = linear_probe.probe(run, plain, tmp_path / "plain")
     pixels, unscaled = found["rows"][0]["linear_test"], other["rows"][0]["linear_test"]
     assert pixels > 50 and abs(pixels - unscaled) > 1
-    probe_results.figures(found)
+    probes.figures(found)
 
 
 def test_chosen_on_the_test_split_is_said(run, tmp_path):
@@ -325,13 +327,13 @@ def test_chosen_on_the_test_split_is_said(run, tmp_path):
     assert found["data"]["heads trained on"] == "1500 images of train"
     assert found["data"]["chosen on"] == "the test split (test), as no image was held out"
     assert found["best"]["chosen_by"] == "linear_test" and "linear_held_out" not in found["best"]
-    assert "held" not in probe_results.table(found)
+    assert "held" not in probes.table(found)
 
 
 def test_layers_are_grouped_by_what_the_device_holds():
     sizes = {"a": 10, "b": 10, "c": 30, "d": 10}
-    assert linear_probe._groups(sizes, 100, 8000) == [["a", "b"], ["c"], ["d"]]
-    assert linear_probe._groups(sizes, 100, 10**9) == [["a", "b", "c", "d"]]
+    assert group_layers(sizes, 100, 8000) == [["a", "b"], ["c"], ["d"]]
+    assert group_layers(sizes, 100, 10**9) == [["a", "b", "c", "d"]]
 
 
 def test_groups_change_nothing(run, whole, tmp_path):
@@ -351,36 +353,35 @@ def test_heads_learn_from_the_training_part_and_what_is_held_out_chooses(
     """By how many images each is given: 1350 to train on, 150 to choose by, 297 to test; and the
     chosen rate.
     """
-    given = {"standard_scale": set(), "fit": set(), "knn_accuracy": set()}
-    kept = {name: getattr(probes, name) for name in given}
+    lengths = {"standard_scale": set(), "fit": set(), "knn_accuracy": set()}
+    standard_scale = scaling.standard_scale
+    fit = linear.fit
 
-    def recorded(name, arrays):
-        given[name] |= {len(array) for array in arrays}
+    def recorded_scale(features):
+        lengths["standard_scale"] |= {len(feature) for feature in features.values()}
+        return standard_scale(features)
 
-    def standard_scale(features):
-        recorded("standard_scale", features.values())
-        return kept["standard_scale"](features)
+    def recorded_fit(features, labels, *args, **kwargs):
+        lengths["fit"] |= {len(array) for array in (*features.values(), labels)}
+        return fit(features, labels, *args, **kwargs)
 
-    def fit(features, labels, *rest, **how):
-        recorded("fit", [*features.values(), labels])
-        return kept["fit"](features, labels, *rest, **how)
+    def knn_accuracy(bank, bank_labels, query, query_labels, k):
+        lengths["knn_accuracy"] |= {len(bank), len(bank_labels)}
+        return len(query_labels) / 1000
 
-    def knn_accuracy(bank, bank_labels, features, labels, k):
-        recorded("knn_accuracy", [bank, bank_labels])
-        return len(labels) / 1000
-
-    rates = [0.9, 0.2, 0.3, 0.4], [0.1, 0.2, 0.9, 0.4]  # of the test split and of what is held out
-    for function in (standard_scale, fit, knn_accuracy):
-        monkeypatch.setattr(probes, function.__name__, function)
-    monkeypatch.setattr(
-        probes,
-        "accuracies",
-        lambda heads, features, labels, scales: dict.fromkeys(features, rates[len(labels) == 150]),
+    test = [0.9, 0.2, 0.3, 0.4]
+    held_out = [0.1, 0.2, 0.9, 0.4]
+    accuracies = lambda heads, features, labels, scales: dict.fromkeys(
+        features, held_out if len(labels) == 150 else test
     )
+    monkeypatch.setattr(scaling, "standard_scale", recorded_scale)
+    monkeypatch.setattr(linear, "fit", recorded_fit)
+    monkeypatch.setattr(linear, "accuracies", accuracies)
+    monkeypatch.setattr(neighbours, "knn_accuracy", knn_accuracy)
     found = linear_probe.probe(
         run, linear_probe.settings(run, levels=(11,), epochs=1, knn=5), tmp_path / "probe"
     )
-    assert given == {name: {1350} for name in given}
+    assert lengths == {name: {1350} for name in lengths}
     for row in found["rows"]:
         assert row["learning_rate"] == PROTOCOLS["cached"].learning_rates[2]
         assert (row["linear_held_out"], row["linear_test"]) == (90, 30)
@@ -392,7 +393,5 @@ def test_the_best_row_is_the_one_that_what_is_held_out_chooses(run):
         {"layer": layer, "noise_level": 11, "linear_held_out": held_out, "linear_test": test}
         for layer, held_out, test in (("pixels", 99, 99), ("in_1", 50, 80), ("mid", 60, 70))
     ]
-    best = lambda held_out: linear_probe._best(
-        rows, linear_probe.settings(run, held_out=held_out), "t"
-    )
+    best = lambda held_out: best_row(rows, linear_probe.settings(run, held_out=held_out), "t")
     assert (best(0.1)["layer"], best(0)["layer"]) == ("mid", "in_1")

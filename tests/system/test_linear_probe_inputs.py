@@ -9,6 +9,7 @@ from PIL import Image
 
 import ddaepp_jax
 from ddaepp_jax import linear_probe
+from ddaepp_jax.probing import level
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +20,7 @@ def opened(plain):
 
 @pytest.fixture(autouse=True)
 def no_features(monkeypatch):
-    monkeypatch.setattr(linear_probe, "store", lambda *_, **__: pytest.fail("made features"))
+    monkeypatch.setattr(level, "store", lambda *_, **__: pytest.fail("made features"))
 
 
 @pytest.mark.parametrize(

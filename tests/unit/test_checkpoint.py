@@ -4,13 +4,15 @@ import shutil
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from helpers.errors import expect_error
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ddaepp_jax.base.parallel import make_mesh
-from ddaepp_jax.training import checkpoint
+from ddaepp_jax.training import checkpoint, snapshots
 from ddaepp_jax.training.checkpoint import Checkpoints
+from ddaepp_jax.training.snapshots import Snapshots
 from ddaepp_jax.training.step import TrainState
 
 RANKS = {"loss": min, "probe": max}
@@ -33,6 +35,57 @@ def save(directory, measured, keep=2):
     for step, values in measured.items():
         checkpoints.save(state(step), {"step": step, "measured": values})
     checkpoints.close()
+
+
+def conditioned(bias):
+    """A state whose network and average hold the time-adaptive scale of self-conditioning."""
+    network = {"self_conditioning": {"scale": {"bias": jnp.full(3, bias)}}, "bias": jnp.ones(3)}
+    moments = {"self_conditioning": {"scale": {"bias": jnp.full(3, 0.25)}}}
+    parameters = {"network": network, "objectives": {}}
+    placed = NamedSharding(make_mesh((1, 1, 1), jax.devices()[:1]), PartitionSpec())
+    averages = {name: parameters for name in ("0.9", "sigma_rel0.05", "distillation")}
+    return jax.device_put(TrainState(jnp.int32(1), parameters, averages, moments), placed)
+
+
+@pytest.mark.parametrize(("version", "subtracted"), [(1, 1.0), (checkpoint.FORMAT, 0.0)])
+def test_the_scale_is_converted_from_format_1_once(tmp_path, monkeypatch, version, subtracted):
+    """In the parameters, in every average and in snapshots, but not in the optimizer's moments."""
+    state = conditioned(1.5)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "FORMAT", version)
+        patch.setattr(snapshots, "FORMAT", version)
+        save_state(tmp_path, state)
+    for _ in range(2):  # what is saved again is not converted again
+        restored = checkpoint.restore_state(tmp_path / "checkpoints", 1, state)
+        shutil.rmtree(tmp_path / "checkpoints")
+        saved = {"sigma_rel0.05": checkpoint_network(tmp_path / "snapshots", "sigma_rel0.05")}
+        shutil.rmtree(tmp_path / "snapshots")
+        save_state(tmp_path, restored)
+        saved |= {n: checkpoint_network(tmp_path / "checkpoints", n) for n in state.ema}
+        for network in (
+            *saved.values(),
+            restored.params["network"],
+            *(average["network"] for average in restored.ema.values()),
+        ):
+            scale = network["self_conditioning"]["scale"]["bias"]
+            np.testing.assert_array_equal(scale, 1.5 - subtracted)
+            np.testing.assert_array_equal(network["bias"], 1)
+        moments = restored.opt_state["self_conditioning"]["scale"]["bias"]
+        np.testing.assert_array_equal(moments, 0.25)
+
+
+def save_state(directory, state):
+    checkpoints = Checkpoints(directory / "checkpoints", 1, RANKS)
+    checkpoints.save(state, {"step": 1, "measured": {}})
+    checkpoints.close()
+    kept = Snapshots(directory / "snapshots", 0)
+    kept.save(1, state)
+    kept.close()
+
+
+def checkpoint_network(directory, name):
+    placed = NamedSharding(make_mesh((1, 1, 1), jax.devices()[:1]), PartitionSpec())
+    return checkpoint.restore_networks(directory, 1, [name], placed)[name]
 
 
 def there(directory):

@@ -12,15 +12,18 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ddaepp_jax import build, evaluators
+from ddaepp_jax import build
 from ddaepp_jax.base import parallel
+from ddaepp_jax.base.choice import choose
 from ddaepp_jax.base.dispatch import progress_bar
 from ddaepp_jax.base.errors import InputError
-from ddaepp_jax.config import saved as run_config
+from ddaepp_jax.config import saved
+from ddaepp_jax.diffusion.process import level_of
 from ddaepp_jax.probing.features import Extraction, extract, noisy
+from ddaepp_jax.run.weights import choose_weights
 from ddaepp_jax.sampling.draw import make_sample_batch, sample_images
 from ddaepp_jax.sampling.settings import Sampling
-from ddaepp_jax.training import checkpoint, ema, graft, posthoc
+from ddaepp_jax.training import checkpoint, ema, graft
 from ddaepp_jax.training.program import abstract_state
 
 
@@ -30,26 +33,36 @@ def load(
     decay: float | None = None,
     sigma_rel: float | None = None,
 ) -> "Run":
-    """Open a run directory on the devices that are here, whatever it was trained on.
+    """Opens a run directory on the devices at hand, whatever devices it was trained on.
 
     Args:
-      step: of the checkpoint, or "heldout_loss", "probe" or "fid": the best by that evaluation; the
-        newest by default.
-      decay: of the averaged weights, one of ``ema.decays``; the first by default.
-      sigma_rel: instead of it, the relative width of a power-function average: one of
-        ``ema.sigma_rel``, or another, which is made from the run's snapshots, as of the last one at
-        or before ``step``; no checkpoint need be there.
+      workdir: the run directory.
+      step: step of the checkpoint, or "heldout_loss", "probe" or "fid" for the checkpoint that is
+        best by that evaluation. By default it is the newest.
+      decay: average of the weights, one of ``ema.decays``; the first by default.
+      sigma_rel: instead of ``decay``, the relative width of a power-function average: one of
+        ``ema.sigma_rel``, or another one, which is combined from the run's snapshots up to
+        ``step``. For the latter there need not be a checkpoint of ``step``.
 
     Raises:
-      InputError: not a run directory, no such checkpoint or average, one out of the snapshots'
-        reach, or a damaged checkpoint.
+      InputError: the directory is no run directory, there is no such checkpoint or average, the
+        average is out of the snapshots' reach, or a checkpoint is damaged.
     """
     return Run(Path(workdir), step, decay, sigma_rel)
 
 
 def weights_to_start_from(config: ConfigDict, network: Any) -> Any | None:
-    """The weights of ``init_from`` on the host, checked against a network's shapes; None where it
-    is empty.
+    """Reads the weights of the run ``init_from``, and checks them against a network.
+
+    Args:
+      config: the config of the new run.
+      network: shapes of the new network's parameters.
+
+    Returns:
+      The weights on the host; None where ``init_from`` is empty.
+
+    Raises:
+      InputError: there is no such run, or a shape differs.
     """
     if not config.init_from:
         return None
@@ -65,15 +78,20 @@ class Run:
     """A trained run. Images are uint8 NHWC; noise levels are in the process's own unit.
 
     Attributes:
-      config: what it was trained by.
+      workdir: the run directory.
+      config: the run's config.
       module: the network, a Flax module.
       process: the diffusion process.
       params: the network's averaged parameters, on every device.
-      step: that the weights are of: the checkpoint's, or the last snapshot's.
-      decay, sigma_rel: of the average, one of them None.
-      profile_error: relative L2 error of an average's profile that snapshots were combined to; 0.0
-        of a tracked one.
-      image_shape, num_classes, class_names: of the data.
+      step: training step of the loaded weights.
+      decay: decay of the average; None for a power-function average.
+      sigma_rel: relative width of a power-function average; None for a decay.
+      profile_error: relative L2 error of the profile of an average that was combined from
+        snapshots; 0.0 for a tracked average.
+      image_shape: (H, W, C) of the data.
+      num_classes: number of classes of the data; 0 without labels.
+      class_names: names of the classes.
+      mesh: the devices.
     """
 
     def __init__(
@@ -86,66 +104,29 @@ class Run:
         file = workdir / "config.json"
         if not file.is_file():
             raise InputError(
-                f"{workdir}: not a run directory (no config.json); give the --workdir of a training run"
+                f"{workdir}: not a run directory (no config.json); "
+                "give the --workdir of a training run"
             )
         self.workdir = workdir
-        self.config = run_config.from_json(file.read_text(errors="replace"), str(file))
         self._checkpoints = workdir / "checkpoints"
-        newest = checkpoint.latest_step(self._checkpoints)
-        if isinstance(step, str) and not step.isdigit():
-            step = checkpoint.best_step(
-                self._checkpoints, step, build.choose("step", step, evaluators.better())
-            )
-        self.step = newest if step is None else int(step)
-        self.decay, self.sigma_rel = self._chosen(decay, sigma_rel)
-        saved = (self._checkpoints / str(self.step)).is_dir()
-        combined = sigma_rel is not None and not (saved and sigma_rel in self.config.ema.sigma_rel)
-        if not (saved or combined):
-            raise InputError(
-                f"step: no checkpoint {step} in {self._checkpoints}; the newest is {newest}"
-            )
-        meta = checkpoint.read_meta(self._checkpoints, self.step if saved else newest)
-        self.image_shape, self.num_classes = tuple(meta["image_shape"]), meta["num_classes"]
-        self.class_names = tuple(meta["class_names"])
+        self.config = saved.from_json(file.read_text(errors="replace"), str(file))
+        weights = choose_weights(workdir, self.config, step, decay, sigma_rel)
+        self.decay = weights.decay
+        self.sigma_rel = weights.sigma_rel
+        self.image_shape = tuple(weights.meta["image_shape"])
+        self.num_classes = weights.meta["num_classes"]
+        self.class_names = tuple(weights.meta["class_names"])
         self.mesh = parallel.make_mesh((-1, 1, 1))
         self.module = build.network(self.config, self.image_shape, self.num_classes)
         self.process = build.process(self.config)
-        everywhere, self.profile_error = parallel.replicated(self.mesh), 0.0
-        if combined:
-            tracked = self.config.ema.sigma_rel
-            self.params, self.step, self.profile_error = posthoc.reconstruct(
-                workdir / "snapshots", tracked, self.step, self.sigma_rel, everywhere
-            )
-        else:
-            name = str(self.decay) if sigma_rel is None else ema.power_name(self.sigma_rel)
-            self.params = checkpoint.restore_networks(
-                self._checkpoints, self.step, [name], everywhere
-            )[name]
+        self.params, self.step, self.profile_error = weights.restore(
+            self.config.ema.sigma_rel, parallel.replicated(self.mesh)
+        )
         self._compiled: dict[Any, Any] = {}
-
-    def _chosen(
-        self, decay: float | None, sigma_rel: float | None
-    ) -> tuple[float | None, float | None]:
-        """The decay or else the width of the average that was asked for."""
-        if sigma_rel is None:
-            decays = self.config.ema.decays
-            if decay is not None and decay not in decays:
-                raise InputError(
-                    f"decay: no average {decay}; {self.workdir / 'config.json'} has ema.decays={decays}"
-                )
-            return decays[0] if decay is None else decay, None
-        if decay is not None:
-            raise InputError(f"decay, sigma_rel: {decay} and {sigma_rel} given; give one of them")
-        narrowest, widest = ema.WIDTHS
-        if not narrowest <= sigma_rel < widest:
-            raise InputError(
-                f"sigma_rel: {sigma_rel} is not from {narrowest} to below {widest:.4f}, a plain mean's"
-            )
-        return None, float(sigma_rel)
 
     @property
     def average(self) -> str:
-        """The average as metrics' names carry it: ema0.9999, sigma_rel0.08."""
+        """The average in metrics' names: ema0.9999, sigma_rel0.08."""
         return f"ema{self.decay:g}" if self.sigma_rel is None else ema.power_name(self.sigma_rel)
 
     def features(
@@ -157,30 +138,34 @@ class Run:
         draws: int = 1,
         batch_size: int = 256,
     ) -> dict[str, np.ndarray]:
-        """Pooled features of noisy images.
+        """Computes pooled features of noisy images.
 
         Args:
-          images: (N, H, W, C) uint8; of a run on latents, float32 latents, each channel in units of
-            its deviation.
-          noise_level: in the process's unit (DDPM: a time step, EDM: sigma; see
+          images: (N, H, W, C) uint8; of a run on latents float32, where each channel has unit
+            deviation.
+          noise_level: noise level in the process's unit (DDPM: a time step, EDM: sigma; see
             ``process.probe_levels()``).
-          layers: names out of ``self.layers``.
-          seed: image i's noise is a function of (seed, i).
-          draws: of noise, whose features are averaged.
+          layers: names of features, out of ``self.layers``.
+          seed: the noise of image i is a function of (seed, i).
+          draws: number of noise draws over which features are averaged.
+          batch_size: images in a forward pass; it changes no feature.
 
         Returns:
           {layer: (N, C) float32}.
+
+        Raises:
+          InputError: an argument is wrong.
         """
         images = np.asarray(images)
-        wanted = "float32" if self.config.data.name == build.LATENTS else "uint8"
-        if images.dtype != wanted or images.shape[1:] != self.image_shape:
+        dtype = "float32" if self.config.data.name == build.LATENTS else "uint8"
+        if images.dtype != dtype or images.shape[1:] != self.image_shape:
             shape = ", ".join(map(str, self.image_shape))
             raise InputError(
-                f"images: {images.dtype} {images.shape}; give {wanted} of shape (N, {shape})"
+                f"images: {images.dtype} {images.shape}; give {dtype} of shape (N, {shape})"
             )
         _check(seed, draws=draws, batch_size=batch_size, **{"number of images": len(images)})
         for layer in layers:
-            build.choose("layers", layer, self.layers)
+            choose("layers", layer, self.layers)
         extraction = Extraction(
             noisy(self.module, self.process, tuple(layers)),
             self.params,
@@ -189,24 +174,27 @@ class Run:
             seed,
             batch_size,
         )
-        return extract(extraction, lambda rows: images[rows], np.arange(len(images)), range(draws))
+        ids = np.arange(len(images))
+        return extract(extraction, lambda rows: images[rows], ids, draws=range(draws))
 
     def noise_level(self, level: float) -> np.number:
-        """A noise level in the type that the process takes; refused where it has no such level."""
-        try:
-            return self.process.as_level(level)
-        except ValueError as error:
-            raise InputError(f"noise_level: {error}") from None
+        """Converts a noise level to the type that the process takes.
+
+        Raises:
+          InputError: the process has no such level.
+        """
+        return level_of(self.process, level, "noise_level")
 
     @cached_property
     def layers(self) -> tuple[str, ...]:
-        """Names of the network's features, in their order."""
+        """The names of the network's features, in their order."""
         return build.layers(self.module, self.image_shape)
 
     @property
     def probed(self) -> dict[str, Any] | None:
-        """What ``linear_probe`` chose last: "layer", "noise_level", accuracies; None before a
-        probe.
+        """The last choice of ``linear_probe``: "layer", "noise_level", and accuracies.
+
+        It is None before a probe.
         """
         file = self.workdir / "probe" / "best.json"
         return json.loads(file.read_text()) if file.exists() else None
@@ -299,28 +287,29 @@ class Run:
     def _labels(
         self, labels: Sequence[int] | int | None, ids: np.ndarray, guidance: float
     ) -> np.ndarray | None:
+        """Returns the labels (N,) of the images ``ids``; None where the network takes none."""
         if not self.config.model.class_conditional:
             if labels is not None or guidance != 1:
-                what = "labels" if labels is not None else "guidance"
+                field = "labels" if labels is not None else "guidance"
                 raise InputError(
-                    f"{what}: this run was trained without labels (model.class_conditional=False); leave it out"
+                    f"{field}: this run was trained without labels "
+                    "(model.class_conditional=False); leave it out"
                 )
             return None
-        given = ids % self.num_classes if labels is None else np.asarray(labels)
-        if given.dtype.kind not in "iu" or given.shape not in ((), ids.shape):
+        values = ids % self.num_classes if labels is None else np.asarray(labels)
+        if values.dtype.kind not in "iu" or values.shape not in ((), ids.shape):
             raise InputError(
-                f"labels: {given.dtype} {given.shape}; give a class, or {len(ids)} of them, one an image"
+                f"labels: {values.dtype} {values.shape}; give a class, or {len(ids)} of them, "
+                "one an image"
             )
-        given = np.broadcast_to(given, ids.shape)
-        if (given < 0).any() or (given >= self.num_classes).any():
-            wrong = given[(given < 0) | (given >= self.num_classes)][0]
-            raise InputError(f"labels: {wrong} is not in 0..{self.num_classes - 1}")
-        return given
+        values = np.broadcast_to(values, ids.shape)
+        outside = values[(values < 0) | (values >= self.num_classes)]
+        if len(outside):
+            raise InputError(f"labels: {outside[0]} is not in 0..{self.num_classes - 1}")
+        return values
 
     def _check_guide(self, guide: "Run | None", autoguidance: float) -> None:
-        """Refuse a guide that estimates something else than this run, and either of the two
-        alone.
-        """
+        """Refuses a guide that estimates something else, and a guide or its scale alone."""
         if guide is None:
             if autoguidance != 1:
                 raise InputError(
@@ -328,30 +317,27 @@ class Run:
                 )
             return
         if autoguidance == 1:
-            raise InputError(
-                "guide: given, but autoguidance is 1, which is none; give a scale, e.g. 2"
-            )
-        process = dataclasses.replace(
-            guide.process, time_input=self.process.time_input
-        )  # that is the network's own
+            raise InputError("guide: autoguidance is 1, which is none; give a scale, e.g. 2")
+        # How the time is fed is a matter of each network.
+        process = dataclasses.replace(guide.process, time_input=self.process.time_input)
         for what, theirs, ours in (
             ("the shape of its images", guide.image_shape, self.image_shape),
             ("its process", process, self.process),
-            ("the number of its labels", guide._classes, self._classes),
+            ("the number of its labels", guide.module.num_classes, self.module.num_classes),
         ):
             if theirs != ours:
                 raise InputError(f"guide: {guide.workdir} differs in {what}: {theirs}, not {ours}")
 
-    @property
-    def _classes(self) -> int:
-        """How many classes the network knows."""
-        return self.num_classes if self.config.model.class_conditional else 0
-
     def state(self) -> Any:
-        """Everything that was saved: the ``TrainState`` of the checkpoint, on every device."""
+        """Restores everything that was saved: the checkpoint's ``TrainState``, on every device.
+
+        Raises:
+          InputError: there is no checkpoint of this step, only snapshots.
+        """
         if not (self._checkpoints / str(self.step)).is_dir():
             raise InputError(
-                f"step: no checkpoint {self.step} in {self._checkpoints}; averages alone were saved there"
+                f"step: no checkpoint {self.step} in {self._checkpoints}; "
+                "only averages were saved at this step"
             )
         learner = build.learner(self.config, self.image_shape, self.num_classes, total=1)
         target = abstract_state(learner, self.mesh, self.image_shape, ())
@@ -359,7 +345,7 @@ class Run:
 
 
 def _check(seed: int, **counts: int) -> None:
-    """Refuse counts that are not positive, and a seed that does not fit 32 bits."""
+    """Refuses counts that are not positive, and a seed that does not fit 32 bits."""
     for name, count in counts.items():
         if count < 1:
             raise InputError(f"{name}: {count} is not positive")
