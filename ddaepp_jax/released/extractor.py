@@ -22,7 +22,7 @@ def convert_inception(file: Path, directory: Path) -> str:
     Raises:
       InputError: the file does not hold this network, or the directory holds an extractor.
     """
-    if extractors.there(directory):
+    if extractors.exists(directory):
         raise InputError(
             f"--workdir: {directory} holds an extractor already; give another, or remove it"
         )

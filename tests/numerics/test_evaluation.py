@@ -8,7 +8,7 @@ from flax import linen as nn
 from ddaepp_jax.base.parallel import make_mesh
 from ddaepp_jax.diffusion.ddpm import DDPM
 from ddaepp_jax.reporting.pictures import grid
-from ddaepp_jax.scoring import frechet, references, scores
+from ddaepp_jax.scoring import frechet, metrics, references
 from ddaepp_jax.training.heldout_loss import make_heldout_loss
 
 
@@ -87,7 +87,7 @@ def test_precision_is_of_the_samples_and_recall_of_the_reference():
     real = centres + rng.normal(size=(200, 2))
     fake = centres[:100] + 0.3 * rng.normal(size=(100, 2))
     reference = references.Reference("real", {}, {"pool": frechet.gaussian(real)}, real)
-    values = scores.scores({"pool": fake, "logits": rng.normal(size=(100, 3))}, reference)
+    values = metrics.scores({"pool": fake, "logits": rng.normal(size=(100, 3))}, reference)
     assert values["precision"] > 0.9 and values["recall"] < 0.5
     expected = frechet.distance(frechet.gaussian(fake), frechet.gaussian(real))
     assert values["fd"] == pytest.approx(expected)

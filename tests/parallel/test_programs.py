@@ -15,7 +15,8 @@ from ddaepp_jax.base import parallel
 from ddaepp_jax.data import datasets
 from ddaepp_jax.run.train import train_and_evaluate
 from ddaepp_jax.scoring import extractors, image_sets, references
-from ddaepp_jax.scoring.scores import scores
+from ddaepp_jax.scoring.metrics import scores
+from ddaepp_jax.scoring.score import score_samples
 from ddaepp_jax.training.checkpoint import steps_of
 
 
@@ -147,11 +148,12 @@ def test_scores_are_those_of_one_device(conditional, extractor, tmp_path, batch_
         test, train = (
             image_sets.of_dataset(datasets.digits(split), split) for split in ("test", "train")
         )
-        features = image_sets.collect(test, wrn, tmp_path / str(devices), size, mesh)
+        features = image_sets.collect(test, wrn, tmp_path / str(devices), size)
         assert len(features["pool"]) == 297
-        reference = references.of(train, wrn, 64, mesh)
-        out, how = tmp_path / f"{devices}-scores", {"batch_size": size}
-        of_run = fid.score_run(run, wrn, reference, out, n=37, seeds=(0,), how=how)["rows"][0]
+        reference = references.of(train, wrn, 64)
+        out = tmp_path / f"{devices}-scores"
+        samples = fid.samples(run, batch_size=size)
+        (of_run,) = score_samples(samples, wrn, reference, out, n=37, seeds=(0,))["rows"]
         results[devices] = (np.array(features["pool"]), scores(features, reference), of_run)
     (pool_1, of_set_1, of_run_1), (pool_8, of_set_8, of_run_8) = results.values()
     assert np.abs(pool_1 - pool_8).max() < 1e-5 * np.abs(pool_1).max()
