@@ -1,5 +1,6 @@
 """The config that a run directory keeps: its JSON, and what a later run may change."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,9 +9,9 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from ddaepp_jax import __version__
+from ddaepp_jax import __version__, evaluators
 from ddaepp_jax.base.errors import InputError
-from ddaepp_jax.base.files import replace
+from ddaepp_jax.base.files import replace, write_json
 from ddaepp_jax.base.results import refuse_other
 from ddaepp_jax.config.default import MODELS, get_config
 from ddaepp_jax.config.validation import validate
@@ -68,6 +69,10 @@ def _completed(config: ConfigDict) -> ConfigDict:
         group = whole[name].copy_and_resolve_references()
         group.update(config.get(name, {}))
         config[name] = group
+    for name in ("evals", "sampling"):
+        # Settings of plug-ins from outside the package that are not registered here.
+        for plugin in set(config[name]) - set(whole[name]):
+            del config[name][plugin]
     # Version 0.1.0 had one number of epochs for the program and for the probe in training.
     if not probe_has_epochs:
         config.evals.probe.epochs = config.probe.epochs
@@ -183,12 +188,14 @@ def claim(
 def claim_run(workdir: Path, config: ConfigDict) -> None:
     """Makes a run directory, or checks that it is this run's.
 
-    It writes the config, the defaults of this version, and the versions of this package and JAX.
+    It writes the config, the defaults of this version, the panels of all evaluators (for the
+    report, which may not know those from outside the package), and the versions of the software.
 
     Raises:
       InputError: the directory holds another run or something else, or cannot be written.
     """
     claim(workdir / "config.json", config, "a run")
     replace(workdir / "defaults.json", to_json(get_config()).encode())
+    write_json(workdir / "panels.json", [dataclasses.asdict(p) for p in evaluators.panels()])
     versions = f"ddaepp_jax {__version__}, jax {jax.__version__}\n"
     (workdir / "version.txt").write_text(versions)

@@ -4,7 +4,7 @@ An evaluator ``NAME`` has
 
   Settings: a frozen dataclass, the config's group ``evals.NAME``. Its first field is ``every``, the
     number of steps between two evaluations (0: never).
-  PANELS: the panels that a report draws of its metrics.
+  PANELS: the panels that a report draws of its metrics, if any.
   BETTER: ``min`` or ``max``, where its main value ranks checkpoints.
   make(settings, context): returns an ``Evaluation(every, measure, best)``, or None where these data
     don't allow the evaluation. ``measure`` takes the network's parameters and returns values by
@@ -69,8 +69,8 @@ def register(module: ModuleType) -> None:
     _MODULES[module.__name__.rpartition(".")[2]] = module
 
 
-for _found in pkgutil.iter_modules(__path__):
-    register(importlib.import_module(f"{__name__}.{_found.name}"))
+for _module in pkgutil.iter_modules(__path__):
+    register(importlib.import_module(f"{__name__}.{_module.name}"))
 
 
 def settings() -> dict[str, type]:
@@ -80,7 +80,7 @@ def settings() -> dict[str, type]:
 
 def panels() -> list[Panel]:
     """Returns the panels of all evaluators."""
-    return [panel for module in _MODULES.values() for panel in module.PANELS]
+    return [panel for module in _MODULES.values() for panel in getattr(module, "PANELS", ())]
 
 
 def better() -> dict[str, Callable[[Iterable[float]], float]]:

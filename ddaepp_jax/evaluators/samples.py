@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 from pydantic import PositiveInt
 
 from ddaepp_jax.base.ranges import OrOff
-from ddaepp_jax.reporting.panels import Panel
 
 if TYPE_CHECKING:
     from ddaepp_jax.evaluators import Context
@@ -24,9 +23,6 @@ class Settings:
 
     every: OrOff = 2500
     n: PositiveInt = 64
-
-
-PANELS: tuple[Panel, ...] = ()  # The page shows the grids themselves.
 
 
 def make(settings: Settings, context: "Context") -> "Evaluation":

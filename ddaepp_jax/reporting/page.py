@@ -20,13 +20,15 @@ def page(workdirs: Sequence[Path], panels: Sequence[Panel]) -> str:
 
     Args:
       workdirs: the run directories.
-      panels: the panels of curves between that of the training loss and those of its speed.
+      panels: the panels of curves between that of the training loss and those of its speed; those
+        that the runs recorded are added.
 
     Raises:
       InputError: a path is not a run directory, is given twice, or holds a damaged file.
     """
     names = _names([workdir.resolve() for workdir in workdirs])
     runs = [run_directory.read(*each) for each in zip(workdirs, names, strict=True)]
+    panels = list(dict.fromkeys([*panels, *(panel for run in runs for panel in run.panels)]))
     return _one(runs[0], panels) if len(runs) == 1 else comparison(runs, panels)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ddaepp_jax.reporting.checkpoints import Checkpoint
+from ddaepp_jax.reporting.panels import Panel
 from ddaepp_jax.reporting.plots import Series
 
 RATE = "images_per_second_per_device"
@@ -23,6 +24,7 @@ class Record:
       config: the config, a mapping of groups to mappings of fields. Lists stand for tuples.
       defaults: the config's defaults in the version that trained the run, or None if the directory
         does not record them.
+      panels: the panels of curves that the run's evaluators declare.
       version: the software's versions, or "".
       rows: rows of metrics, each with its "step".
       checkpoints: the checkpoints by step; None where their metadata cannot be read.
@@ -37,6 +39,7 @@ class Record:
     name: str
     config: Mapping[str, Any]
     defaults: Mapping[str, Any] | None
+    panels: tuple[Panel, ...]
     version: str
     rows: list[dict[str, float]]
     checkpoints: dict[int, Checkpoint | None]

@@ -7,6 +7,7 @@ from typing import Any
 from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.reporting import checkpoints, headlines, probes
 from ddaepp_jax.reporting.checkpoints import Checkpoint
+from ddaepp_jax.reporting.panels import Panel
 from ddaepp_jax.reporting.record import Record
 
 READ = (  # The fields of the config that every page needs.
@@ -40,6 +41,7 @@ def read(workdir: Path, name: str) -> Record:
         name=name,
         config=_config(workdir / "config.json"),
         defaults=_defaults(workdir / "defaults.json"),
+        panels=_panels(workdir / "panels.json"),
         version=_text(workdir / "version.txt").strip(),
         rows=_rows(workdir / "metrics.jsonl"),
         checkpoints=_checkpoints(workdir / "checkpoints"),
@@ -82,6 +84,16 @@ def _defaults(file: Path) -> dict[str, Any] | None:
     if not isinstance(defaults, dict):
         raise InputError(f"{file}: not the defaults of a config; remove it")
     return defaults
+
+
+def _panels(file: Path) -> tuple[Panel, ...]:
+    """Returns the panels that the run's evaluators declare; none for versions without the file."""
+    if not file.exists():
+        return ()
+    try:
+        return tuple(Panel(**panel) for panel in json.loads(_text(file)))
+    except (ValueError, TypeError):
+        raise InputError(f"{file}: not the panels of a report; remove it") from None
 
 
 def _pictures(directory: Path) -> dict[str, bytes]:
