@@ -1,1 +1,1 @@
-"""The search for the block whose feature conditions the others."""
+"""The search for the bottleneck: short runs of all candidates, and the decision between them."""

@@ -1,7 +1,6 @@
-"""The compiled train program: as many steps a dispatch as it is told, one compilation a run."""
+"""The compiled train program: any number of steps a dispatch, compiled once a run."""
 
 import dataclasses
-import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,26 +15,29 @@ from ddaepp_jax.training import sharding
 from ddaepp_jax.training.source import Source
 from ddaepp_jax.training.step import Learner, TrainState, init_state, train_step
 
-# (images uint8, step, index) -> entries of a batch, "image" in float32: each image augmented by
-# (step, index) alone.
+# Maps uint8 images (B, H, W, C), the step and the indices (B,) of the images in the data set to
+# entries of a batch, among them "image" in float32. An image's augmentation depends on (step,
+# index) alone.
 Prepare = Callable[[Array, Array, Array], dict[str, Array]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What XLA made of a learner on a mesh.
+    """A learner compiled for a mesh.
 
     Attributes:
-      run: ``(state, totals, data, stop) -> (state, totals, done)``: steps until ``state.step`` is
-        ``stop``, or one where the source is not looped; ``data`` is the source's, state and totals
-        are donated, ``done`` is the new step, to wait for.
-      init: ``() -> state``, born sharded.
+      run: ``(state, totals, data, stop) -> (state, totals, done)`` trains until ``state.step`` is
+        ``stop``, or one step if the source is not looped. ``data`` comes from the source; state and
+        totals are donated; ``done`` is the new step, to wait for.
+      init: ``() -> state`` of step 0, sharded from the start.
       state: shapes of the state with their shardings, a target for restoring.
       zeros: ``() -> totals`` of no steps.
-      leaf_names: of the leaves that ``totals["bad_leaves"]`` flags.
-      compile_seconds; flops of one step on one device; bytes_accessed of the same, where XLA counts
-      a scan's body once;
-        memory: bytes on one device.
+      leaf_names: names of the leaves that ``totals["bad_leaves"]`` flags.
+      compile_seconds: time that compilation took.
+      flops: floating-point operations of one step on one device.
+      bytes_accessed: bytes that one step accesses on one device, by XLA's count, which takes the
+        body of a scan once.
+      memory: bytes in use on one device.
     """
 
     run: Callable[[TrainState, dict, Any, Array], tuple[TrainState, dict, Array]]
@@ -50,8 +52,8 @@ class Program:
 
 
 def add_totals(totals: dict, metrics: dict[str, Array], step: Array) -> dict:
-    """Sums of metrics over steps; the first step whose loss or gradient is not finite, and its
-    leaves, are kept.
+    """Adds a step's metrics to the totals, which also keep the first step whose loss or gradient is
+    not finite, and its leaves.
     """
     finite = metrics.pop("finite")
     bad = ~(jnp.isfinite(metrics["loss"]) & finite.all())
@@ -67,11 +69,12 @@ def add_totals(totals: dict, metrics: dict[str, Array], step: Array) -> dict:
 def abstract_state(
     learner: Learner, mesh: Mesh, image_shape: tuple[int, int, int], rules: Any
 ) -> TrainState:
-    """Shapes, dtypes and shardings of the state; nothing is computed."""
+    """Returns shapes, dtypes and shardings of the state; nothing is computed."""
     shapes = jax.eval_shape(lambda: init_state(learner, image_shape))
-    placed = sharding.infer(shapes, mesh, rules)
     return jax.tree.map(
-        lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, placed
+        lambda leaf, placed: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed),
+        shapes,
+        sharding.infer(shapes, mesh, rules),
     )
 
 
@@ -81,35 +84,27 @@ def compile_program(
     rules: Sequence[tuple[str, Sequence[str]]],
     source: Source,
     prepare: Prepare,
-    of_data: Callable[[Learner, Any], Learner] = lambda learner, data: learner,
 ) -> Program:
-    """Compile the train program.
+    """Compiles the train program.
 
     Args:
-      rules: shard the state, see ``ddaepp_jax.training.sharding.infer``.
-      of_data: what of the learner is data: the learner of a step, by what the source hands over.
-        Its state is the learner's own.
+      learner: the parts of a step.
+      mesh: the devices.
+      rules: rules that shard the state, see ``ddaepp_jax.training.sharding.infer``.
+      source: where the batches come from.
+      prepare: augmentation inside the step.
     """
     image_shape = source.shapes["image"].shape[1:]
     state = abstract_state(learner, mesh, image_shape, rules)
+    placements = jax.tree.map(lambda leaf: leaf.sharding, state)
     everywhere = parallel.replicated(mesh)
-
-    def one(
-        state: TrainState, data: Any, learner: Learner = learner
-    ) -> tuple[TrainState, dict[str, Array]]:
-        batch = dict(source.fetch(data, state.step))
-        batch |= prepare(batch["image"], state.step, batch["index"])
-        batch = jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, parallel.BATCH))
-        return train_step(of_data(learner, data), state, batch)
-
-    metric_names = [
-        name for name in jax.eval_shape(one, state, source.shapes)[1] if name != "finite"
-    ]
+    step = _step(learner, mesh, source, prepare)
+    names = [name for name in jax.eval_shape(step, state, source.shapes)[1] if name != "finite"]
     leaf_names = sharding.path_names(state.params)
 
     def zeros() -> dict:
         return {
-            "sums": {name: jnp.zeros(()) for name in metric_names},
+            "sums": {name: jnp.zeros(()) for name in names},
             "count": jnp.zeros((), jnp.int32),
             "bad_step": jnp.full((), -1, jnp.int32),
             "bad_leaves": jnp.zeros((len(leaf_names),), bool),
@@ -120,7 +115,7 @@ def compile_program(
     ) -> tuple[TrainState, dict, Array]:
         def body(carry: tuple[TrainState, dict]) -> tuple[TrainState, dict]:
             state, totals = carry
-            new, metrics = one(state, data)
+            new, metrics = step(state, data)
             return new, add_totals(totals, metrics, state.step)
 
         if source.looped:
@@ -131,30 +126,23 @@ def compile_program(
             state, totals = body((state, totals))
         return state, totals, state.step
 
-    placements = jax.tree.map(lambda s: s.sharding, state)
     jitted = jax.jit(
         train, donate_argnums=(0, 1), out_shardings=(placements, everywhere, everywhere)
     )
-    start = time.perf_counter()
-    totals = jax.tree.map(
-        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=everywhere), jax.eval_shape(zeros)
+    totals, stop = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
+        (jax.eval_shape(zeros), jax.ShapeDtypeStruct((), jnp.int32)),
     )
-    stop = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
+    start = time.perf_counter()
     compiled = jitted.lower(state, totals, source.shapes, stop).compile()
     seconds = time.perf_counter() - start
-    cost, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
+    cost = compiled.cost_analysis() or {}
     flops = cost.get("flops", 0.0)
-    if getattr(
-        learner.network, "scan", False
-    ):  # XLA counts a scan's body once: count the blocks in a loop
-        looped = dataclasses.replace(learner, network=learner.network.clone(scan=False))
-        lowered = jax.jit(functools.partial(one, learner=looped)).lower(state, source.shapes)
+    if getattr(learner.network, "scan", False):
+        # XLA counts the body of a scan once, so count the blocks of the unrolled one.
+        unrolled = dataclasses.replace(learner, network=learner.network.clone(scan=False))
+        lowered = jax.jit(_step(unrolled, mesh, source, prepare)).lower(state, source.shapes)
         flops = (lowered.cost_analysis() or {}).get("flops", 0.0) / mesh.size
-    held = (
-        memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
-        if memory
-        else 0
-    )
     return Program(
         run=compiled,
         init=jax.jit(lambda: init_state(learner, image_shape), out_shardings=placements),
@@ -164,5 +152,32 @@ def compile_program(
         compile_seconds=seconds,
         flops=flops,
         bytes_accessed=cost.get("bytes accessed", 0.0),
-        memory=held - (memory.alias_size_in_bytes if memory else 0),
+        memory=_memory(compiled),
+    )
+
+
+def _step(
+    learner: Learner, mesh: Mesh, source: Source, prepare: Prepare
+) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]:
+    """Returns one step as a function of the state and of what the source hands over."""
+
+    def step(state: TrainState, data: Any) -> tuple[TrainState, dict[str, Array]]:
+        batch = dict(source.fetch(data, state.step))
+        batch |= prepare(batch["image"], state.step, batch["index"])
+        batch = jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, parallel.BATCH))
+        return train_step(learner, state, batch)
+
+    return step
+
+
+def _memory(compiled: jax.stages.Compiled) -> int:
+    """Returns the bytes that a program has in use on one device; 0 if XLA does not tell."""
+    memory = compiled.memory_analysis()
+    if not memory:
+        return 0
+    return (
+        memory.argument_size_in_bytes
+        + memory.temp_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
     )

@@ -10,13 +10,14 @@ from helpers.pixels import check_pixels_equal
 from helpers.run import CONDITIONAL, NO_EVALS, config, snapshots
 from helpers.scores import differ
 
-from ddaepp_jax import build, fid, find_bottleneck, linear_probe, load
+from ddaepp_jax import build, fid, linear_probe, load
 from ddaepp_jax.base import parallel
 from ddaepp_jax.data import datasets
 from ddaepp_jax.run.train import train_and_evaluate
 from ddaepp_jax.scoring import extractors, image_sets, references
 from ddaepp_jax.scoring.metrics import scores
 from ddaepp_jax.scoring.score import score_samples
+from ddaepp_jax.search.search import search
 from ddaepp_jax.training.checkpoint import steps_of
 
 
@@ -81,7 +82,7 @@ def test_the_search_streams_its_data_on_eight_devices(tmp_path, monkeypatch):
             build, "mesh", lambda config, m=mesh, d=devices: parallel.make_mesh(m, d)
         )
         tiny.data.device_bytes = device_bytes
-        find_bottleneck.search(tiny, tmp_path / name, seeds=(0,))
+        search(tiny, tmp_path / name, seeds=(0,))
         rows = (tmp_path / name / "curves.jsonl").read_text().splitlines()
         curves[name] = [json.loads(row)["loss"] for row in rows]
     np.testing.assert_allclose(curves["streamed"], curves["resident"], rtol=1e-5)

@@ -1,6 +1,4 @@
-"""The search for the bottleneck: curves of separate runs, one compilation a group, the decision,
-going on.
-"""
+"""The search for the bottleneck: curves of separate runs, the decision, and going on."""
 
 import json
 
@@ -11,7 +9,10 @@ from helpers.run import config, train
 
 from ddaepp_jax import config as schema
 from ddaepp_jax import find_bottleneck
-from ddaepp_jax.reporting.bottleneck import advice, decide, figure, score, table
+from ddaepp_jax.config.schema import TINY_MODELS
+from ddaepp_jax.reporting.bottleneck import figure, table
+from ddaepp_jax.search import search
+from ddaepp_jax.search.decision import advice, decide, score
 
 
 def rows(workdir):
@@ -20,49 +21,63 @@ def rows(workdir):
 
 @pytest.fixture
 def compilations(monkeypatch):
-    """The groups that were compiled, as (seed, first block); a compiled program cannot compile
-    again.
-    """
-    compiled, compile_program = [], find_bottleneck.compile_program
+    """The runs whose program was compiled, as (seed, block)."""
+    compiled, compile_program = [], search.compile_program
 
     def counted(learner, *args):
         compiled.append((learner.seed, learner.network.bottleneck))
         return compile_program(learner, *args)
 
-    monkeypatch.setattr(find_bottleneck, "compile_program", counted)
+    monkeypatch.setattr(search, "compile_program", counted)
     return compiled
 
 
-def check_curves(made, workdir, seed, names=None):
-    """The curve of each candidate, or of those named, is that of a run of its own with
-    model.bottleneck set.
-    """
-    for row in (
-        row
-        for row in rows(workdir)
-        if row["seed"] == seed and (names is None or row["bottleneck"] in names)
-    ):
-        alone = made.copy_and_resolve_references()
-        alone.seed, alone.model.bottleneck = seed, row["bottleneck"]
-        assert row["stops"] == [*range(1, made.train.steps + 1)] and row["bad_step"] is None
-        np.testing.assert_allclose(row["loss"], train(alone)[2], rtol=1e-3)
-    finals = [row["loss"][-1] for row in rows(workdir) if row["seed"] == seed]
-    assert len(set(finals)) == len(finals)
+def check_curve(made, row):
+    """The curve of a candidate is that of a run of its own with its seed and bottleneck."""
+    alone = made.copy_and_resolve_references()
+    alone.seed, alone.model.bottleneck = row["seed"], row["bottleneck"]
+    assert row["stops"] == [*range(1, made.train.steps + 1)] and row["bad_step"] is None
+    np.testing.assert_allclose(row["loss"], train(alone)[2], rtol=1e-3)
 
 
 # Ten steps have the tiny config's warm-up, and so the program of other tests.
 SHORT = dict(train__steps=10, optimizer__schedule="constant")
 
 
+@pytest.mark.parametrize(
+    ("name", "candidates", "fields"),
+    [
+        ("uvit", ("in_1", "mid"), {"inject": "token"}),
+        ("dit", ("block_1", "block_2"), {}),
+        pytest.param("unet", ("in_2", "out_3"), {"dropout": 0.1}, marks=pytest.mark.slow),
+    ],
+)
+def test_a_candidates_curve_is_that_of_a_separate_run(
+    tmp_path, compilations, monkeypatch, name, candidates, fields
+):
+    """Of a search that has the first of two candidates already."""
+    made = config(**SHORT, optimizer__weight_decay=0.0)
+    made.model = getattr(schema, name)(**TINY_MODELS[name] | fields)
+    first, last = candidates
+    row = {"stops": [*range(1, 11)], "loss": [9.0] * 10, "bad_step": None}
+    monkeypatch.setattr(search, "_read", lambda file: {(0, first): row})
+    found = search.search(made, tmp_path, seeds=(0,), candidates=(last, first))
+    assert tuple(found["candidates"]) == candidates  # in the network's order
+    assert found["best"] == last and compilations == [(0, last)]
+    (row,) = rows(tmp_path)
+    check_curve(made, row)
+
+
 @pytest.mark.slow
-def test_curves_are_those_of_separate_runs(tmp_path, compilations):
+def test_a_search_of_two_seeds(tmp_path, compilations):
     made = config(train__steps=50, optimizer__learning_rate=1e-2)
-    found = find_bottleneck.search(made, tmp_path, steps=50, seeds=(0, 3))
-    assert compilations == [(0, "in_1"), (3, "in_1")]
-    assert [(row["seed"], row["bottleneck"]) for row in rows(tmp_path)] == [
-        (seed, name) for seed in (0, 3) for name in ("in_1", "mid")
-    ]
-    check_curves(made, tmp_path, 3)
+    found = search.search(made, tmp_path, steps=50, seeds=(0, 3))
+    runs = [(seed, name) for seed in (0, 3) for name in ("in_1", "mid")]
+    assert compilations == [(row["seed"], row["bottleneck"]) for row in rows(tmp_path)] == runs
+    finals = [row["loss"][-1] for row in rows(tmp_path)]
+    assert len(set(finals)) == len(finals)
+    for row in rows(tmp_path)[2:]:
+        check_curve(made, row)
     assert json.loads((tmp_path / "bottleneck.json").read_text()) == found
     assert found["line"] == f'config.model.bottleneck = "{found["best"]}"'
     assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
@@ -73,8 +88,8 @@ def test_curves_are_those_of_separate_runs(tmp_path, compilations):
         assert found["candidates"][name]["loss"]["3"] == pytest.approx(loss)
 
     # The same command again has nothing to do; more candidates or seeds join.
-    assert find_bottleneck.search(made, tmp_path, steps=50, seeds=(0, 3)) == found
-    assert len(compilations) == 2
+    assert search.search(made, tmp_path, steps=50, seeds=(0, 3)) == found
+    assert len(compilations) == 4
 
 
 def test_a_stopped_search_goes_on(tmp_path, compilations, monkeypatch, capsys):
@@ -84,14 +99,13 @@ def test_a_stopped_search_goes_on(tmp_path, compilations, monkeypatch, capsys):
         f"--workdir={tmp_path / 'search'}",
     ]
     arguments += ["--steps=10", "--config.optimizer.schedule=constant"]
-    curve, calls = find_bottleneck._curve, []
+    train = search._train
 
-    def stopped(*args):
-        calls.append(1)
-        return curve(*args) if len(calls) == 1 else pytest.fail("stopped")
+    def stopped(config, seed, block, *args):
+        return train(config, seed, block, *args) if block == "in_1" else pytest.fail("stopped")
 
     with monkeypatch.context() as patch:
-        patch.setattr(find_bottleneck, "_curve", stopped)
+        patch.setattr(search, "_train", stopped)
         with pytest.raises(pytest.fail.Exception, match="stopped"):
             find_bottleneck.main(arguments)
     (first,) = rows(tmp_path / "search")
@@ -99,10 +113,9 @@ def test_a_stopped_search_goes_on(tmp_path, compilations, monkeypatch, capsys):
         file.write('{"bottleneck": "mid", "se')  # as a kill may leave it
     find_bottleneck.main(arguments)
     whole = rows(tmp_path / "search")
-    assert whole[0] == first and [(row["seed"], row["bottleneck"]) for row in whole] == [
-        (seed, name) for seed in (0,) for name in ("in_1", "mid")
-    ]
-    assert compilations == [(0, "in_1"), (0, "in_1")]
+    assert whole[0] == first
+    assert [(row["seed"], row["bottleneck"]) for row in whole] == [(0, "in_1"), (0, "mid")]
+    assert compilations == [(0, "in_1"), (0, "mid")]
     out = capsys.readouterr().out
     assert "gap to the lowest" in out and ("paste into the config" in out or "tie: " in out)
 
@@ -110,7 +123,7 @@ def test_a_stopped_search_goes_on(tmp_path, compilations, monkeypatch, capsys):
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_its_run_alone(tmp_path, monkeypatch):
     """The steps of the others go on."""
-    train, seen = find_bottleneck._curve, []
+    train, seen = search._curve, []
 
     def curve(program, state, *args):
         if not seen:  # the first candidate alone starts at what is no number
@@ -119,12 +132,11 @@ def test_a_loss_that_is_not_finite_ends_its_run_alone(tmp_path, monkeypatch):
         return train(program, state, *args)
 
     with monkeypatch.context() as patched:
-        patched.setattr(find_bottleneck, "_curve", curve)
-        found = find_bottleneck.search(config(**SHORT), tmp_path / "one", seeds=(0,))
+        patched.setattr(search, "_curve", curve)
+        found = search.search(config(**SHORT), tmp_path / "one", seeds=(0,))
     first, *others = rows(tmp_path / "one")
-    assert (first["bad_step"], first["stops"]) == (0, []) and found["candidates"][
-        first["bottleneck"]
-    ]["mean"] is None
+    assert (first["bad_step"], first["stops"]) == (0, [])
+    assert found["candidates"][first["bottleneck"]]["mean"] is None
     assert others and all(
         row["bad_step"] is None and row["stops"] == [*range(1, 11)] for row in others
     )
@@ -135,31 +147,11 @@ def test_a_loss_that_is_not_finite_ends_its_run_alone(tmp_path, monkeypatch):
 def test_where_every_loss_is_not_finite_there_is_no_best(tmp_path):
     made = config(train__steps=20, optimizer__learning_rate=1e30, optimizer__clip_norm=0.0)
     made.optimizer.name = "sgd"
-    found = find_bottleneck.search(made, tmp_path / "every", seeds=(0, 1))
-    assert found["winner"] == "tie" and "every candidate met a loss that is not finite" in advice(
-        found
-    )
+    found = search.search(made, tmp_path / "every", seeds=(0, 1))
+    assert found["winner"] == "tie"
+    assert "every candidate met a loss that is not finite" in advice(found)
     assert all(row["bad_step"] in (1, 2, 3) and row["stops"] for row in rows(tmp_path / "every"))
     assert "not finite" in table(found)
-
-
-@pytest.mark.slow
-def test_a_unets_widths_are_a_group_each(tmp_path, compilations):
-    made = config(train__steps=50)
-    made.model = schema.unet(**schema.TINY_MODELS["unet"], dropout=0.1)
-    found = find_bottleneck.search(made, tmp_path, seeds=(0,), candidates=("in_1", "out_3", "in_2"))
-    assert list(found["candidates"]) == ["in_1", "in_2", "out_3"]  # in the network's order
-    assert compilations == [(0, "in_1"), (0, "in_2")]
-    check_curves(made, tmp_path, 0, ["out_3"])
-
-
-@pytest.mark.slow
-def test_a_dits_blocks(tmp_path, compilations):
-    made = config(train__steps=50)
-    made.model, made.optimizer.weight_decay = schema.dit(**schema.TINY_MODELS["dit"]), 0.0
-    find_bottleneck.search(made, tmp_path, seeds=(0,))
-    assert compilations == [(0, "block_1")]
-    check_curves(made, tmp_path, 0)
 
 
 def losses(**by_block):

@@ -6,12 +6,12 @@ import pytest
 from helpers.errors import TINY, expect_error
 
 from ddaepp_jax import find_bottleneck
-from ddaepp_jax.config import saved
+from ddaepp_jax.search import search
 
 
 @pytest.fixture(autouse=True)
 def no_training(monkeypatch):
-    monkeypatch.setattr(find_bottleneck, "compile_program", lambda *_: pytest.fail("compiled"))
+    monkeypatch.setattr(search, "compile_program", lambda *_: pytest.fail("compiled"))
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,6 @@ def no_training(monkeypatch):
             "objectives.denoising.weight",
             ["0", "compared"],
         ),
-        (["--config.model.inject=token"], "model.inject", ["model.inject=add"]),
         (["--config.model.bottlenecks=mid"], "--config.model.bottlenecks", [" model.bottleneck"]),
         (["--config.init_from=nowhere"], "init_from", ["nowhere", "config.json"]),
         (["--dry_run"], "--dry_run", ["--help"]),
@@ -54,15 +53,8 @@ def test_another_search_is_there(tmp_path, monkeypatch):
     number.
     """
     row = {"stops": [1, 2, 3, 4], "loss": [1.0] * 4, "bad_step": None}
-    rows = [
-        {"bottleneck": name, "seed": seed, **row} for name in ("in_1", "mid") for seed in (0, 1)
-    ]
-    monkeypatch.setattr(find_bottleneck, "_train", lambda *_: [])
-    monkeypatch.setattr(
-        find_bottleneck,
-        "_done",
-        lambda file: {(row["seed"], row["bottleneck"]): row for row in rows},
-    )
+    runs = [(seed, name) for seed in (0, 1) for name in ("in_1", "mid")]
+    monkeypatch.setattr(search, "_read", lambda file: dict.fromkeys(runs, row))
     arguments = [TINY, f"--workdir={tmp_path}", "--seeds=0,1"]
     find_bottleneck.main(arguments)
     find_bottleneck.main(
@@ -77,6 +69,6 @@ def test_another_search_is_there(tmp_path, monkeypatch):
 @pytest.mark.parametrize("text", ["{}\n", "no json\n", "3\n"])
 def test_damaged_curves(tmp_path, text, monkeypatch):
     (tmp_path / "curves.jsonl").write_text(text)
-    monkeypatch.setattr(saved, "claim", lambda *_: None)
+    monkeypatch.setattr(search, "_claim", lambda *_: None)
     with expect_error(f"{tmp_path / 'curves.jsonl'}", "--workdir"):
         find_bottleneck.main([TINY, f"--workdir={tmp_path}"])

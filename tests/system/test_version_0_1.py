@@ -12,10 +12,11 @@ import pytest
 from helpers.extractor import untrained_classifier
 from helpers.run import ROOT, rows
 
-from ddaepp_jax import fid, find_bottleneck, linear_probe, load, report
+from ddaepp_jax import fid, linear_probe, load, report
 from ddaepp_jax.config import get_config
 from ddaepp_jax.data.datasets import digits
 from ddaepp_jax.run.train import train_and_evaluate
+from ddaepp_jax.search.search import search
 
 
 @pytest.fixture
@@ -108,7 +109,7 @@ def test_its_search_is_resumed(old):
     config = get_config("tiny")
     config.model.update(width=16, depth=4)
     blocks = json.loads((old / "search" / "bottleneck.json").read_text())["candidates"]
-    again = find_bottleneck.search(config, old / "search", steps=4, seeds=(0, 1))
+    again = search(config, old / "search", steps=4, seeds=(0, 1))
     assert list(again["candidates"]) == list(blocks) == ["in_1", "in_2", "mid", "out_1"]
     assert (old / "search" / "curves.jsonl").read_text() == before
 

@@ -1,0 +1,262 @@
+"""Short runs of every candidate for the bottleneck, by seed, into a directory that resumes."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from ddaepp_jax import build
+from ddaepp_jax.base import parallel
+from ddaepp_jax.base.dispatch import InFlight, progress_bar
+from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.base.files import replace, write_json
+from ddaepp_jax.config import saved, validation
+from ddaepp_jax.data.datasets import Dataset
+from ddaepp_jax.reporting.bottleneck import Curves, figure
+from ddaepp_jax.run.opened import weights_to_start_from
+from ddaepp_jax.search.decision import decide, score
+from ddaepp_jax.training import graft
+from ddaepp_jax.training.program import Program, compile_program
+from ddaepp_jax.training.source import Source
+from ddaepp_jax.training.step import TrainState
+
+WARMUP = 5  # a short run warms up for at most one part in so many of its steps
+POINTS = 100  # of a curve, if the run has so many steps
+# Candidates are compared by this loss: other objectives depend on the bottleneck's feature.
+LOSS = "denoising/loss"
+
+
+def search(
+    config: ConfigDict,
+    workdir: Path,
+    *,
+    candidates: Sequence[str] = (),
+    steps: int = 1000,
+    seeds: Sequence[int] = (0, 1, 2),
+    name: str = "",
+) -> dict[str, Any]:
+    """Trains every candidate from every seed, and decides; continues what is in ``workdir``.
+
+    A run is the config with another seed and bottleneck, fewer steps and a warm-up of a fifth of
+    them at most. Runs of one seed have the same data, noise and initial values.
+
+    Args:
+      config: the config to choose ``model.bottleneck`` for.
+      workdir: where the results go.
+      candidates: names of blocks; empty: all that something follows.
+      steps: number of steps of a run, unless the config's own run is shorter.
+      seeds: seeds of the runs.
+      name: name of the config, for the record.
+
+    Returns:
+      The result of ``decide``, with "config", "steps", "warmup_steps", "seeds", and "line", which
+      sets the config to the best block.
+
+    Raises:
+      InputError: names the field, option or file that is wrong.
+    """
+    _check(config, steps, seeds)
+    mesh = build.mesh(config)
+    data = build.dataset(config, config.data.split)
+    config = _short_run(config, min(steps, build.total_steps(config, len(data))))
+    blocks, weights = _candidates(config, data, candidates)
+    if data.nbytes <= config.data.device_bytes:
+        data = data.resident()  # Read once, not once a run.
+    saved.claim(workdir / "short_run.json", config, "a search", _differences)
+    rows = _read(workdir / "curves.jsonl")
+    runs = [(seed, block) for seed in seeds for block in blocks if (seed, block) not in rows]
+    hidden = not runs or jax.process_index() != 0
+    # Smoothing 0 shows the mean rate: a pause to compile is not a new rate.
+    with progress_bar(len(runs) * config.train.steps, "step", smoothing=0, disable=hidden) as bar:
+        for seed, block in runs:
+            rows[seed, block] = _train(config, seed, block, weights, data, mesh, bar)
+            with (workdir / "curves.jsonl").open("a") as file:
+                file.write(json.dumps(rows[seed, block]) + "\n")
+    curves = {block: {seed: rows[seed, block] for seed in seeds} for block in blocks}
+    record = {
+        "config": name,
+        "steps": config.train.steps,
+        "warmup_steps": config.optimizer.warmup_steps,
+        "seeds": list(seeds),
+    }
+    return _conclude(workdir, curves, record)
+
+
+def _check(config: ConfigDict, steps: int, seeds: Sequence[int]) -> None:
+    validation.validate(config)
+    build.check_trainable(config)
+    if steps < 1:
+        raise InputError(f"--steps: {steps} is not positive")
+    if not seeds or len(set(seeds)) < len(seeds) or not all(0 <= seed < 2**32 for seed in seeds):
+        text = ",".join(map(str, seeds))
+        raise InputError(f"--seeds: {text} are not different numbers in 0..2**32-1")
+    if not config.objectives.denoising.weight:
+        raise InputError(
+            "objectives.denoising.weight: 0, and candidates are compared by its loss; set it to 1"
+        )
+    if not config.model.self_condition:
+        raise InputError("model.self_condition: False, and so no block conditions; set it to True")
+
+
+def _short_run(config: ConfigDict, steps: int) -> ConfigDict:
+    config = config.copy_and_resolve_references()
+    config.train.update(steps=steps, epochs=None, images=None)
+    config.optimizer.warmup_steps = min(config.optimizer.warmup_steps, steps // WARMUP)
+    return config
+
+
+def _candidates(
+    config: ConfigDict, data: Dataset, names: Sequence[str]
+) -> tuple[list[str], Any | None]:
+    """Returns the candidates in the network's order, and the weights of ``init_from``, if any,
+    which fit every candidate.
+    """
+    network = build.network(config, data.image_shape, data.num_classes)
+    x = jax.ShapeDtypeStruct((1, *data.image_shape), jnp.float32)
+    t = jax.ShapeDtypeStruct((1,), jnp.float32)
+
+    def shapes(block: str) -> tuple[Mapping[str, Any], Any]:
+        """Returns the shapes of the features and of the parameters; nothing is computed."""
+        init = network.clone(bottleneck=block).init_with_output
+        (_, features), variables = jax.eval_shape(init, jax.random.key(0), x, t)
+        return features, variables["params"]
+
+    features, _ = shapes(config.model.bottleneck)
+    blocks = [name for name in features if name != "bottleneck"]
+    if config.model.name != "dit":  # A DiT's last block conditions its final norm.
+        blocks = blocks[:-1]
+    for name in names:
+        build.choose("--candidates: of blocks that something follows", name, blocks)
+    blocks = [name for name in blocks if not names or name in names]
+    if len(blocks) < 2:
+        raise InputError(
+            f"--candidates: {', '.join(blocks)} alone has nothing to be compared with; give more"
+        )
+    weights = None
+    for block in {features[block].shape[-1]: block for block in blocks}.values():
+        weights = weights_to_start_from(config, shapes(block)[1])
+    return blocks, weights
+
+
+def _train(
+    config: ConfigDict,
+    seed: int,
+    block: str,
+    weights: Any | None,
+    data: Dataset,
+    mesh: Mesh,
+    bar: tqdm,
+) -> dict[str, Any]:
+    """Trains one candidate from one seed; returns its row of curves.jsonl."""
+    config = config.copy_and_resolve_references()
+    config.seed = seed
+    config.model.bottleneck = block
+    learner = build.learner(config, data.image_shape, data.num_classes, config.train.steps)
+    source = build.source(config, data, mesh)
+    bar.set_description(f"seed {seed}, {block}, compiling")
+    program = compile_program(learner, mesh, config.mesh.rules, source, build.prepare(config))
+    bar.set_description(f"seed {seed}, {block}")
+    before = bar.n
+    start = time.perf_counter()
+    state = program.init()
+    if weights is not None:
+        state, _ = graft.graft(state, weights)
+    row = {"bottleneck": block, "seed": seed}
+    row |= _curve(program, state, source, config.train, mesh, bar)
+    bar.update(before + config.train.steps - bar.n)  # A run may have ended early.
+    return row | {"seconds": round(time.perf_counter() - start, 2)}
+
+
+def _curve(
+    program: Program, state: TrainState, source: Source, train: ConfigDict, mesh: Mesh, bar: tqdm
+) -> dict[str, Any]:
+    """Trains to the end, or to a loss that is not finite.
+
+    Returns:
+      "stops", the steps at which parts of the run ended, "loss", the mean loss of each part, and
+      "bad_step", the first step that was not finite, or None.
+    """
+    length = -(-train.steps // POINTS)
+    dispatch = train.steps_per_dispatch if source.looped else 1
+    row = {"stops": [], "loss": [], "bad_step": None}
+    batches = source.open(0, train.steps)
+    in_flight = InFlight(bar)
+    step = 0
+    unread = None
+    for stop in [*range(length, train.steps, length), train.steps]:
+        totals = program.zeros()
+        while step < stop:
+            after = min(stop, step + dispatch)
+            limit = parallel.put(np.int32(after), parallel.replicated(mesh))
+            state, totals, done = program.run(state, totals, next(batches), limit)
+            in_flight.add(done, after - step)
+            step = after
+        # Read the part before, while this one runs.
+        if unread and not _append(row, *unread):
+            return row
+        unread = stop, totals
+    in_flight.finish()
+    _append(row, *unread)
+    return row
+
+
+def _append(row: dict[str, Any], stop: int, totals: Mapping[str, Any]) -> bool:
+    """Adds a part's mean loss to the row, or its bad step; returns whether it was finite."""
+    totals = jax.device_get(totals)
+    if totals["bad_step"] >= 0:
+        row["bad_step"] = int(totals["bad_step"])
+        return False
+    row["stops"].append(stop)
+    row["loss"].append(float(np.float64(totals["sums"][LOSS]) / totals["count"]))
+    return True
+
+
+def _differences(old: ConfigDict, config: ConfigDict) -> list[str]:
+    """Returns what differs between the configs of two searches, the length of a run included,
+    which training itself may change.
+    """
+    old.seed = config.seed
+    old.model.bottleneck = config.model.bottleneck
+    changes = saved.changes(old, config)
+    length = f"train.steps: {old.train.steps} -> {config.train.steps}"
+    if old.train.steps != config.train.steps and length not in changes:
+        changes = [length, *changes]
+    return changes
+
+
+def _read(file: Path) -> dict[tuple[int, str], dict[str, Any]]:
+    """Reads the rows of finished runs by seed and block; cuts off a line that a stopped program
+    left unfinished.
+    """
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    whole = [line for line in lines if line.endswith("\n")]
+    if whole != lines:
+        replace(file, "".join(whole).encode())
+    try:
+        rows = [json.loads(line) for line in whole]
+        return {(row["seed"], row["bottleneck"]): row for row in rows}
+    except (ValueError, KeyError, TypeError):
+        raise InputError(
+            f"{file}: not the curves of a search; remove it or use another --workdir"
+        ) from None
+
+
+def _conclude(workdir: Path, curves: Curves, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Decides, and writes bottleneck.json and curves.png; ``record`` joins the decision."""
+    scores = {
+        block: {seed: score(row, record["steps"]) for seed, row in rows.items()}
+        for block, rows in curves.items()
+    }
+    decision = {**record, **decide(scores)}
+    decision["line"] = f'config.model.bottleneck = "{decision["best"]}"'
+    figure(curves, decision).savefig(workdir / "curves.png", dpi=160)
+    write_json(workdir / "bottleneck.json", decision)
+    return decision
