@@ -1,5 +1,4 @@
-"""How much a run's features know: linear heads and nearest neighbours at every layer and noise
-level.
+"""Linear heads and nearest neighbours on a run's features, by layer and noise level.
 
     python -m ddaepp_jax.linear_probe --workdir=runs/digits
     python -m ddaepp_jax.linear_probe --workdir=runs/uvit_cifar --protocol=online --layers=out_1 \\
@@ -36,10 +35,7 @@ if TYPE_CHECKING:
 OVERRIDES = {
     "protocol": (str, f"{', '.join(PROTOCOLS)} (default: the config's probe.protocol)"),
     "layers": (several(str), "names with commas between them (default: all)"),
-    "levels": (
-        several(float),
-        "noise levels in the process's unit, with commas (default: its own)",
-    ),
+    "levels": (several(float), "noise levels with commas between them (default: the process's)"),
     "held_out": (float, "share of the training split that chooses; with 0 the test split chooses"),
     "knn": (int, "number of nearest neighbours; 0: none"),
     "epochs": (int, "epochs of the heads"),

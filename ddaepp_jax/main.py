@@ -1,6 +1,6 @@
 """Train the run that a config describes, into a run directory. The same command again resumes it.
 
-python -m ddaepp_jax.main                                               # handwritten digits, on anything
+python -m ddaepp_jax.main                               # handwritten digits, on anything
 python -m ddaepp_jax.main --config=configs/uvit_cifar.py --workdir=runs/uvit_cifar
 python -m ddaepp_jax.main --config=configs/uvit_cifar.py:tiny --config.model.depth=8 --dry_run
 """

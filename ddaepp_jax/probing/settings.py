@@ -133,7 +133,7 @@ def settings(
       trained: the network.
       defaults: "protocol", "held_out", "knn", and "epochs" of that protocol (None: its own).
       protocol: a name of ``PROTOCOLS``.
-      layers: names of the network's features; () is all of them.
+      layers: names of the network's features; () is all that differ.
       levels: noise levels in the process's unit; () is the process's grid.
       held_out: see ``Settings``.
       knn: see ``Settings``.

@@ -175,7 +175,8 @@ class Run:
             batch_size,
         )
         ids = np.arange(len(images))
-        return extract(extraction, lambda rows: images[rows], ids, draws=range(draws))
+        features = extract(extraction, lambda rows: images[rows], ids, draws=range(draws))
+        return {layer: features[layer] for layer in layers}
 
     def noise_level(self, level: float) -> np.number:
         """Converts a noise level to the type that the process takes.

@@ -1,6 +1,4 @@
-"""What features are like: closed forms, plain loops, and that collapse is named where there is
-some, and only there.
-"""
+"""Diagnostics of features against closed forms and loops, and when a collapse is named."""
 
 import math
 
@@ -40,7 +38,7 @@ def test_alignment():
 
 
 @pytest.mark.parametrize("block", [1, 7, 50, 1024])
-def test_uniformity_is_that_of_all_pairs_in_blocks_of_any_size(block, monkeypatch):
+def test_uniformity_does_not_depend_on_the_block_size(block, monkeypatch):
     monkeypatch.setattr(diagnostics, "BLOCK", block)
     z = normal(50, 3)
     unit = [x / math.sqrt(x @ x) for x in z]
@@ -59,7 +57,7 @@ def test_uniformity_at_its_ends():
 
 
 def frame(n, d):
-    """``n`` opposite pairs of orthogonal directions in ``d`` dimensions: their mean is zero."""
+    """Returns ``n`` opposite pairs of orthogonal directions in ``d`` dimensions, with mean zero."""
     q = np.linalg.qr(normal(d, d))[0][:n]
     return np.concatenate([q, -q])
 
@@ -108,7 +106,7 @@ def test_features_of_zeros_among_others():
     )
 
 
-def test_collapse_is_named_and_random_features_are_none():
+def test_collapse_is_named_and_random_features_have_not_collapsed():
     assert collapse(diagnose(normal(64, 16), normal(64, 16))) == ""
     same = np.ones((64, 16)) + 1e-5 * normal(64, 16)
     assert "nearly the same" in collapse(diagnose(same, same))

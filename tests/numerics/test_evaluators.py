@@ -8,7 +8,7 @@ from helpers.run import config
 from ddaepp_jax.base.parallel import make_mesh
 from ddaepp_jax.evaluators import samples
 from ddaepp_jax.probing import heads
-from ddaepp_jax.probing.heads import split_rows
+from ddaepp_jax.probing.splits import split_rows
 from ddaepp_jax.sampling import draw
 
 

@@ -4,6 +4,8 @@ import pytest
 from helpers.errors import TINY, expect_error
 
 from ddaepp_jax import linear_probe, load, main
+from ddaepp_jax.probing import level
+from ddaepp_jax.run import train as training
 
 
 @pytest.mark.parametrize(
@@ -15,7 +17,7 @@ from ddaepp_jax import linear_probe, load, main
     ],
 )
 def test_bad_field(override, field, words, tmp_path, monkeypatch):
-    monkeypatch.setattr(main, "compile_program", lambda *_, **__: pytest.fail("compiled"))
+    monkeypatch.setattr(training, "compile_program", lambda *_, **__: pytest.fail("compiled"))
     with expect_error(field, *words):
         main.main([TINY, f"--workdir={tmp_path / 'run'}", f"--config.{override}"])
     assert not (tmp_path / "run").exists()
@@ -23,7 +25,7 @@ def test_bad_field(override, field, words, tmp_path, monkeypatch):
 
 def test_batch_of_a_probe(conditional, monkeypatch):
     """All devices share a batch of the online protocol, but not one of the cached protocol."""
-    monkeypatch.setattr(linear_probe, "store", lambda *_, **__: pytest.fail("made features"))
+    monkeypatch.setattr(level, "store", lambda *_, **__: pytest.fail("made features"))
     with expect_error("batch_size", "12", "multiple of 8"):
         linear_probe.main([f"--workdir={conditional}", "--protocol=online", "--batch_size=12"])
     assert (

@@ -1,5 +1,6 @@
-"""The probe program: what it writes, that it resumes and counts every image once. On devices:
-tests/parallel.
+"""The program ``linear_probe``: its results, and that a stopped probe resumes.
+
+tests/parallel compares numbers of devices.
 """
 
 import csv
@@ -35,27 +36,27 @@ def whole(run, tmp_path_factory):
 
 
 @pytest.mark.smoke
-def test_what_it_writes(conditional, tmp_path):
+def test_the_program_writes_results_and_the_best_row(conditional, tmp_path):
     workdir = shutil.copytree(conditional, tmp_path / "run")
     linear_probe.main([f"--workdir={workdir}", "--levels=1,11", "--epochs=3", "--knn=5"])
     out = workdir / "probe" / "step32-ema0.9-cached-3ep"
-    found = json.loads(Path(f"{out}.json").read_text())
-    assert [(row["layer"], row["noise_level"]) for row in found["rows"]] == [
+    results = json.loads(Path(f"{out}.json").read_text())
+    assert [(row["layer"], row["noise_level"]) for row in results["rows"]] == [
         ("pixels", None),
         *((layer, level) for level in (1, 11) for layer in ("in_1", "mid", "out_1")),
     ]
     with Path(f"{out}.csv").open() as file:
         assert [row["layer"] for row in csv.DictReader(file)] == [
-            row["layer"] for row in found["rows"]
+            row["layer"] for row in results["rows"]
         ]
-    inner = [row for row in found["rows"] if row["layer"] != "pixels"]
+    inner = [row for row in results["rows"] if row["layer"] != "pixels"]
     best = max(inner, key=lambda row: row["linear_held_out"])
     stored_best = json.loads((workdir / "probe" / "best.json").read_text())
     assert {name: stored_best[name] for name in best} == best
     assert (
         stored_best["metric"] == f"linear_probe/{best['layer']}/t{best['noise_level']:g}/cached-3ep"
     )
-    assert found["data"] == {
+    assert results["data"] == {
         "name": "digits",
         "heads trained on": "1350 images of train",
         "chosen on": "150 images of train, held out from the heads",
@@ -85,27 +86,27 @@ def test_a_trained_network_beats_chance_and_learning_rates_are_chosen(whole):
 
 
 def test_stored_features_are_the_runs_own(run, tmp_path, monkeypatch):
-    """Image i's noise is a function of (seed, i): train's images first, test's after them."""
-    kept = {}
+    """Image i's noise is a function of (seed, i); numbers of the test split follow the others."""
     monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
     linear_probe.probe(
         run, linear_probe.settings(run, levels=(11,), epochs=1, knn=0, seed=5), tmp_path / "probe"
     )
     directory = tmp_path / "probe-partial" / "level-11"
-    kept = {
+    features_on_disk = {
         layer: np.load(directory / f"{layer}.npy") for layer in ("in_1", "mid", "out_1", "labels")
     }
-    train, test = digits("train"), digits("test")
-    fit, held_out = split_rows(1500, 0.1, 5)
+    images, labels = digits("train").arrays()
+    test = digits("test")
+    rows, held_out_rows = split_rows(1500, 0.1, 5)
     np.testing.assert_array_equal(
-        kept["labels"],
-        np.concatenate([train.arrays()[1][fit], train.arrays()[1][held_out], test.arrays()[1]]),
+        features_on_disk["labels"],
+        np.concatenate([labels[rows], labels[held_out_rows], test.arrays()[1]]),
     )
-    expected = run.features(train.arrays()[0], 11, ["in_1", "mid", "out_1"], seed=5)
+    expected = run.features(images, 11, ["in_1", "mid", "out_1"], seed=5)
     for layer, feature in expected.items():
-        np.testing.assert_allclose(kept[layer][:1350], feature[fit], atol=2e-5)
-    # The first image of test has the noise of number 1500.
-    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(linear_probe_key(5), i), 0))(
+        np.testing.assert_allclose(features_on_disk[layer][:1350], feature[rows], atol=2e-5)
+    # The first test image has the noise of number 1500.
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(feature_key(5), i), 0))(
         np.arange(1500, 1502)
     )
     noise = jax.vmap(lambda key: jax.random.normal(key, (8, 8, 1)))(keys)
@@ -115,21 +116,21 @@ def test_stored_features_are_the_runs_own(run, tmp_path, monkeypatch):
     _, features = run.module.apply(
         {"params": run.params}, *run.process.inputs(x_t, jax.numpy.array([11, 11]))
     )
-    np.testing.assert_allclose(kept["mid"][1500:1502], pool(features["mid"]), atol=2e-5)
+    np.testing.assert_allclose(features_on_disk["mid"][1500:1502], pool(features["mid"]), atol=2e-5)
 
 
 DIAGNOSES = ("alignment", "uniformity", "effective_rank", "spread")
 
 
-def test_diagnoses_are_those_of_two_views_of_the_images_that_choose(run, whole, tmp_path):
+def test_two_views_of_the_images_that_choose_are_diagnosed(run, whole, tmp_path):
     _, ids = split_rows(1500, 0.1, 0)
-    images, level, found = jax.numpy.asarray(digits("train").arrays()[0][ids]), np.full(150, 11), {}
+    images = jax.numpy.asarray(digits("train").arrays()[0][ids])
+    level = np.full(150, 11)
+    both_views = []
     for view in range(2):
         x0 = random_crop(images, 0, view, ids, pad=1).astype(np.float32) / 127.5 - 1
         keys = jax.vmap(
-            lambda i, view=view: jax.random.fold_in(
-                jax.random.fold_in(linear_probe_key(0), i), view
-            )
+            lambda i, view=view: jax.random.fold_in(jax.random.fold_in(feature_key(0), i), view)
         )(ids)
         x_t = run.process.perturb(
             x0, jax.vmap(lambda key: jax.random.normal(key, (8, 8, 1)))(keys), level
@@ -137,18 +138,17 @@ def test_diagnoses_are_those_of_two_views_of_the_images_that_choose(run, whole, 
         _, features = run.module.apply(
             {"params": run.params}, *run.process.inputs(x_t, jax.numpy.asarray(level))
         )
-        found[view] = {
-            "pixels": np.asarray(x0).reshape(150, -1),
-            "mid": np.asarray(pool(features["mid"])),
-        }
+        both_views.append(
+            {"pixels": np.asarray(x0).reshape(150, -1), "mid": np.asarray(pool(features["mid"]))}
+        )
     for row in whole["rows"]:
         assert [name for name in row if name in DIAGNOSES] == list(DIAGNOSES)
         if (row["layer"], row["noise_level"]) in (("pixels", None), ("mid", 11)):
-            expected = diagnose(found[0][row["layer"]], found[1][row["layer"]])
+            expected = diagnose(*(view[row["layer"]] for view in both_views))
             assert {name: row[name] for name in DIAGNOSES} == pytest.approx(expected, rel=1e-3)
 
 
-def test_many_images_are_diagnosed_by_an_even_part(monkeypatch):
+def test_diagnosed_images_are_spread_evenly_over_many(monkeypatch):
     monkeypatch.setattr(splits, "DIAGNOSED", 100)
     images = Splits(digits("train"), digits("test"), held_out=0, seed=0)
     np.testing.assert_array_equal(images.diagnosed, np.arange(1500, 1797, 3))
@@ -165,7 +165,7 @@ def test_an_older_probe_is_refused_and_still_shown(run, whole, tmp_path):
     assert not probes.collapsed(old) and not probes.collapsed(whole)
 
 
-def test_collapse_is_said_beneath_the_table(whole):
+def test_collapse_is_named_beneath_the_table(whole):
     rows = [
         row | ({"effective_rank": 1.5} if row["noise_level"] == 1 else {}) for row in whole["rows"]
     ]
@@ -177,7 +177,7 @@ def test_collapse_is_said_beneath_the_table(whole):
 
 
 def test_the_last_lines_are_the_chosen_features_beside_raw_pixels(whole):
-    """One layer and noise level, best on average by both heads on the images that choose."""
+    """The row is best on average by both heads, on the images that choose."""
     pixels, *inner = whole["rows"]
     best = max(inner, key=lambda row: row["linear_held_out"] + row["knn_held_out"])
     titles, _, linear, knn = probes.summary(whole).splitlines()
@@ -186,7 +186,7 @@ def test_the_last_lines_are_the_chosen_features_beside_raw_pixels(whole):
         assert line.split()[-2:] == [f"{best[head]:.1f}", f"{pixels[head]:.1f}"]
 
 
-def linear_probe_key(seed):
+def feature_key(seed):
     from ddaepp_jax.base.streams import named
 
     return named(jax.random.key(seed), "features")
@@ -197,7 +197,7 @@ class Stopped(Exception):
 
 
 def stop_at(monkeypatch, module, name, count):
-    """The count-th call of a function raises, as a kill would."""
+    """Makes the count-th call of a function raise, as a kill would; returns the list of calls."""
     whole, calls = getattr(module, name), []
 
     def counted(*args, **kwargs):
@@ -216,9 +216,7 @@ def same_rows(one, other):
 
 @pytest.mark.parametrize("call", [1, 3, 6])
 def test_a_stopped_probe_resumes(run, whole, tmp_path, monkeypatch, call):
-    """Stopped between writes of features: what is on disk is not made again, and the results are
-    the same.
-    """
+    """Features on disk are not computed again, and the results are the same."""
     chosen = linear_probe.settings(run, levels=(1, 11), epochs=20)
     monkeypatch.setattr(dispatch, "SAVE_SECONDS", 0.0)
     with monkeypatch.context() as patch:
@@ -229,7 +227,7 @@ def test_a_stopped_probe_resumes(run, whole, tmp_path, monkeypatch, call):
     same_rows(linear_probe.probe(run, chosen, tmp_path / "probe"), whole)
     assert (
         0 < len(reads) <= 24 - 4 * call + 2 + 6
-    )  # 8 batches a level, and pixels; and two of views
+    )  # 8 batches for pixels and each level, and two of views
     same_rows(
         linear_probe.probe(run, chosen, tmp_path / "probe"), whole
     )  # and once more: nothing is left to do
@@ -237,7 +235,7 @@ def test_a_stopped_probe_resumes(run, whole, tmp_path, monkeypatch, call):
 
 
 def test_features_of_other_settings_are_not_reused(run, whole, tmp_path, monkeypatch):
-    """Stopped before any result was written, then started with another seed under the same name."""
+    """A probe is stopped before its first result, and started again with another seed."""
     monkeypatch.setattr(dispatch, "SAVE_SECONDS", 0.0)
     with monkeypatch.context() as patch:
         stop_at(patch, stored, "replace", 5)
@@ -264,7 +262,7 @@ def test_online_resumes_and_is_not_cached(run, whole, tmp_path, monkeypatch):
     results = linear_probe.probe(run, chosen, tmp_path / "whole")
     monkeypatch.setattr(dispatch, "SAVE_SECONDS", 0.0)
     with monkeypatch.context() as patch:
-        stop_at(patch, online, "replace", 30)  # of 22 steps for pixels and 22 for the level
+        stop_at(patch, online, "replace", 30)  # of 22 steps for pixels and as many for the level
         with pytest.raises(Stopped):
             linear_probe.probe(run, chosen, tmp_path / "stopped")
     steps = stop_at(monkeypatch, online, "batch_indices", 10**9)
@@ -290,44 +288,45 @@ def test_order_of_layers_does_not_matter(run, tmp_path):
             learning_rates=(1e-2,),
             knn=0,
         )
-        found = linear_probe.probe(run, chosen, tmp_path / layers[0])["rows"]
-        rows.append({row["layer"]: row["linear_test"] for row in found})
+        results = linear_probe.probe(run, chosen, tmp_path / layers[0])["rows"]
+        rows.append({row["layer"]: row["linear_test"] for row in results})
     assert rows[0] == rows[1] and len(set(rows[0].values())) > 2
 
 
 def test_more_levels_join(run, whole, tmp_path):
     for levels in ((11,), (1,)):
-        found = linear_probe.probe(
+        results = linear_probe.probe(
             run, linear_probe.settings(run, levels=levels, epochs=20), tmp_path / "probe"
         )
-    assert found["levels"] == whole["levels"] == [1, 11] and found["best"] == whole["best"]
+    assert results["levels"] == whole["levels"] == [1, 11] and results["best"] == whole["best"]
     by_cell = lambda rows: {(row["layer"], row["noise_level"]): row for row in rows}
-    assert by_cell(found["rows"]) == by_cell(whole["rows"])
+    assert by_cell(results["rows"]) == by_cell(whole["rows"])
     np.testing.assert_array_equal(
-        *(probes.grid(probed, "knn_test")[2] for probed in (found, whole))
+        *(probes.grid(probed, "knn_test")[2] for probed in (results, whole))
     )
 
 
 def test_imagenet_protocol_standardises_without_neighbours(run, tmp_path):
     chosen = linear_probe.settings(run, "imagenet", levels=(11,), epochs=4, batch_size=256, knn=0)
-    found = linear_probe.probe(run, chosen, tmp_path / "probe")
-    assert "knn_test" not in found["best"] and found["settings"]["standardise"]
+    results = linear_probe.probe(run, chosen, tmp_path / "probe")
+    assert "knn_test" not in results["best"] and results["settings"]["standardise"]
     plain = linear_probe.settings(
         run, "imagenet", levels=(11,), epochs=4, batch_size=256, knn=0, standardise=False
     )
     other = linear_probe.probe(run, plain, tmp_path / "plain")
-    pixels, unscaled = found["rows"][0]["linear_test"], other["rows"][0]["linear_test"]
+    pixels, unscaled = results["rows"][0]["linear_test"], other["rows"][0]["linear_test"]
     assert pixels > 50 and abs(pixels - unscaled) > 1
-    probes.figures(found)
+    probes.figures(results)
 
 
-def test_chosen_on_the_test_split_is_said(run, tmp_path):
+def test_results_say_when_the_test_split_chooses(run, tmp_path):
     chosen = linear_probe.settings(run, levels=(11,), epochs=3, held_out=0, knn=0)
-    found = linear_probe.probe(run, chosen, tmp_path / "probe")
-    assert found["data"]["heads trained on"] == "1500 images of train"
-    assert found["data"]["chosen on"] == "the test split (test), as no image was held out"
-    assert found["best"]["chosen_by"] == "linear_test" and "linear_held_out" not in found["best"]
-    assert "held" not in probes.table(found)
+    results = linear_probe.probe(run, chosen, tmp_path / "probe")
+    assert results["data"]["heads trained on"] == "1500 images of train"
+    assert results["data"]["chosen on"] == "the test split (test), as no image was held out"
+    assert results["best"]["chosen_by"] == "linear_test"
+    assert "linear_held_out" not in results["best"]
+    assert "held" not in probes.table(results)
 
 
 def test_layers_are_grouped_by_what_the_device_holds():
@@ -339,20 +338,16 @@ def test_layers_are_grouped_by_what_the_device_holds():
 def test_groups_change_nothing(run, whole, tmp_path):
     small = ddaepp_jax.load(run.workdir)
     small.config.data.device_bytes = 200_000  # the images, or one layer's features, at a time
-    found = linear_probe.probe(
+    results = linear_probe.probe(
         small, linear_probe.settings(small, levels=(1, 11), epochs=20), tmp_path / "probe"
     )
-    for one, other in zip(found["rows"], whole["rows"], strict=True):
+    for one, other in zip(results["rows"], whole["rows"], strict=True):
         assert one["layer"] == other["layer"] and one["knn_test"] == other["knn_test"]
         assert abs(one["linear_test"] - other["linear_test"]) <= 100 / 297 + 1e-9
 
 
-def test_heads_learn_from_the_training_part_and_what_is_held_out_chooses(
-    run, tmp_path, monkeypatch
-):
-    """By how many images each is given: 1350 to train on, 150 to choose by, 297 to test; and the
-    chosen rate.
-    """
+def test_held_out_images_train_no_head_and_choose_the_learning_rate(run, tmp_path, monkeypatch):
+    """Heads are trained on 1350 images, chosen on 150 and tested on 297."""
     lengths = {"standard_scale": set(), "fit": set(), "knn_accuracy": set()}
     standard_scale = scaling.standard_scale
     fit = linear.fit
@@ -378,17 +373,17 @@ def test_heads_learn_from_the_training_part_and_what_is_held_out_chooses(
     monkeypatch.setattr(linear, "fit", recorded_fit)
     monkeypatch.setattr(linear, "accuracies", accuracies)
     monkeypatch.setattr(neighbours, "knn_accuracy", knn_accuracy)
-    found = linear_probe.probe(
+    results = linear_probe.probe(
         run, linear_probe.settings(run, levels=(11,), epochs=1, knn=5), tmp_path / "probe"
     )
     assert lengths == {name: {1350} for name in lengths}
-    for row in found["rows"]:
+    for row in results["rows"]:
         assert row["learning_rate"] == PROTOCOLS["cached"].learning_rates[2]
         assert (row["linear_held_out"], row["linear_test"]) == (90, 30)
         assert (row["knn_held_out"], row["knn_test"]) == pytest.approx((15, 29.7))
 
 
-def test_the_best_row_is_the_one_that_what_is_held_out_chooses(run):
+def test_held_out_images_choose_the_best_row(run):
     rows = [
         {"layer": layer, "noise_level": 11, "linear_held_out": held_out, "linear_test": test}
         for layer, held_out, test in (("pixels", 99, 99), ("in_1", 50, 80), ("mid", 60, 70))

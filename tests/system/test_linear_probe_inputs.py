@@ -1,6 +1,8 @@
-"""Bad arguments and data of the linear probe."""
+"""Bad arguments and data of the program ``linear_probe``."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -44,7 +46,7 @@ def test_bad_setting(fields, field, words, opened):
 
 
 @pytest.mark.parametrize(("held_out", "left"), [(0.0001, "0"), (0.9999, "1500")])
-def test_a_part_that_leaves_nothing(held_out, left, opened, tmp_path):
+def test_a_share_that_leaves_no_image(held_out, left, opened, tmp_path):
     with expect_error("held_out", f"{held_out} of 1500", left):
         linear_probe.probe(
             opened, linear_probe.settings(opened, held_out=held_out), tmp_path / "probe"
@@ -70,11 +72,25 @@ def test_bad_argument(arguments, field, words, plain, tmp_path):
         linear_probe.main([f"--workdir={plain}", f"--out={tmp_path / 'probe'}", *arguments])
 
 
-def test_probe_of_what_is_no_run(tmp_path):
+def test_probe_of_no_run_directory(tmp_path):
     with expect_error("the following arguments", "--workdir"):
         linear_probe.main([])
     with expect_error(f"{tmp_path}", "config.json"):
         linear_probe.main([f"--workdir={tmp_path}"])
+
+
+def test_help_imports_no_jax():
+    code = """
+import sys
+from ddaepp_jax import linear_probe
+try:
+    linear_probe.main(["--help"])
+finally:
+    assert "jax" not in sys.modules
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "online, cached, imagenet" in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from ddaepp_jax.config import saved as run_config
 from ddaepp_jax.config.schema import Distillation, Optimizer, Probe
 from ddaepp_jax.models import heads
 from ddaepp_jax.objectives.distillation import TEACHER_SCHEDULES
-from ddaepp_jax.probing.heads import PROTOCOLS
+from ddaepp_jax.probing.protocols import PROTOCOLS
 from ddaepp_jax.training import optimizer
 
 pytestmark = pytest.mark.smoke

@@ -12,6 +12,7 @@ from ddaepp_jax import build, main
 from ddaepp_jax import config as schema
 from ddaepp_jax.config import overrides, validation
 from ddaepp_jax.data.datasets import Dataset
+from ddaepp_jax.run import train as training
 from ddaepp_jax.sampling.settings import Sampling
 from ddaepp_jax.training.program import abstract_state
 
@@ -317,7 +318,7 @@ def overridden(file, given):
 @pytest.mark.parametrize(NAMES, rows(PROGRAM))
 def test_a_program_ends_before_it_begins(file, given, field, words, tmp_path, monkeypatch):
     """It reads no data, compiles nothing and makes no directory."""
-    monkeypatch.setattr(main, "compile_program", lambda *_, **__: pytest.fail("compiled"))
+    monkeypatch.setattr(training, "compile_program", lambda *_, **__: pytest.fail("compiled"))
     monkeypatch.setattr(Dataset, "arrays", lambda _: pytest.fail("read the data"))
     with expect_error(field, *words):
         main.main([f"--config={file}", f"--workdir={tmp_path / 'run'}", f"--config.{given}"])
