@@ -121,11 +121,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         help="an .npz file of statistics (this program's, ADM's or EDM's) or of "
         "images, a folder, NAME:SPLIT, or a split of the run's data (the run's training split)",
     )
-    add(
-        "--extractor",
-        default="inception",
-        help="inception, classifier, or an extractor's directory (inception)",
-    )
+    add("--extractor", default="inception", help="inception, classifier or a directory (inception)")
     add("--resizing", help="for Inception: pytorch, or tensorflow1 as ADM and EDM use (pytorch)")
     add("--n", type=int, help=f"samples of each seed ({N}), or a random subset of --images (all)")
     add("--seeds", type=several(int), default=(0,), help="seeds of the start noise (0)")
@@ -133,10 +129,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--data_dir", help="place of the data (the config's)")
     add("--size", type=several(int), help="HEIGHT,WIDTH to crop data to (the run's; as stored)")
     add_sampling(parser)
-    add(
-        "--out",
-        help="path of the JSON, without suffix (WORKDIR/fid/<what is scored>; with --images: none)",
-    )
+    add("--out", help="path of the JSON, without suffix (WORKDIR/fid/NAME; for --images: none)")
     args = parser.parse_args(argv)
     if bool(args.workdir) == bool(args.images):
         raise InputError("--workdir, --images: give one of them, what is scored")
