@@ -13,9 +13,8 @@ from jax.sharding import Mesh
 from ddaepp_jax.base.choice import choose
 from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.build import layers as layers_of
-from ddaepp_jax.build import noise_level
 from ddaepp_jax.data.augment import crop_pad
-from ddaepp_jax.diffusion.process import Process
+from ddaepp_jax.diffusion.process import Process, level_of
 from ddaepp_jax.probing.protocols import PROTOCOLS, Protocol
 
 
@@ -158,7 +157,7 @@ def settings(
         name=name,
         protocol=chosen,
         layers=tuple(layers) or _distinct(trained.network, present),
-        levels=tuple(_plain(noise_level(trained.process, x, "noise_level")) for x in levels),
+        levels=tuple(_plain(level_of(trained.process, x, "noise_level")) for x in levels),
         held_out=defaults["held_out"] if held_out is None else held_out,
         knn=defaults["knn"] if knn is None else knn,
         flip=trained.flip,
