@@ -17,7 +17,7 @@ JAX = ">=0.10.2,<0.13"
 setup(
     name="ddaepp_jax",
     version=VERSION,
-    description="DDAE++: a diffusion model as one learner for generation and recognition, in JAX and Flax",
+    description="DDAE++ in JAX and Flax: one diffusion model for generation and recognition",
     long_description=README.read_text(encoding="utf-8") if README.exists() else "",
     long_description_content_type="text/markdown",
     author="The ddaepp_jax authors",

@@ -187,7 +187,8 @@ def program(argv: Sequence[str]) -> None:
     )
     plot(rows).savefig(args.out.with_suffix(".png"), dpi=160)
     print(
-        f"\n{table(rows)}\n\nerrors in percent; look at {args.out}.png, rows are in {args.out}.jsonl"
+        f"\n{table(rows)}\n\nerrors in percent; look at {args.out}.png; "
+        f"rows are in {args.out}.jsonl"
     )
 
 

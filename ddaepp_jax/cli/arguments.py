@@ -115,7 +115,8 @@ def add_sampling(parser: Parser) -> None:
         "--options",
         type=several(option),
         default=(),
-        help="options of the sampler, e.g. clip=False or s_churn=30,s_max=1 (default: the config's)",
+        help="options of the sampler, e.g. clip=False or s_churn=30,s_max=1 "
+        "(default: the config's)",
     )
     add(
         "--guide",

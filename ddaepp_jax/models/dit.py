@@ -171,8 +171,8 @@ class DiT(nn.Module):
       rmsnorm: whether RMSNorm takes the place of LayerNorm.
       shift: whether the condition shifts a branch's input, beside scaling it.
       learn_sigma: whether the output has twice the channels, of which the second half interpolates
-        the log variance of DDPM's step (arXiv 2102.09672, eq. 15). Released DiTs have it; no sampler
-        here reads it, and training with it is refused.
+        the log variance of DDPM's step (arXiv 2102.09672, eq. 15). Released DiTs have it; no
+        sampler here reads it, and training with it is refused.
       num_classes: number of classes; the embedding has one more row, ``num_classes``, the null
         class. 0: no labels.
       augment_dim: length of the augmentation vector, whose projection is added to the condition;

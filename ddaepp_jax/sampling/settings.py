@@ -125,7 +125,7 @@ class Sampling:
 
 
 def modern_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Maps an identity that version 0.1.0 wrote, with all of the config's group, to today's form."""
+    """Maps an identity of version 0.1.0, which holds the config's whole group, to today's form."""
     if "clip" not in identity:
         return dict(identity)
     sampler = identity["sampler"]

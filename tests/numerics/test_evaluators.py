@@ -1,4 +1,4 @@
-"""What is measured in training: which weights, which images train and test, which labels are drawn."""
+"""Evaluations in training: their weights, their images for training and testing, their labels."""
 
 import jax
 import numpy as np

@@ -19,6 +19,11 @@ from ddaepp_jax.scoring import extractors
 DIGITS = ("--images=digits:test", "--reference=digits:test")
 
 
+@pytest.fixture
+def in_tmp_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture(scope="module")
 def scorer(extractor, tmp_path_factory) -> Path:
     """A copy of the extractor, because statistics of data are kept in it."""
@@ -117,9 +122,8 @@ def test_scores_of_what_is_no_run(tmp_path):
     ],
 )
 def test_images_that_cannot_be_scored(
-    name, shape, dtype, field, words, tmp_path, monkeypatch, scorer, statistics
+    name, shape, dtype, field, words, in_tmp_path, scorer, statistics
 ):
-    monkeypatch.chdir(tmp_path)
     np.savez("given.npz", **{name: np.zeros(shape, dtype)})
     with expect_error(field, *words):
         fid.main(["--images=given.npz", f"--reference={statistics}", f"--extractor={scorer}"])
@@ -194,7 +198,7 @@ def test_extractors_that_are_damaged(tmp_path, scorer):
 
 
 def test_inceptions_weights(tmp_path, monkeypatch, plain):
-    """``convert`` fetches them into the home directory, and leaves nothing there if they are wrong."""
+    """``convert`` fetches them into the home directory, and leaves nothing if they are wrong."""
     monkeypatch.setenv("HOME", str(tmp_path))
     with expect_error(
         "extractor", "Inception", "python -m ddaepp_jax.convert --kind=inception-fid"

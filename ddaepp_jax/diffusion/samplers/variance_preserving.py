@@ -49,7 +49,7 @@ def ddim(
         level, (signal_d, sigma_d), signal_t, sigma_t, signal_s, sigma_s = grid
         x0 = denoiser(x, jnp.full(x.shape[:1], level))
         if other is not None:
-            # The denoiser turns epsilon into x0_hat by the process's alpha_bar; we need the table's.
+            # The denoiser computes x0_hat by the process's alpha_bar; we need the table's.
             x0 = (x - sigma_t * (x - signal_d * x0) / sigma_d) / signal_t
         x0 = jnp.clip(x0, -1, 1) if clip else x0
         epsilon = (x - signal_t * x0) / sigma_t
