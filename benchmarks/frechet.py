@@ -92,7 +92,7 @@ def program(argv: Sequence[str]) -> None:
     pictures = [images.read(np.arange(SHOWN)) for images in sets.values()]
     for workdir in map(Path, args.runs):
         run = load(workdir)
-        samples = fid.samples(run, steps=args.steps)
+        samples = run.samples(steps=args.steps)
         out = workdir / "fid" / f"benchmark-{args.n}"
         results[workdir.name] = score_samples(
             samples, extractor, reference, out, n=args.n, seeds=(0,)

@@ -16,7 +16,7 @@ no FID. The same command again resumes; more --seeds are added to those in the f
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.cli.arguments import Parser, add_run, add_sampling, open_run, sampling, several
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
     from ddaepp_jax.run import Run
-    from ddaepp_jax.scoring.score import Samples
 
 N = 50_000  # samples of a seed, as in the literature
 BATCH = 64  # images that are read at once
@@ -63,7 +62,7 @@ def main(argv: Sequence[str]) -> None:
         out = Path(args.out) if args.out else None
         results = score_images(images, extractor, reference, batch_size, out)
     else:
-        drawn = samples(run, **sampling(args))
+        drawn = run.samples(**sampling(args))
         n = args.n or N
         tag = f"{drawn.sampling.tag}-{n}-{extractor.kind}{extractor.suffix}-{reference.name}"
         out = Path(args.out or run.workdir / "fid" / f"step{run.step}-{run.average}-{tag}")
@@ -72,21 +71,6 @@ def main(argv: Sequence[str]) -> None:
         )
         print(f"all numbers are in {out}.json")
     print(table(results))
-
-
-def samples(run: "Run", **overrides: Any) -> "Samples":
-    """Returns a run's samples; ``overrides`` are the sampling arguments of ``Run.sample``."""
-    from ddaepp_jax.scoring.score import Samples
-
-    return Samples(
-        draw=lambda seed, ids: run.sample(n=len(ids), first=int(ids[0]), seed=seed, **overrides),
-        image_shape=run.image_shape,
-        num_classes=run.num_classes if run.config.model.class_conditional else 0,
-        sampling=run.sampling(**overrides),
-        run=run.workdir.name,
-        step=run.step,
-        average=run.average,
-    )
 
 
 def _config(args: argparse.Namespace, run: "Run | None") -> "ConfigDict":

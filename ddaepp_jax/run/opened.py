@@ -23,6 +23,7 @@ from ddaepp_jax.probing.features import Extraction, extract, noisy
 from ddaepp_jax.run.weights import choose_weights
 from ddaepp_jax.sampling.draw import make_sample_batch, sample_images
 from ddaepp_jax.sampling.settings import Sampling
+from ddaepp_jax.scoring.score import Samples
 from ddaepp_jax.training import checkpoint, ema, graft
 from ddaepp_jax.training.program import abstract_state
 
@@ -284,6 +285,24 @@ class Run:
                 pieces.append(piece)
                 bar.update(len(piece))
         return np.concatenate(pieces)
+
+    def samples(self, **sampling: Any) -> Samples:
+        """Returns the run's samples, as scores take them; the images are drawn when they are read.
+
+        Args:
+          sampling: sampling arguments of ``sample``.
+        """
+        return Samples(
+            draw=lambda seed, ids: self.sample(
+                n=len(ids), first=int(ids[0]), seed=seed, **sampling
+            ),
+            image_shape=self.image_shape,
+            num_classes=self.module.num_classes,
+            sampling=self.sampling(**sampling),
+            run=self.workdir.name,
+            step=self.step,
+            average=self.average,
+        )
 
     def _labels(
         self, labels: Sequence[int] | int | None, ids: np.ndarray, guidance: float

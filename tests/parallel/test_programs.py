@@ -10,7 +10,7 @@ from helpers.pixels import check_pixels_equal
 from helpers.run import CONDITIONAL, NO_EVALS, config, snapshots
 from helpers.scores import differ
 
-from ddaepp_jax import build, fid, linear_probe, load
+from ddaepp_jax import build, linear_probe, load
 from ddaepp_jax.base import parallel
 from ddaepp_jax.data import datasets
 from ddaepp_jax.run.train import train_and_evaluate
@@ -153,7 +153,7 @@ def test_scores_are_those_of_one_device(conditional, extractor, tmp_path, batch_
         assert len(features["pool"]) == 297
         reference = references.of(train, wrn, 64)
         out = tmp_path / f"{devices}-scores"
-        samples = fid.samples(run, batch_size=size)
+        samples = run.samples(batch_size=size)
         (of_run,) = score_samples(samples, wrn, reference, out, n=37, seeds=(0,))["rows"]
         results[devices] = (np.array(features["pool"]), scores(features, reference), of_run)
     (pool_1, of_set_1, of_run_1), (pool_8, of_set_8, of_run_8) = results.values()

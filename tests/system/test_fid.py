@@ -150,7 +150,7 @@ def test_scores_are_those_of_any_batch(workdir, extractor, tmp_path):
         features = image_sets.collect(test, wrn, tmp_path / str(batch_size), batch_size)
         assert len(features["pool"]) == 297
         reference = references.of(train, wrn, 64)
-        samples = fid.samples(load(workdir), batch_size=batch_size)
+        samples = load(workdir).samples(batch_size=batch_size)
         out = tmp_path / f"{batch_size}-scores"
         (sampled,) = score_samples(samples, wrn, reference, out, n=37, seeds=(0,))["rows"]
         results[batch_size] = (np.array(features["pool"]), scores(features, reference), sampled)

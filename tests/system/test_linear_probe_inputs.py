@@ -1,8 +1,6 @@
 """Bad arguments and data of the program ``linear_probe``."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -77,20 +75,6 @@ def test_probe_of_no_run_directory(tmp_path):
         linear_probe.main([])
     with expect_error(f"{tmp_path}", "config.json"):
         linear_probe.main([f"--workdir={tmp_path}"])
-
-
-def test_help_imports_no_jax():
-    code = """
-import sys
-from ddaepp_jax import linear_probe
-try:
-    linear_probe.main(["--help"])
-finally:
-    assert "jax" not in sys.modules
-"""
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert "online, cached, imagenet" in result.stdout
 
 
 @pytest.mark.parametrize(
