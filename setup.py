@@ -17,7 +17,7 @@ JAX = ">=0.10.2,<0.13"
 setup(
     name="ddaepp_jax",
     version=VERSION,
-    description="DDAE++: a diffusion model as one learner for generation and recognition, in JAX and Flax",
+    description="DDAE++ in JAX and Flax: one diffusion model for generation and recognition",
     long_description=README.read_text(encoding="utf-8") if README.exists() else "",
     long_description_content_type="text/markdown",
     author="The ddaepp_jax authors",
@@ -35,6 +35,7 @@ setup(
         "ml-collections>=1.1,<2",
         "clu>=0.0.12,<0.1",
         "einops>=0.8,<0.9",
+        "pydantic>=2.11,<3",  # checks configs
         "grain>=0.2.18,<0.3",
         "array_record>=0.8.6",
         "pillow>=11",

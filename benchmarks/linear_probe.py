@@ -1,12 +1,12 @@
-"""What probing a run costs, against the forward passes that DDAE's protocol needs: one an image,
-level and epoch.
+"""The cost of probing a run, against the forward passes that DDAE's protocol needs.
 
     python benchmarks/linear_probe.py --workdir=runs/uvit_cifar --images=1000
 
-A part of the run's data set is probed at the process's levels, all layers, without kNN, chosen on
-the test split: at each level the bare forward passes of the `online` protocol, the `online`
-  program, and the `cached` one, compiled before
-they are timed. The programs' times hold the raw pixels' too. A row goes to ``--out``.
+DDAE's protocol needs one forward pass for each image, level and epoch. A part of the run's data set
+is probed at the process's levels, with all layers, without kNN, and chosen on the test split. At
+each level, the bare forward passes of the `online` protocol, the `online` probe and the `cached`
+probe are timed; all are compiled before. The probes' times contain those of the raw pixels. A row
+is added to ``--out``.
 """
 
 import dataclasses
@@ -16,93 +16,96 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-import jax
 import numpy as np
 from machine import machine
 
-from ddaepp_jax import build, cli, linear_probe, load
+from ddaepp_jax import build, linear_probe, load
 from ddaepp_jax.base import parallel
+from ddaepp_jax.base.dispatch import InFlight
+from ddaepp_jax.cli.arguments import Parser
+from ddaepp_jax.cli.start import launch, start_backend
 from ddaepp_jax.data.datasets import Dataset
-from ddaepp_jax.probing import features
+from ddaepp_jax.probing.features import make_feature_batch, noisy
+from ddaepp_jax.probing.probe import probe
+from ddaepp_jax.probing.settings import Settings
 from ddaepp_jax.run import Run
 
 
-def bare(
-    run: Run, chosen: linear_probe.Settings, images: np.ndarray, level: float, count: int
+def forward_passes(
+    run: Run, settings: Settings, images: np.ndarray, level: float, count: int
 ) -> float:
-    """Seconds of ``count`` forward passes, in the program's batches, from host arrays, all layers
-    pooled.
+    """Returns the seconds of ``count`` forward passes from host arrays, with all layers pooled.
+
+    Batches have the size that the program's have.
     """
-    batch = features.make_feature_batch(
-        features.noisy(run.module, run.process, chosen.layers), run.mesh
-    )
-    rows = np.arange(chosen.protocol.batch_size, dtype=np.int32)
-    start, last = time.perf_counter(), None
+    features = noisy(run.module, run.process, settings.layers)
+    feature_batch = make_feature_batch(features, run.mesh, pad=0, flip=False)
+    rows = np.arange(settings.protocol.batch_size, dtype=np.int32)
+    in_flight = InFlight()
+    start = time.perf_counter()
     for number in range(-(-count // len(rows))):
         pixels, ids = parallel.place(run.mesh, images[(rows + number) % len(images)], rows)
-        found = batch(
-            run.params, np.uint32(0), pixels, ids, run.noise_level(level), np.uint32(number)
+        in_flight.add(
+            feature_batch(
+                run.params, np.uint32(0), pixels, ids, run.noise_level(level), np.uint32(number)
+            )
         )
-        jax.block_until_ready(last)  # two are under way, as in the program
-        last = found
-    jax.block_until_ready(last)
+    in_flight.finish()
     return time.perf_counter() - start
 
 
 def first(data: Dataset, count: int) -> Dataset:
-    """The first images of a set, in memory."""
+    """Returns the first images of a data set, in memory."""
     return dataclasses.replace(data, length=count).resident()
 
 
 def program(argv: Sequence[str]) -> None:
-    parser = cli.Parser("benchmarks.linear_probe", __doc__)
+    parser = Parser("benchmarks.linear_probe", __doc__)
     parser.add_argument("--workdir", required=True, help="run directory")
     parser.add_argument(
-        "--images", type=int, default=1000, help="of the training split (1000); a fifth for testing"
+        "--images",
+        type=int,
+        default=1000,
+        help="images of the training split (1000); a fifth as many are tested",
     )
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).parent / "results" / "linear_probe.jsonl"
     )
     args = parser.parse_args(argv)
-    cli.start_backend()
+    start_backend()
     run = load(args.workdir)
     data = run.config.data
-    parts = {
-        data.split: first(build.dataset(run.config, data.split), args.images),
-        data.eval_split: first(build.dataset(run.config, data.eval_split), args.images // 5),
-    }
-    build.dataset = lambda config, split: parts[split]  # the program's own door to its data
-    probed = {"online": {}, "cached": {}}
+    train = first(build.dataset(run.config, data.split), args.images)
+    test = first(build.dataset(run.config, data.eval_split), args.images // 5)
+    trained = linear_probe.trained(run)
     settings = partial(linear_probe.settings, run, held_out=0, knn=0)
-    online, levels = settings("online"), run.process.probe_levels()
+    online = settings("online")
+    levels = run.process.probe_levels()
     count = args.images * online.protocol.epochs + args.images // 5
+    probed = {"online": {}, "cached": {}}
     seconds = dict.fromkeys(("bare", *probed), 0.0)
     with tempfile.TemporaryDirectory() as directory:
-        images, _ = parts[data.split].arrays()
-        bare(run, online, images, levels[0], 1)
+
+        def timed_probe(settings: Settings, name: str) -> tuple[dict[str, Any], float]:
+            start = time.perf_counter()
+            out = Path(directory) / name
+            results = probe(trained, train, test, settings, out, data.device_bytes)
+            return results, time.perf_counter() - start
+
+        images, _ = train.arrays()
+        forward_passes(run, online, images, levels[0], 1)
         for name, epochs in (("online", 1), ("cached", None)):  # compiles
-            linear_probe.probe(
-                run,
-                settings(name, levels=levels[:1], epochs=epochs),
-                Path(directory) / f"{name}-warm",
-            )
-        for (
-            level
-        ) in levels:  # one after the other at each level, so that a drift of the machine cancels
-            seconds["bare"] += bare(run, online, images, level, count)
+            timed_probe(settings(name, levels=levels[:1], epochs=epochs), f"{name}-warm")
+        for level in levels:  # In turn at each level, so that a drift of the machine cancels.
+            seconds["bare"] += forward_passes(run, online, images, level, count)
             for name in probed:
-                start = time.perf_counter()
-                probed[name] = linear_probe.probe(
-                    run, settings(name, levels=(level,)), Path(directory) / name
-                )
-                seconds[name] += time.perf_counter() - start
-    best = {
-        name: {k: found["best"][k] for k in ("layer", "linear_test")}
-        for name, found in probed.items()
-    }
+                probed[name], elapsed = timed_probe(settings(name, levels=(level,)), name)
+                seconds[name] += elapsed
+    model = run.config.model
     row = {
-        "config": f"{run.config.model.name}, width {run.config.model.width}, depth {run.config.model.depth}",
+        "config": f"{model.name}, width {model.width}, depth {model.depth}",
         "data": data.name,
         "images": args.images,
         "layers": len(online.layers),
@@ -112,7 +115,10 @@ def program(argv: Sequence[str]) -> None:
         "online_over_bare": seconds["online"] / seconds["bare"],
         "online_over_cached": seconds["online"] / seconds["cached"],
         "bare_over_cached": seconds["bare"] / seconds["cached"],
-        "best": best,
+        "best": {
+            name: {key: results["best"][key] for key in ("layer", "linear_test")}
+            for name, results in probed.items()
+        },
         **machine(),
     }
     print(json.dumps(row, indent=2))
@@ -121,4 +127,4 @@ def program(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.launch(program)
+    launch(program)

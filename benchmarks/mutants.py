@@ -5,11 +5,10 @@ that could see it.
     python benchmarks/mutants.py --out=mutants.jsonl --only flip-always kid-biased
 
 The mutants are in mutants.toml: a file, a text that is there once, what stands there instead, and
-  the names of test
-files, in whatever folder of tests/ they are. The checkout is copied, and mutants are made in the
-copy alone. The quick tests run first, as ``make quick`` runs them, up to the first failure; a
-mutant that they don't see meets the slow tests of the same files. A test file has to pass without a
-mutant first, once. What is in the JSON lines is not done again.
+the names of test files, in whatever folder of tests/ they are. The checkout is copied, and mutants
+are made in the copy alone. The quick tests run first, as ``make quick`` runs them, up to the first
+failure; a mutant that they don't see meets the slow tests of the same files. A test file has to
+pass without a mutant first, once. What is in the JSON lines is not done again.
 """
 
 import argparse
@@ -29,7 +28,8 @@ from typing import Any
 from tabulate import tabulate
 
 ROOT = Path(__file__).parents[1]
-LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "runs", "build", "dist", "*.egg-info")
+NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info")  # in any folder
+NOT_COPIED_ROOT = {"runs", "build", "dist"}  # in ROOT alone: ddaepp_jax/build is code
 SETS = {"quick": "not slow", "slow": "slow"}
 OUTCOMES = {
     0: "survived",
@@ -37,6 +37,12 @@ OUTCOMES = {
     5: "survived",
 }  # by pytest's exit code; 5: no test is chosen
 COLUMNS = ("name", "file", "outcome", "by", "test", "seconds")
+
+
+def left_out(folder: str, names: list[str]) -> set[str]:
+    """What the copy of the checkout leaves out of a folder."""
+    out = NOT_COPIED(folder, names)
+    return out | NOT_COPIED_ROOT.intersection(names) if Path(folder) == ROOT else out
 
 
 def find_test(name: str, checkout: Path) -> str:
@@ -149,7 +155,7 @@ def main() -> None:
         print(*row.values(), flush=True)
 
     with tempfile.TemporaryDirectory() as folder:
-        checkout = Path(shutil.copytree(ROOT, Path(folder) / "checkout", ignore=LEFT_OUT))
+        checkout = Path(shutil.copytree(ROOT, Path(folder) / "checkout", ignore=left_out))
         for mutant in listed:  # a mistake in the list shows at once
             _ = mutated(mutant, checkout), [find_test(name, checkout) for name in mutant["tests"]]
         for name in args.only or mutants:

@@ -28,9 +28,13 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from ddaepp_jax import cli, load, main
+from ddaepp_jax import load
 from ddaepp_jax.base import parallel
+from ddaepp_jax.cli.arguments import Parser
+from ddaepp_jax.cli.start import launch, start_backend
+from ddaepp_jax.config.overrides import parse_config
 from ddaepp_jax.reporting import plots
+from ddaepp_jax.run.train import train_and_evaluate
 from ddaepp_jax.training import posthoc
 
 KEPT = (0.05, 0.1)
@@ -132,7 +136,7 @@ def plot(rows: Sequence[Mapping[str, Any]], kept: Sequence[float] = KEPT) -> Fig
 
 
 def program(argv: Sequence[str]) -> None:
-    parser = cli.Parser("benchmarks.posthoc_ema", __doc__)
+    parser = Parser("benchmarks.posthoc_ema", __doc__)
     add = parser.add_argument
     add(
         "--config",
@@ -163,12 +167,12 @@ def program(argv: Sequence[str]) -> None:
         f"evals.{name}.every": 0 for name in ("heldout_loss", "samples", "probe", "knn", "features")
     }
     overrides = [f"--config.{name}={value}" for name, value in fields.items()]
-    config = cli.parse_config([f"--config={args.config}", *overrides, *rest])
-    cli.start_backend()
+    config = parse_config([f"--config={args.config}", *overrides, *rest])
+    start_backend()
     with tempfile.TemporaryDirectory() as temporary:
         workdir = args.workdir or Path(temporary) / "run"
         start = time.perf_counter()
-        main.train_and_evaluate(config, workdir)
+        train_and_evaluate(config, workdir)
         rows = measure(workdir)
     common = {
         "config": args.config,
@@ -183,9 +187,10 @@ def program(argv: Sequence[str]) -> None:
     )
     plot(rows).savefig(args.out.with_suffix(".png"), dpi=160)
     print(
-        f"\n{table(rows)}\n\nerrors in percent; look at {args.out}.png, rows are in {args.out}.jsonl"
+        f"\n{table(rows)}\n\nerrors in percent; look at {args.out}.png; "
+        f"rows are in {args.out}.jsonl"
     )
 
 
 if __name__ == "__main__":
-    cli.launch(program)
+    launch(program)

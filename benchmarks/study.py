@@ -33,9 +33,13 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 from train_step import Step, random_images
 
-from ddaepp_jax import cli, linear_probe, load, main
+from ddaepp_jax import linear_probe, load
+from ddaepp_jax.cli.arguments import Parser, several
+from ddaepp_jax.cli.start import launch, start_backend
+from ddaepp_jax.config.overrides import parse_config
 from ddaepp_jax.reporting import plots
 from ddaepp_jax.reporting.probes import PIXELS
+from ddaepp_jax.run.train import train_and_evaluate
 
 MADE_BY = (
     "config",
@@ -69,7 +73,7 @@ def steps_by_budget(
     """
     flops, steps = {}, 0
     for variant, fields in overrides.items():
-        made = cli.parse_config([f"--config={of_variant(config, variant)}", *fields])
+        made = parse_config([f"--config={of_variant(config, variant)}", *fields])
         flops[variant], steps = Step(made, random_images(made)).program.flops, made.train.steps
     base = next(iter(flops.values()))
     ratios = {
@@ -95,8 +99,8 @@ def run_one(
     ``images``: how many of the two splits are probed; (): all.
     """
     start = time.monotonic()
-    made = cli.parse_config([f"--config={config}", *fields])
-    main.train_and_evaluate(made, workdir)
+    made = parse_config([f"--config={config}", *fields])
+    train_and_evaluate(made, workdir)
     run = load(workdir)
     for split, number in zip(("split", "eval_split"), images, strict=False):
         run.config.data[split] += f"[:{number}]"
@@ -298,7 +302,7 @@ def study(args: argparse.Namespace, common: Sequence[str]) -> None:
 
 
 def program(argv: Sequence[str]) -> None:
-    parser = cli.Parser("benchmarks.study", __doc__)
+    parser = Parser("benchmarks.study", __doc__)
     add = parser.add_argument
     add("--name", required=True, help="of the study, and of its folder of results")
     add(
@@ -314,7 +318,7 @@ def program(argv: Sequence[str]) -> None:
         metavar="NAME:FIELD=VALUE,..",
         help="may be repeated; base first",
     )
-    add("--seeds", type=cli.several(int), default=(0, 1, 2), help="with commas (0,1,2)")
+    add("--seeds", type=several(int), default=(0, 1, 2), help="with commas (0,1,2)")
     add(
         "--budgets",
         nargs="+",
@@ -322,16 +326,16 @@ def program(argv: Sequence[str]) -> None:
         default=BUDGETS,
         help="what is equal (default: each in turn)",
     )
-    add("--layers", type=cli.several(str), default=(), help="layers probed (default: all)")
+    add("--layers", type=several(str), default=(), help="layers probed (default: all)")
     add(
         "--levels",
-        type=cli.several(float),
+        type=several(float),
         default=(),
         help="noise levels probed (default: the process's)",
     )
     add(
         "--images",
-        type=cli.several(int),
+        type=several(int),
         default=(),
         help="TRAIN,TEST: how many are probed (default: all)",
     )
@@ -343,9 +347,9 @@ def program(argv: Sequence[str]) -> None:
     )
     add("--out", type=Path, default=Path(__file__).parent / "results", help="where the results go")
     args, common = parser.parse_known_args(argv)
-    cli.start_backend()
+    start_backend()
     study(args, common)
 
 
 if __name__ == "__main__":
-    cli.launch(program)
+    launch(program)

@@ -30,8 +30,9 @@ from jax.sharding import Mesh
 from machine import machine
 from ml_collections import ConfigDict
 
-from ddaepp_jax import build, cli
+from ddaepp_jax import build
 from ddaepp_jax.base import parallel
+from ddaepp_jax.config.overrides import parse_config
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.training.clock import peak_flops
 from ddaepp_jax.training.program import Program, compile_program
@@ -253,7 +254,7 @@ def main() -> None:
     for name in args.config:
         overrides = [f"--config.train.batch_size={args.batch_size}"] if args.batch_size else []
         overrides += ["--config.data.device_bytes=0"] * args.stream
-        config = cli.parse_config([f"--config={name}", *overrides, *changes])
+        config = parse_config([f"--config={name}", *overrides, *changes])
         row = {
             "config": name,
             "changes": changes,

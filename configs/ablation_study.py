@@ -1,14 +1,16 @@
-"""``ablation_cifar.py`` with 2.6M parameters, minutes of CPU time a run: what benchmarks/study.py
-compares.
+r"""``ablation_cifar.py`` with 2.6M parameters, in minutes of CPU time a run; benchmarks/study.py
+compares its variants.
 
-    python -m ddaepp_jax.main --config=configs/ablation_study.py:both --workdir=runs/both --config.data.data_dir=DIR
+    python -m ddaepp_jax.main --config=configs/ablation_study.py:both \
+        --workdir=runs/both --config.data.data_dir=DIR
 
-400 steps of 32 images; the network and its learning rate are those of ``uvit_cifar.py:study``. At
-the end 500 samples are scored by the classifier of the data, which is trained once where there is
-none.
+A run takes 400 steps of 32 images; the network and its learning rate are those of
+``uvit_cifar.py:study``. At the end 500 samples are scored by the classifier of the data, which is
+trained once where there is none.
 """
 
-from ddaepp_jax.config import ddpm, recipes
+from ddaepp_jax import config
+from ddaepp_jax.config import recipes
 
 
 def get_config(variant: str = ""):
@@ -16,18 +18,18 @@ def get_config(variant: str = ""):
     "own_token", "no_augment_token", "no_scale", "mlp_projection", "earlier"; "heads_1", "heads_2",
     "no_batch_norm", "level_1", "level_101", "shared", "symmetric", "flips_only", "photometric".
     """
-    config = recipes.distilled(recipes.uvit_ddpm(recipes.long_run(name="cifar10")))
-    config.diffusion = ddpm(time_input="999t/T")
-    config.model.update(patch_size=4, width=256, depth=2, num_heads=4)
-    config.train.update(steps=400, epochs=None, batch_size=32, steps_per_dispatch=10)
-    config.train.update(log_every=50, checkpoint_every=200)
-    config.optimizer.update(learning_rate=2e-3, schedule="cosine", warmup_steps=100)
-    config.ema.decays = (0.999,)
-    config.evals.heldout_loss.update(every=400, images=512, levels=5)
-    config.evals.samples.update(every=400, n=36)
-    config.evals.fid.update(every=400, n=500)
-    config.evals.features.update(every=100, images=512)
+    run = recipes.distilled(recipes.uvit_ddpm(recipes.long_run(name="cifar10")))
+    run.diffusion = config.ddpm(time_input="999t/T")
+    run.model.update(patch_size=4, width=256, depth=2, num_heads=4)
+    run.train.update(steps=400, epochs=None, batch_size=32, steps_per_dispatch=10)
+    run.train.update(log_every=50, checkpoint_every=200)
+    run.optimizer.update(learning_rate=2e-3, schedule="cosine", warmup_steps=100)
+    run.ema.decays = (0.999,)
+    run.evals.heldout_loss.update(every=400, images=512, levels=5)
+    run.evals.samples.update(every=400, n=36)
+    run.evals.fid.update(every=400, n=500)
+    run.evals.features.update(every=100, images=512)
     for name in ("probe", "knn"):
-        config.evals[name].every = 0
-    config.sampling.update(steps=25, batch_size=100)
-    return recipes.ablated(config, variant)
+        run.evals[name].every = 0
+    run.sampling.update(steps=25, batch_size=100)
+    return recipes.ablated(run, variant)

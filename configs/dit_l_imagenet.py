@@ -1,25 +1,27 @@
-"""LightningDiT-L/1 on ImageNet's latents (VA-VAE f16d32, 16x16x32) with self-conditioning.
+r"""LightningDiT-L/1 on ImageNet's latents (VA-VAE f16d32, 16x16x32) with self-conditioning.
 
-    python -m ddaepp_jax.main --config=configs/dit_l_imagenet.py --workdir=runs/dit_l --config.data.data_dir=LATENTS
+    python -m ddaepp_jax.main --config=configs/dit_l_imagenet.py \
+        --workdir=runs/dit_l --config.data.data_dir=LATENTS
 
-Without labels, 200 epochs of 1,281,167 images in batches of 1,024; ``:cond`` takes labels, 100
-epochs. As in configs/dit_b_imagenet.py, which see, latents are not there yet, and nothing has been
-run.
+It trains without labels for 200 epochs of 1,281,167 images in batches of 1,024; ``:cond`` uses
+labels and takes 100 epochs. Not yet run: this version does not read latents, see
+configs/dit_b_imagenet.py.
 """
 
-from ddaepp_jax.config import recipes, varied
+from ddaepp_jax import config
+from ddaepp_jax.config import recipes
 
 L = dict(width=1024, depth=24, num_heads=16, bottleneck="block_12", remat=True)
 
 
 def get_config(variant: str = ""):
     """Variants: "", "cond", "tiny"."""
-    config = recipes.long_run(name="latents")
-    config = recipes.lightningdit(config, epochs=200, class_conditional=False, **L)
-    return varied(config, variant, cond=cond)
+    run = recipes.long_run(name="latents")
+    run = recipes.lightningdit(run, epochs=200, class_conditional=False, **L)
+    return config.varied(run, variant, cond=cond)
 
 
-def cond(config):
-    config.model.class_conditional = True
-    config.train.epochs = 100
-    return config
+def cond(run):
+    run.model.class_conditional = True
+    run.train.epochs = 100
+    return run

@@ -2,20 +2,20 @@
 
     python -m ddaepp_jax.main --config=configs/unet_edm_cifar.py --workdir=runs/unet_edm_cifar
 
-2,000 epochs of batches of 512. Published for the plain network (FID by Heun-18 / linear accuracy):
-3.97 / 90.44 % at the checkpoint that probes best (epoch 1,200), 3.56 / 89.71 % at the one of the
-best FID. Not yet run here at full length.
+It trains for 2,000 epochs of batches of 512. Published for the plain network (FID by Heun-18 /
+linear accuracy): 3.97 / 90.44 % at the checkpoint that probes best (epoch 1,200), 3.56 / 89.71 % at
+the checkpoint with the best FID. Not yet run here at full length.
 
 ``--config.model.self_condition=False`` is the plain network.
 """
 
-from ddaepp_jax import config as schema
+from ddaepp_jax import config
 from ddaepp_jax.config import recipes
 
 
 def get_config(variant: str = ""):
     """Variants: "" and "tiny"."""
-    config = recipes.long_run(name="cifar10")
-    config.diffusion = schema.edm()
-    recipes.ddae(config, epochs=2000, batch_size=512, learning_rate=4e-4)
-    return schema.varied(config, variant)
+    run = recipes.long_run(name="cifar10")
+    run.diffusion = config.edm()
+    recipes.ddae(run, epochs=2000, batch_size=512, learning_rate=4e-4)
+    return config.varied(run, variant)

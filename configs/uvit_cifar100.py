@@ -2,18 +2,18 @@
 
     python -m ddaepp_jax.main --config=configs/uvit_cifar100.py --workdir=runs/uvit_cifar100
 
-1,300 epochs of batches of 256. Our sources publish no figure for it. Not yet run here at full
-length.
+It trains for 1,300 epochs of batches of 256. Our sources publish no figure for it. Not yet run here
+at full length.
 
 ``--config.model.self_condition=False`` is the plain network.
 """
 
-from ddaepp_jax import config as schema
+from ddaepp_jax import config
 from ddaepp_jax.config import recipes
 
 
 def get_config(variant: str = ""):
     """Variants: "" and "tiny"."""
-    config = recipes.long_run(name="cifar100")
-    recipes.uvit_ddpm(config)
-    return schema.varied(config, variant)
+    run = recipes.long_run(name="cifar100")
+    recipes.uvit_ddpm(run)
+    return config.varied(run, variant)

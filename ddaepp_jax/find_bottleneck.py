@@ -15,18 +15,20 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ddaepp_jax import cli
+from ddaepp_jax.cli.arguments import Parser, add_config, config_arguments, several
+from ddaepp_jax.cli.start import launch, start_backend
 
 
 def main(argv: Sequence[str]) -> None:
+    """Searches by the arguments of a command line."""
     args, overrides = _parse(argv)
-    source = [] if args.config is None else [f"--config={args.config}"]
-    config = cli.parse_config([*source, *overrides])
-    cli.start_backend()
+    from ddaepp_jax.config.overrides import parse_config
     from ddaepp_jax.reporting.bottleneck import table
     from ddaepp_jax.search.decision import advice
     from ddaepp_jax.search.search import search
 
+    config = parse_config(config_arguments(args, overrides))
+    start_backend()
     name = args.config or "digits"
     workdir = Path(args.workdir or f"runs/{Path(name.split(':')[0]).stem}_bottleneck")
     decision = search(
@@ -41,16 +43,12 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = cli.Parser("ddaepp_jax.find_bottleneck", __doc__)
+    parser = Parser("ddaepp_jax.find_bottleneck", __doc__)
     add = parser.add_argument
-    add(
-        "--config",
-        metavar="FILE[:VARIANT]",
-        help="config file (default: digits); --config.FIELD=VALUE overrides a field",
-    )
+    add_config(parser, "U-ViT on digits")
     add(
         "--candidates",
-        type=cli.several(str),
+        type=several(str),
         default=(),
         help="names of blocks, with commas (default: all that something follows)",
     )
@@ -60,10 +58,10 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         default=1000,
         help="steps of a run (1000, or the config's own if they are fewer)",
     )
-    add("--seeds", type=cli.several(int), default=(0, 1, 2), help="seeds, with commas (0,1,2)")
+    add("--seeds", type=several(int), default=(0, 1, 2), help="seeds, with commas (0,1,2)")
     add("--workdir", help="where the results go (default: runs/<config's name>_bottleneck)")
     return parser.parse_known_args(argv)
 
 
 if __name__ == "__main__":
-    cli.launch(main)
+    launch(main)

@@ -7,7 +7,7 @@ as users compile them.
 
 JAX keeps compiled programs in one cache for all checkouts, keyed by its version, the flags and the
 program, so that a second run of the tests compiles next to nothing. ``JAX_COMPILATION_CACHE_DIR``
-names another place. Programs of eight devices are not kept (see ``ddaepp_jax.cli.start_backend``).
+names another place. Programs of eight devices are not kept (see ``ddaepp_jax.start_backend``).
 """
 
 import os
@@ -29,7 +29,7 @@ from helpers.extractor import untrained_classifier  # noqa: E402
 from helpers.run import CONDITIONAL, PLAIN, config  # noqa: E402
 
 import ddaepp_jax  # noqa: E402
-from ddaepp_jax import main  # noqa: E402
+from ddaepp_jax.run.train import train_and_evaluate  # noqa: E402
 
 PARALLEL = Path(__file__).parent / "parallel"
 DEVICES = 8  # of the tests in PARALLEL
@@ -104,7 +104,7 @@ def plain(make_once) -> Path:
     """A run directory: 6 steps of the tiny config, saved at 3 and 6, evaluated at 4 and 6. Copy it
     to change it.
     """
-    return make_once("plain", lambda directory: main.train_and_evaluate(config(**PLAIN), directory))
+    return make_once("plain", lambda directory: train_and_evaluate(config(**PLAIN), directory))
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def conditional(make_once) -> Path:
     more.
     """
     return make_once(
-        "conditional", lambda directory: main.train_and_evaluate(config(**CONDITIONAL), directory)
+        "conditional", lambda directory: train_and_evaluate(config(**CONDITIONAL), directory)
     )
 
 

@@ -1,12 +1,20 @@
-"""A name of a config against the names that there are."""
+"""Looking up a name that the user gave."""
 
+from collections.abc import Collection
 from typing import Any
 
 from ddaepp_jax.base.errors import InputError
 
 
-def choose(field: str, name: str, choices: Any) -> Any:
-    """``choices[name]`` (or name itself, of a sequence), with an error that lists what there is."""
+def choose(field: str, name: str, choices: Collection[str]) -> Any:
+    """Returns ``choices[name]`` of a dictionary, or ``name`` itself of any other collection.
+
+    Args:
+      field: config field or argument that holds the name.
+
+    Raises:
+      InputError: ``choices`` does not contain the name; the message begins with ``field``.
+    """
     if name not in choices:
-        raise InputError(f"{field}: no {name!r}; there is {', '.join(choices)}")
+        raise InputError(f"{field}: {name!r} is not one of {', '.join(choices)}")
     return choices[name] if isinstance(choices, dict) else name

@@ -1,22 +1,20 @@
-"""The errors that programs tell in one line."""
+"""Errors that programs print in one line."""
 
 
 class InputError(ValueError):
-    """Something that the user gave is wrong: a config field, a file, a flag.
+    """A wrong config field, file or argument.
 
-    The message is one line that names the field or the file, says what is wrong with it, and how to
-    mend it. Programs print it without a traceback and exit with code 2; library callers may catch
-    it as a ``ValueError``.
+    The message is one line: it begins with the field or the file, says what is wrong with it, and
+    ends with how to mend it. Programs print it without a traceback and exit with code 2; callers of
+    the library may catch it as a ``ValueError``.
     """
 
 
 class NonFiniteError(RuntimeError):
-    """Training met a loss or gradient that is not finite. Nothing of that step or after it was
-    saved.
-    """
+    """A loss or gradient of training that is not finite; nothing is saved from that step on."""
 
 
 def first_line(error: BaseException) -> str:
-    """Somebody else's error in one line of bearable length: a long one keeps its two ends."""
+    """Returns the first line of another library's error; beyond 200 characters, its two ends."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
     return text if len(text) <= 200 else f"{text[:98]} .. {text[-98:]}"

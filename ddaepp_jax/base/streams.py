@@ -1,5 +1,6 @@
-"""Named streams of random numbers: every number of a run is a function of (seed, stream, step or
-image).
+"""Named random streams.
+
+Each random number of a run is a function of (seed, stream, step or image).
 """
 
 import zlib
@@ -9,5 +10,5 @@ from jax import Array
 
 
 def named(key: Array, name: str) -> Array:
-    """The key of the stream ``name`` under ``key``; streams of different names are independent."""
+    """Returns the key of a stream; streams of different names are independent."""
     return jax.random.fold_in(key, zlib.crc32(name.encode()))

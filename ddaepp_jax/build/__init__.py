@@ -1,29 +1,37 @@
-"""Where a name in a config becomes an object. Nothing else in the package knows the names."""
+"""The only place where a name in a config becomes an object."""
 
 from ddaepp_jax.base.choice import choose
-from ddaepp_jax.build.data import LATENTS, dataset, described, finish, prepare, source
-from ddaepp_jax.build.diffusion import guidance, noise_level, process, sampler
-from ddaepp_jax.build.networks import attention, check_trainable, layers, network
+from ddaepp_jax.build.data import LATENTS, dataset, described, finish, photometric, prepare, source
+from ddaepp_jax.build.diffusion import PROCESSES, process
+from ddaepp_jax.build.networks import (
+    NETWORKS,
+    attention,
+    check_trainable,
+    layers,
+    network,
+    unfitted,
+)
 from ddaepp_jax.build.training import learner, mesh, objectives, total_steps
 
 __all__ = [
     "LATENTS",
+    "NETWORKS",
+    "PROCESSES",
     "attention",
     "check_trainable",
     "choose",
     "dataset",
     "described",
     "finish",
-    "guidance",
     "layers",
     "learner",
     "mesh",
     "network",
-    "noise_level",
     "objectives",
+    "photometric",
     "prepare",
     "process",
-    "sampler",
     "source",
     "total_steps",
+    "unfitted",
 ]

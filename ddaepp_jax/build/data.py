@@ -1,4 +1,4 @@
-"""``config.data`` becomes images: whole sets, batches of them, and what a step makes of a batch."""
+"""``config.data`` becomes images: whole data sets, their batches, and augmentation in the step."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,78 +7,117 @@ from jax import Array
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ddaepp_jax import config as schema
+from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.data import augment, datasets, geometric
 from ddaepp_jax.data.datasets import Dataset
+from ddaepp_jax.data.photometric import Photometric
 from ddaepp_jax.data.views import two_views
-from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.training.source import Source, resident, streamed
 
-LATENTS = "latents"  # data that are not images
+LATENTS = "latents"  # the one name of data that are not images
 
 
 def dataset(config: ConfigDict, split: str) -> Dataset:
-    """The data set of a config; ``split`` is one of its own."""
+    """Returns a split of the config's data set.
+
+    Args:
+      split: a name of the data set's own.
+
+    Raises:
+      InputError: there are no such data, or no such split.
+    """
     data = config.data
-    size = tuple(data.size) if any(data.size) else None
     if data.name == LATENTS:
-        raise InputError("data.name: latents are an autoencoder's, and this version has none yet: it trains on pixels")
+        raise InputError(
+            "data.name: latents need an autoencoder, and this version has none yet; "
+            "train on pixels, e.g. data.name=digits"
+        )
     if data.name == "digits":
         return datasets.digits(split)
     if data.name == "folder":
         if not data.data_dir:
             raise InputError("data.data_dir: empty; give the image folder")
-        return datasets.folder(data.data_dir, split, size)
-    return datasets.tfds(data.name, split, data.data_dir or None, size)
+        return datasets.folder(data.data_dir, split, _size(config))
+    return datasets.tfds(data.name, split, data.data_dir or None, _size(config))
 
 
 def described(config: ConfigDict) -> tuple[tuple[int, int, int], tuple[str, ...]]:
-    """(H, W, C) of the images and the classes' names; a set of TensorFlow Datasets need not be
-    there for that.
+    """Returns the images' shape (H, W, C) and the names of the classes.
+
+    A data set of TensorFlow Datasets need not be on disk for that.
     """
     data = config.data
     if data.name in ("digits", "folder", LATENTS):
-        read = dataset(config, data.split)
-        return read.image_shape, read.class_names
-    return datasets.tfds_described(data.name, data.data_dir or None, tuple(data.size) if any(data.size) else None)
+        images = dataset(config, data.split)
+        return images.image_shape, images.class_names
+    return datasets.tfds_described(data.name, data.data_dir or None, _size(config))
+
+
+def _size(config: ConfigDict) -> tuple[int, int] | None:
+    return tuple(config.data.size) if any(config.data.size) else None
 
 
 def source(config: ConfigDict, data: Dataset, mesh: Mesh) -> Source:
-    """Batches: from device memory where the set fits into ``data.device_bytes``, else streamed."""
-    if data.nbytes <= config.data.device_bytes:
-        # On CPUs, XLA runs the gradients of convolutions in a loop many times slower (jax-ml/jax,
-        # issue 12868).
-        looped = config.model.name != "unet" or mesh.devices.flat[0].platform != "cpu"
-        return resident(data, config.seed, config.train.batch_size, mesh, looped)
-    return streamed(data, config.seed, config.train.batch_size, mesh, config.data.stream_threads)
+    """Returns the source of batches.
+
+    A data set that fits into ``data.device_bytes`` lives in device memory; others are streamed.
+    """
+    seed, batch_size = config.seed, config.train.batch_size
+    if data.nbytes > config.data.device_bytes:
+        return streamed(data, seed, batch_size, mesh, config.data.stream_threads)
+    # On CPUs, XLA runs the gradients of convolutions in a loop many times slower (jax-ml/jax, issue
+    # 12868).
+    looped = config.model.name != "unet" or mesh.devices.flat[0].platform != "cpu"
+    return resident(data, seed, batch_size, mesh, looped)
 
 
 def finish(config: ConfigDict) -> Callable[[Array], Array]:
-    """What samples become: images in [-1, 1] uint8; latents stay what they are."""
+    """Returns what turns samples into results: images in [-1, 1] become uint8, latents stay."""
     return (lambda latents: latents) if config.data.name == LATENTS else augment.to_uint8
 
 
-def prepare(config: ConfigDict) -> Callable[[Array, Array, Array], dict[str, Any]]:
-    """Augmentation inside the step: (uint8 images, step, index) -> the batch's "image", float32 in
-    [-1, 1].
+def photometric(config: ConfigDict) -> Photometric | None:
+    """Returns the photometric augmentation of the views, or None where it is not used.
 
-    And "augment_label", where there is more than flips, for the network to know; and "views", where
-    an objective compares some.
+    Raises:
+      ValueError: a field is wrong; the message begins with its name.
     """
-    data, seed, distillation = config.data, config.seed, config.objectives.distillation
+    fields = config.objectives.distillation.photometric.to_dict()
+    use = fields.pop("use")
+    augmentation = Photometric(**fields)
+    return augmentation if use else None
+
+
+def prepare(config: ConfigDict) -> Callable[[Array, Array, Array], dict[str, Any]]:
+    """Returns the augmentation that runs inside the step.
+
+    It maps (uint8 images (B, H, W, C), step, index (B,)) to a batch: "image", float32 in [-1, 1];
+    "augment_label" where there is more than flips, for the network to know; and "views" where an
+    objective compares two.
+    """
+    data, seed = config.data, config.seed
+    distillation = config.objectives.distillation
+    views_use = dict(
+        geometric=distillation.geometric, photometric=photometric(config), flip=data.flip
+    )
+
+    def views(images: Array, step: Array, index: Array) -> tuple:
+        pair = two_views(images, seed, step, index, **views_use)
+        if config.model.augment_dim > 0:
+            return tuple(pair)
+        return tuple(view._replace(augment_label=None) for view in pair)
 
     def prepare(images: Array, step: Array, index: Array) -> dict[str, Any]:
         batch = {}
         if distillation.weight:
-            how = dict(geometric=distillation.geometric, photometric=schema.photometric(config), flip=data.flip)
-            views = two_views(images, seed, step, index, **how)
-            told = config.model.augment_dim > 0
-            batch["views"] = tuple(view if told else view._replace(augment_label=None) for view in views)
+            batch["views"] = views(images, step, index)
         if data.flip:
             images = augment.horizontal_flip(images, seed, step, index)
         batch["image"] = augment.to_float(images)
         if data.augment:
-            batch["image"], batch["augment_label"] = geometric.augment(batch["image"], seed, step, index, data.augment)
+            batch["image"], batch["augment_label"] = geometric.augment(
+                batch["image"], seed, step, index, data.augment
+            )
         return batch
 
     return prepare

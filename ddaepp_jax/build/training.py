@@ -1,4 +1,4 @@
-"""The rest of a config becomes what trains: objectives, optimizer, averages, device mesh."""
+"""The rest of a config becomes what trains: objectives, optimizer, averages and the device mesh."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,51 +9,66 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ddaepp_jax.base import parallel
-from ddaepp_jax.base.choice import choose
-from ddaepp_jax.build.diffusion import noise_level, process
+from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.build.diffusion import process
 from ddaepp_jax.build.networks import network
 from ddaepp_jax.data import order
-from ddaepp_jax.diffusion.process import Process
-from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.diffusion.process import Process, level_of
 from ddaepp_jax.models import heads
-from ddaepp_jax.models.dit import DiT
 from ddaepp_jax.objectives.denoising import Denoising
 from ddaepp_jax.objectives.distillation import TEACHER_SCHEDULES, Distillation
-from ddaepp_jax.training import clock, optimizer, sharding
+from ddaepp_jax.training import clock, optimizer
 from ddaepp_jax.training.step import Learner
 
 
 def objectives(
     config: ConfigDict, process: Process, null_class: int | None, total: int
 ) -> dict[str, tuple[Any, optax.Schedule]]:
-    """Objectives by name with their weights by the step; those of weight 0 don't exist for the
-    step.
+    """Returns the objectives by name, with their weights by the step; those of weight 0 are absent.
+
+    Args:
+      null_class: the class that stands for no label; None for a network without labels.
+      total: steps of the run.
     """
-    denoising = Denoising(process, null_class, config.objectives.denoising.label_dropout)
-    make = {"denoising": lambda: denoising, "distillation": lambda: _distillation(config, denoising, total)}
+    groups = config.objectives
+    denoising = Denoising(process, null_class, groups.denoising.label_dropout)
+    made: dict[str, Any] = {"denoising": denoising}
+    if groups.distillation.weight:
+        made["distillation"] = _distillation(config, denoising, total)
     return {
-        name: (make[name](), _weight(fields.weight, fields.schedule))
-        for name, fields in config.objectives.items()
-        if fields.weight
+        name: (objective, _weight(groups[name].weight, groups[name].schedule))
+        for name, objective in made.items()
+        if groups[name].weight
     }
 
 
 def _weight(weight: float, points: Sequence[tuple[float, float]]) -> optax.Schedule:
+    """Returns ``weight`` times lines between (step, factor) points; constant without points."""
     if not points:
         return optax.constant_schedule(weight)
-    steps, factors = zip(*points, strict=True)
-    return lambda step: weight * jnp.interp(step, jnp.array(steps, jnp.float32), jnp.array(factors, jnp.float32))
+
+    def schedule(step: Any) -> Any:
+        steps, factors = zip(*points, strict=True)
+        return weight * jnp.interp(
+            step, jnp.array(steps, jnp.float32), jnp.array(factors, jnp.float32)
+        )
+
+    return schedule
 
 
 def _distillation(config: ConfigDict, denoising: Denoising, total: int) -> Distillation:
-    fields, group = config.objectives.distillation, "objectives.distillation"
-    choose(f"{group}.norm", fields.norm, heads.NORMS)
-    schedule = choose(f"{group}.teacher_schedule", fields.teacher_schedule, TEACHER_SCHEDULES)
+    fields = config.objectives.distillation
+
+    def level(name: str) -> Any:
+        field = f"objectives.distillation.{name}"
+        return level_of(denoising.process, fields[name], field)
+
+    schedule = TEACHER_SCHEDULES[fields.teacher_schedule]
     return Distillation(
         denoising=denoising,
         shared=fields.share_denoising,
-        student_level=noise_level(denoising.process, fields.student_level, f"{group}.student_level"),
-        teacher_level=noise_level(denoising.process, fields.teacher_level, f"{group}.teacher_level"),
+        student_level=level("student_level"),
+        teacher_level=level("teacher_level"),
         symmetric=fields.symmetric,
         projector=heads.Head(fields.projector_depth, fields.hidden, fields.embedding, fields.norm),
         predictor=heads.Head(fields.predictor_depth, fields.hidden, None, fields.norm),
@@ -63,7 +78,14 @@ def _distillation(config: ConfigDict, denoising: Denoising, total: int) -> Disti
 
 
 def total_steps(config: ConfigDict, num_examples: int) -> int:
-    """How long the run is, in steps."""
+    """Returns the length of the run in steps.
+
+    Args:
+      num_examples: images of the training split.
+
+    Raises:
+      InputError: the run sees more images than the order of examples has numbers.
+    """
     train = config.train
     total = clock.total_steps(
         steps=train.steps,
@@ -73,27 +95,37 @@ def total_steps(config: ConfigDict, num_examples: int) -> int:
         num_examples=num_examples,
     )
     if total >= order.max_steps(train.batch_size):
-        raise InputError(f"train.steps: {total} steps of {train.batch_size} images are more than 2**32 images")
+        raise InputError(
+            f"train.steps: {total} steps of {train.batch_size} images are more than 2**32 images; "
+            "train for fewer"
+        )
     return total
 
 
-def learner(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int, total: int) -> Learner:
-    """All parts of the train step."""
-    made = network(config, image_shape, num_classes)
+def learner(
+    config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int, total: int
+) -> Learner:
+    """Returns all parts of the train step.
+
+    Args:
+      image_shape: (H, W, C) of the data's images.
+      num_classes: number of the data's classes; 0 without labels.
+      total: steps of the run.
+
+    Raises:
+      InputError: a field is wrong, or does not fit the data.
+    """
     noise = process(config)
     null_class = num_classes if config.model.class_conditional else None
-    fields = {k: v for k, v in config.optimizer.items() if k not in ("learning_rate", "schedule", "warmup_steps")}
-    if isinstance(made, DiT) and fields["weight_decay"] and fields["decay_mask"] == "all":
-        raise InputError("optimizer.decay_mask: 'all' decays DiT's fixed positions too; set it to 'matrices'")
-    choose("optimizer.schedule", config.optimizer.schedule, optimizer.SCHEDULES)
+    rule = config.optimizer.to_dict()
     rate = optimizer.learning_rate(
-        config.optimizer.learning_rate, config.optimizer.schedule, config.optimizer.warmup_steps, total
+        rule.pop("learning_rate"), rule.pop("schedule"), rule.pop("warmup_steps"), total
     )
     return Learner(
-        network=made,
+        network=network(config, image_shape, num_classes),
         process=noise,
         objectives=objectives(config, noise, null_class, total),
-        optimizer=optimizer.make_optimizer(learning_rate=rate, **fields),
+        optimizer=optimizer.make_optimizer(learning_rate=rate, **rule),
         ema_decays=tuple(config.ema.decays),
         ema_ramp=config.ema.ramp,
         ema_sigma_rels=tuple(config.ema.sigma_rel),
@@ -102,11 +134,16 @@ def learner(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: 
 
 
 def mesh(config: ConfigDict) -> Mesh:
-    """The device mesh, checked against the batch."""
-    made = parallel.make_mesh((config.mesh.data, config.mesh.fsdp, config.mesh.tensor))
-    split = made.shape["data"] * made.shape["fsdp"]
+    """Returns the device mesh.
+
+    Raises:
+      InputError: it does not take the devices, or they do not divide the batch.
+    """
+    axes = parallel.make_mesh((config.mesh.data, config.mesh.fsdp, config.mesh.tensor))
+    split = axes.shape["data"] * axes.shape["fsdp"]
     if config.train.batch_size % split:
         raise InputError(
-            f"train.batch_size: {config.train.batch_size} is not a multiple of {split}, the devices that share it"
+            f"train.batch_size: {config.train.batch_size} is not a multiple of {split}, the number "
+            "of devices that share it"
         )
-    return made
+    return axes

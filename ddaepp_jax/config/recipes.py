@@ -1,14 +1,17 @@
-"""What several configs share: the published recipes, and how a long run is looked at."""
+"""Recipes that several configs share: published trainings, and the evaluations of a long run.
+
+Each changes the config that it is given and returns it.
+"""
 
 from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from ddaepp_jax import config as schema
+from ddaepp_jax.config import default
 from ddaepp_jax.data.geometric import AUGMENT_DIM
 
-# The 56.5M network of DDAE (after DDPM++ of arXiv 2011.13456); the defaults of ``schema.unet`` are
+# The 56.5M network of DDAE, after DDPM++ of arXiv 2011.13456. The defaults of ``config.unet`` are
 # the 35.7M one.
 DDPMPP = dict(
     mults=(2, 2, 2), attend=(False, True, False), blocks=4, residual_updown=True, bottleneck="out_5"
@@ -16,17 +19,22 @@ DDPMPP = dict(
 
 
 def long_run(**data: Any) -> ConfigDict:
-    """The default changed to a run of days on images with flips: looked at and saved every 10,000
-    steps.
+    """Returns the default config, changed to a run of days on images with random flips.
+
+    It is saved and evaluated every 10,000 steps.
+
+    Args:
+      data: fields of ``config.data``.
     """
-    config = schema.get_config()
+    config = default.get_config()
     config.data.update(flip=True, **data)
     config.train.update(checkpoint_every=10_000, keep_checkpoints=3)
-    # Not fid: thousands of samples are worth a decision.
+    # Not fid: whoever wants thousands of samples decides so.
     for name in ("heldout_loss", "samples", "probe", "knn", "features"):
         config.evals[name].every = 10_000
     config.evals.heldout_loss.images = 2048
     config.probe.epochs = None
+    config.evals.probe.epochs = None
     config.sampling.update(sampler="ddim", batch_size=256)
     return config
 
@@ -40,15 +48,18 @@ def ddae(
     images: int = 50_000,
     **model: Any,
 ) -> ConfigDict:
-    """DDAE's UNet and its training (arXiv 2303.09769): Adam at a constant rate, gradients clipped
-    at 1.
+    """Sets DDAE's UNet and its training (arXiv 2303.09769).
 
-    With what differs by the process: warm-up (13 epochs, EDM's 200), dropout (0.1, 0.13), EMA
-      (0.9999, 0.9993) and
-    the sampler. ``images`` are the training set's, which turn the warm-up's epochs into steps.
+    Adam runs at a constant rate, and gradients are clipped at 1. For EDM and the other processes
+    differ the warm-up (200 and 13 epochs), dropout (0.13 and 0.1), EMA (0.9993 and 0.9999) and the
+    sampler.
+
+    Args:
+      images: number of training images, which turns the warm-up's epochs into steps.
+      model: fields of ``config.model``.
     """
     edm = config.diffusion.name == "edm"
-    config.model = schema.unet(dropout=0.13 if edm else 0.1, **model)
+    config.model = default.unet(dropout=0.13 if edm else 0.1, **model)
     config.train.update(steps=None, epochs=epochs, batch_size=batch_size)
     config.optimizer.update(
         name="adam",
@@ -66,11 +77,12 @@ def ddae(
 
 
 def uvit(config: ConfigDict) -> ConfigDict:
-    """U-ViT-S/2 as its authors train it on CIFAR-10 (arXiv 2209.12152): 500,000 steps of 128,
-    continuous time.
+    """Sets U-ViT-S/2 as its authors train it on CIFAR-10 (arXiv 2209.12152).
+
+    The process has continuous time; the run takes 500,000 steps of 128 images.
     """
-    config.model = schema.uvit()
-    config.diffusion = schema.vp()
+    config.model = default.uvit()
+    config.diffusion = default.vp()
     config.train.update(steps=500_000, batch_size=128)
     config.optimizer.update(
         learning_rate=2e-4,
@@ -87,35 +99,38 @@ def uvit(config: ConfigDict) -> ConfigDict:
 
 
 def uvit_ddpm(config: ConfigDict) -> ConfigDict:
-    """U-ViT-S/2 as DDAE's authors train it on CIFAR-10 (FutureXiang/Diffusion): 1,300 epochs of
-    256, DDPM's steps.
+    """Sets U-ViT-S/2 as DDAE's authors train it on CIFAR-10 (FutureXiang/Diffusion).
+
+    The process is DDPM; the run takes 1,300 epochs of batches of 256.
     """
     config = uvit(config)
-    config.diffusion = schema.ddpm(time_input="t/T")
+    config.diffusion = default.ddpm(time_input="t/T")
     config.train.update(steps=None, epochs=1300, batch_size=256)
     config.optimizer.update(learning_rate=4e-4, warmup_steps=13 * 50_000 // 256, clip_norm=1.0)
     config.sampling.update(sampler="ddim", steps=100)
     return config
 
 
-# LightningDiT's blocks (arXiv 2501.01423), as all of its released networks have them.
+# The blocks of all released LightningDiTs (arXiv 2501.01423).
 LIGHTNING = dict(rope=True, rmsnorm=True, swiglu=True)
 
 
 def lightningdit(
     config: ConfigDict, *, epochs: int, class_conditional: bool, **model: Any
 ) -> ConfigDict:
-    """LightningDiT on latents of 16x16x32 and its training (arXiv 2501.01423): flow matching,
-    batches of 1,024.
+    """Sets LightningDiT on latents of 16x16x32 and its training (arXiv 2501.01423).
 
-    Guided, it samples with ``guidance`` 6.7 (trained for 800 epochs) or 10 (64), where t >= 0.1, on
-    three channels.
+    It trains by flow matching in batches of 1,024. Its guided samples use ``sampling.guidance`` 6.7
+    after 800 epochs of training, or 10 after 64, at t >= 0.1 and on three channels.
+
+    Args:
+      model: fields of ``config.model``.
     """
-    config.model = schema.dit(
+    config.model = default.dit(
         patch_size=1, class_conditional=class_conditional, dtype="bfloat16", **LIGHTNING, **model
     )
-    config.diffusion = schema.flow()
-    config.data.flip = False  # of images, before they are encoded
+    config.diffusion = default.flow()
+    config.data.flip = False  # images are flipped before they are encoded
     config.train.update(steps=None, epochs=epochs, batch_size=1024)
     config.optimizer.update(
         learning_rate=2e-4,
@@ -135,13 +150,12 @@ def lightningdit(
 
 
 def dit(config: ConfigDict) -> ConfigDict:
-    """DiT-XL/2 on latents of 32x32x4 and its training (arXiv 2212.09748): DDPM's steps, batches of
-    256.
+    """Sets DiT-XL/2 on latents of 32x32x4 and its training (arXiv 2212.09748).
 
-    Its authors sample by 250 steps with the variance that it learned; ours don't read that, and
-    DDIM needs none.
+    The process is DDPM; batches have 256 images. The authors sample in 250 steps with the variance
+    that the network learned. The samplers here do not read it; DDIM does not need it.
     """
-    config.model = schema.dit(
+    config.model = default.dit(
         width=1152,
         depth=28,
         num_heads=16,
@@ -149,7 +163,7 @@ def dit(config: ConfigDict) -> ConfigDict:
         bottleneck="block_14",
         dtype="bfloat16",
     )
-    config.diffusion = schema.ddpm(time_input="t-1")
+    config.diffusion = default.ddpm(time_input="t-1")
     config.data.flip = False
     config.train.update(steps=7_000_000, batch_size=256)
     config.optimizer.update(
@@ -167,11 +181,14 @@ def dit(config: ConfigDict) -> ConfigDict:
 
 
 def distilled(config: ConfigDict, **fields: Any) -> ConfigDict:
-    """Contrastive self-distillation on; the network is told how a view was transformed.
+    """Turns on contrastive self-distillation; the network is told how a view was transformed.
 
-    The paper's weight is not known. Of 0.1 and 0.01 the latter's features were the better ones in
-    300 steps of ``ablation_study.py`` (linear and nearest-neighbour accuracy on images held out
-    from the training split).
+    The paper's weight is not known. Of 0.1 and 0.01, the latter gave better features in 300 steps
+    of ``ablation_study.py`` (linear and nearest-neighbour accuracy on images held out from the
+    training split).
+
+    Args:
+      fields: of ``config.objectives.distillation``.
     """
     config.model.augment_dim = AUGMENT_DIM
     config.objectives.distillation.update(weight=0.01, **fields)
@@ -179,11 +196,13 @@ def distilled(config: ConfigDict, **fields: Any) -> ConfigDict:
 
 
 def ablated(config: ConfigDict, variant: str) -> ConfigDict:
-    """What DDAE++ ablates, of a U-ViT with DDPM's steps that has both self-conditioning and
-    self-distillation.
+    """Returns one of the variants that DDAE++ ablates.
 
-    Variants change one thing: what is learned, where the feature is taken and given, how it is
-      distilled.
+    A variant changes one thing: what is learned, where the feature is taken and used, or how it is
+    distilled.
+
+    Args:
+      config: a U-ViT with DDPM, with both self-conditioning and self-distillation.
     """
     half = config.model.depth // 2
 
@@ -197,9 +216,9 @@ def ablated(config: ConfigDict, variant: str) -> ConfigDict:
 
         return changed
 
-    # After the last block there is nothing to condition.
+    # Nothing follows the last block that could be conditioned.
     later = dict(later=change(dict(bottleneck="out_1"))) if half > 1 else {}
-    return schema.varied(
+    return default.varied(
         config,
         variant,
         **later,

@@ -1,38 +1,42 @@
-"""The config that a run directory keeps: its JSON, what an older one lacks, and what a resumed run
-may change.
-"""
+"""The config that a run directory keeps: its JSON, and what a later run may change."""
 
+import dataclasses
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
-from ddaepp_jax import config as schema
+from ddaepp_jax import __version__, evaluators
 from ddaepp_jax.base.errors import InputError
-from ddaepp_jax.config import validation
+from ddaepp_jax.base.files import replace, write_json
+from ddaepp_jax.base.results import refuse_other
+from ddaepp_jax.config.default import MODELS, get_config
+from ddaepp_jax.config.validation import validate
 
 
 def to_json(config: ConfigDict) -> str:
+    """Returns the text of a run directory's ``config.json``."""
     return json.dumps(config.to_dict(), indent=2) + "\n"
 
 
 def from_json(text: str, file: str) -> ConfigDict:
-    """The config of a run directory's ``config.json``; JSON's lists become tuples again."""
+    """Returns the config of a run directory's ``config.json``, completed and validated.
 
-    def tuples(value: Any) -> Any:
-        if isinstance(value, list):
-            return tuple(tuples(v) for v in value)
-        return {k: tuples(v) for k, v in value.items()} if isinstance(value, dict) else value
+    Args:
+      text: the file's content.
+      file: its path, for errors.
 
+    Raises:
+      InputError: the text is not a valid config.
+    """
     try:
-        config = _completed(ConfigDict(tuples(json.loads(text))))
-        validation.validate(config)
-    except (
-        ValueError,
-        AttributeError,
-        KeyError,
-        TypeError,
-    ) as error:  # JSON's, ConfigDict's, validate's
+        config = _completed(ConfigDict(_tuples(json.loads(text))))
+        validate(config)
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        # JSON's, validate's, and ConfigDict's for a group that is something else.
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"{file}: not the config of a run of this program ({reason}); give a run directory"
@@ -40,37 +44,48 @@ def from_json(text: str, file: str) -> ConfigDict:
     return config
 
 
+def _tuples(value: Any) -> Any:
+    """Makes JSON's lists tuples again."""
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    if isinstance(value, dict):
+        return {name: _tuples(item) for name, item in value.items()}
+    return value
+
+
+# Groups, and fields of another group, that an older config may lack: their defaults move no number
+# of its training.
+LATER_GROUPS = ("model", "data", "objectives", "evals", "probe", "sampling", "logging", "profile")
+LATER_EMA = ("sigma_rel", "snapshot_every")
+
+
 def _completed(config: ConfigDict) -> ConfigDict:
-    """A config of an older version with the fields that came later, where they move no number of
-    the training.
-    """
-    known = schema.get_config()
-    if config.model.name in schema.MODELS:
-        known.model = schema.MODELS[config.model.name]()
-    for group in (
-        "model",
-        "data",
-        "objectives",
-        "evals",
-        "probe",
-        "sampling",
-        "logging",
-        "profile",
-    ):
-        whole = known[group].copy_and_resolve_references()
-        whole.update(config.get(group, {}))
-        config[group] = whole
-    for name in ("sigma_rel", "snapshot_every"):  # of a group whose other fields move numbers
-        config.ema[name] = config.ema.get(name, known.ema[name])
+    """Adds the fields that came after the version that wrote a config, with their defaults."""
+    whole = get_config()
+    probe_has_epochs = "epochs" in config.get("evals", {}).get("probe", {})
+    if config.model.name in MODELS:
+        whole.model = MODELS[config.model.name]()
+    for name in LATER_GROUPS:
+        group = whole[name].copy_and_resolve_references()
+        group.update(config.get(name, {}))
+        config[name] = group
+    for name in ("evals", "sampling"):
+        # Settings of plug-ins from outside the package that are not registered here.
+        for plugin in set(config[name]) - set(whole[name]):
+            del config[name][plugin]
+    # Version 0.1.0 had one number of epochs for the program and for the probe in training.
+    if not probe_has_epochs:
+        config.evals.probe.epochs = config.probe.epochs
+    for name in LATER_EMA:
+        config.ema[name] = config.ema.get(name, whole.ema[name])
     return config
 
 
-# Fields that a resumed run may change: they move no number of the training (the mesh's rounding
-# apart).
+# Fields that a resumed run may change: they move no number of the training, apart from the mesh's
+# rounding.
+LENGTHS = ("train.steps", "train.epochs", "train.images")
 MAY_CHANGE = (
-    "train.steps",
-    "train.epochs",
-    "train.images",
+    *LENGTHS,
     "train.steps_per_dispatch",
     "train.log_every",
     "train.checkpoint_every",
@@ -81,7 +96,8 @@ MAY_CHANGE = (
     "model.remat",
     "model.attention",
     "model.scan",
-    # a snapshot says what it is of: any set of them can be combined, and how well is known
+    # A snapshot names its average and step, so any set of snapshots can be combined, and how well
+    # is computed.
     "ema.snapshot_every",
     "mesh.",
     "evals.",
@@ -93,35 +109,38 @@ MAY_CHANGE = (
 
 
 def changes(old: ConfigDict, new: ConfigDict) -> list[str]:
-    """Fields that differ and that a resumed run may not change, as "field: old -> new"."""
-    before, after = _flat(old), _flat(new)
-    allowed = MAY_CHANGE
+    """Returns the fields that differ and that a resumed run may not change, as "field: old -> new".
+
+    A length may change where neither the learning rate nor the teacher's decay depends on it, and
+    an objective's fields while it is off.
+    """
+    allowed = set(MAY_CHANGE)
     distillation = new.objectives.distillation
     teacher = distillation.weight and distillation.teacher_schedule
-    if "cosine" in (
-        new.optimizer.schedule,
-        teacher,
-    ):  # the learning rate or the teacher's decay depends on the length
-        allowed = tuple(
-            name
-            for name in MAY_CHANGE
-            if name not in ("train.steps", "train.epochs", "train.images")
-        )
-    both_off = [
-        name
-        for name in new.objectives
-        if not (old.objectives[name].weight or new.objectives[name].weight)
-    ]
-    allowed += tuple(f"objectives.{name}." for name in both_off)
+    if "cosine" in (new.optimizer.schedule, teacher):
+        allowed -= set(LENGTHS)
+    for name in new.objectives:
+        if not (old.objectives[name].weight or new.objectives[name].weight):
+            allowed.add(f"objectives.{name}.")
     return [
-        f"{name}: {before.get(name, 'absent')} -> {after.get(name, 'absent')}"
-        for name in sorted(before.keys() | after.keys())
-        if before.get(name, "absent") != after.get(name, "absent") and not name.startswith(allowed)
+        f"{name}: {before} -> {after}"
+        for name, before, after in _differences(old, new)
+        if not name.startswith(tuple(allowed))
     ]
+
+
+def _differences(old: ConfigDict, new: ConfigDict) -> list[tuple[str, Any, Any]]:
+    """Returns the (dotted name, old value, new value) of all fields that differ."""
+    before = _flat(old)
+    after = _flat(new)
+    pairs = {
+        name: (before.get(name, "absent"), after.get(name, "absent")) for name in before | after
+    }
+    return [(name, *pairs[name]) for name in sorted(pairs) if pairs[name][0] != pairs[name][1]]
 
 
 def _flat(config: ConfigDict) -> dict[str, Any]:
-    """Leaves by dotted name."""
+    """Returns the values by dotted name."""
     leaves = {}
     for name, value in config.items():
         if isinstance(value, ConfigDict):
@@ -129,3 +148,54 @@ def _flat(config: ConfigDict) -> dict[str, Any]:
         else:
             leaves[name] = value
     return leaves
+
+
+def claim(
+    file: Path,
+    config: ConfigDict,
+    noun: str,
+    compare: Callable[[ConfigDict, ConfigDict], list[str]] = changes,
+) -> None:
+    """Makes a directory that belongs to a config, or checks that it does; writes the config there.
+
+    Args:
+      file: the config's JSON file in the directory.
+      noun: names what the directory holds in errors, e.g. "a run".
+      compare: returns the differences that are not allowed between the config there and this one.
+
+    Raises:
+      InputError: the directory belongs to another config, holds something else, or cannot be
+        written.
+    """
+    workdir = file.parent
+    mend = "use another --workdir"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        before = file.read_text(errors="replace") if file.exists() else None
+        if before is not None:
+            differences = compare(from_json(before, str(file)), config)
+            if differences:
+                refuse_other(file, noun, differences, mend)
+        elif any(workdir.iterdir()):
+            raise InputError(f"--workdir: {workdir} is not empty and does not hold {noun}; {mend}")
+        text = to_json(config)
+        if text != before:
+            file.write_text(text)
+    except OSError as error:
+        raise InputError(f"--workdir: cannot write {workdir} ({error.strerror}); {mend}") from None
+
+
+def claim_run(workdir: Path, config: ConfigDict) -> None:
+    """Makes a run directory, or checks that it is this run's.
+
+    It writes the config, the defaults of this version, the panels of all evaluators (for the
+    report, which may not know those from outside the package), and the versions of the software.
+
+    Raises:
+      InputError: the directory holds another run or something else, or cannot be written.
+    """
+    claim(workdir / "config.json", config, "a run")
+    replace(workdir / "defaults.json", to_json(get_config()).encode())
+    write_json(workdir / "panels.json", [dataclasses.asdict(p) for p in evaluators.panels()])
+    versions = f"ddaepp_jax {__version__}, jax {jax.__version__}\n"
+    (workdir / "version.txt").write_text(versions)

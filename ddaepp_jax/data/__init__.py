@@ -1,3 +1,4 @@
-"""Images addressed by index, their order, their augmentation. No iterator state, no TensorFlow at
-run time.
+"""Images addressed by index, their order, and their augmentation.
+
+No part keeps iterator state, and none needs TensorFlow at run time.
 """

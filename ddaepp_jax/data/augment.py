@@ -1,4 +1,4 @@
-"""Pixels to floats and back, and the augmentation that runs inside the training step."""
+"""Conversion between pixels and floats, and the flips and crops inside the training step."""
 
 from typing import TypeVar
 
@@ -12,13 +12,14 @@ Array = TypeVar("Array", np.ndarray, jax.Array)
 
 
 def to_float(images: Array) -> Array:
-    """uint8 images in 0..255, any shape, as float32 in [-1, 1]; numpy or jax."""
+    """Converts uint8 images of any shape, in 0..255, to float32 in [-1, 1]; NumPy or JAX."""
     return images.astype(np.float32) / 127.5 - 1
 
 
 def to_uint8(images: Array) -> Array:
-    """Float images in [-1, 1], any shape, as uint8: rounded to the nearest level and clipped; numpy
-    or jax.
+    """Converts float images of any shape, in [-1, 1], to uint8; NumPy or JAX.
+
+    Values are rounded to the nearest level and clipped.
     """
     xp = jnp if isinstance(images, jax.Array) else np
     return xp.clip(xp.round((images.astype(np.float32) + 1) * 127.5), 0, 255).astype(np.uint8)
@@ -33,18 +34,18 @@ def horizontal_flip(
 ) -> jax.Array:
     """Mirrors each image left to right with probability 1/2.
 
-    Whether an image is flipped is a function of (seed, stream, step, its index) alone, not of its
-    neighbours or its place in the batch; so it does not depend on how the batch is split over
+    Whether an image is flipped depends on (seed, stream, step, its index) alone, not on its
+    neighbours or its place in the batch. So it does not depend on how the batch is split over
     devices.
 
     Args:
-        images: (B, H, W, C), any type.
-        seed, step: integers, may be traced.
-        index: (B,) int, the images' numbers in the data set.
-        stream: draws of another name are independent.
+      images: (B, H, W, C), any type.
+      seed, step: integers, may be traced.
+      index: (B,) int, the images' numbers in the data set.
+      stream: name of the random stream; streams with different names are independent.
 
     Returns:
-        (B, H, W, C) of the same type.
+      (B, H, W, C) of the same type.
     """
     key = jax.random.fold_in(named(jax.random.key(seed), stream), step)
     flip = jax.vmap(lambda i: jax.random.bernoulli(jax.random.fold_in(key, i)))(index)
@@ -54,16 +55,19 @@ def horizontal_flip(
 def random_crop(
     images: jax.Array, seed: int | jax.Array, step: int | jax.Array, index: jax.Array, pad: int
 ) -> jax.Array:
-    """Shifts each image by up to ``pad`` pixels each way: zeros (black) around it, then a crop of
-    its own size.
+    """Shifts each image by up to ``pad`` pixels each way.
 
-    As ``horizontal_flip``, a function of (seed, step, index) alone.
+    The image is padded with zeros (black), and a crop of the original size is taken. Like a
+    horizontal flip, the crop depends on (seed, step, index) alone.
 
     Args:
-        images: (B, H, W, C) uint8.
+      images: (B, H, W, C) uint8.
+      seed, step: integers, may be traced.
+      index: (B,) int, the images' numbers in the data set.
+      pad: pixels added on each side.
 
     Returns:
-        (B, H, W, C) of the same type.
+      (B, H, W, C) of the same type.
     """
     key = jax.random.fold_in(named(jax.random.key(seed), "crop"), step)
     offsets = jax.vmap(
@@ -76,7 +80,7 @@ def random_crop(
 
 
 def crop_pad(image_shape: tuple[int, int, int]) -> int:
-    """Pixels around an image (H, W, C) that probes draw crops from: 4 where it has 32."""
+    """Returns the padding of the crops that probes draw: 4 pixels for an image of 32."""
     return max(image_shape[:2]) // 8
 
 
@@ -89,6 +93,9 @@ def crop_and_flip(
     pad: int,
     flip: bool,
 ) -> jax.Array:
-    """``random_crop`` where ``pad`` is not 0, then ``horizontal_flip`` where ``flip``."""
-    images = random_crop(images, seed, step, index, pad) if pad else images
-    return horizontal_flip(images, seed, step, index) if flip else images
+    """Applies ``random_crop`` if ``pad`` is not 0, then ``horizontal_flip`` if ``flip``."""
+    if pad:
+        images = random_crop(images, seed, step, index, pad)
+    if flip:
+        images = horizontal_flip(images, seed, step, index)
+    return images

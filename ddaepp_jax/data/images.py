@@ -1,4 +1,4 @@
-"""Encoded images to uint8 arrays of one shape."""
+"""Decoding of image files to uint8 arrays of one shape."""
 
 import io
 from pathlib import Path
@@ -8,27 +8,23 @@ from PIL import Image
 
 from ddaepp_jax.base.errors import InputError, first_line
 
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # pillow's name of so many channels
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # number of channels -> Pillow's mode
 
-_UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    Image.DecompressionBombError,
-)  # all that pillow raises
+# Everything that Pillow raises for a damaged file.
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
 def probe(path: Path) -> tuple[int, int, int]:
-    """(H, W, C) of an image file from its header: C is 1 where it is grey, else 3.
+    """Reads (H, W, C) from the header of an image file; C is 1 for a grey image, else 3.
 
     Raises:
-        InputError: it is no image that pillow reads, or has more than 8 bits a channel.
+      InputError: Pillow cannot read the image, or it has more than 8 bits a channel.
     """
     try:
         with Image.open(path) as image:
             _check_depth(image)
-            return image.height, image.width, 1 if image.mode in ("1", "L", "LA") else 3
+            channels = 1 if image.mode in ("1", "L", "LA") else 3
+            return image.height, image.width, channels
     except _UNREADABLE as error:
         raise _unreadable(str(path), error) from error
 
@@ -36,22 +32,26 @@ def probe(path: Path) -> tuple[int, int, int]:
 def decode(
     source: Path | bytes, channels: int, size: tuple[int, int] | None, name: str
 ) -> np.ndarray:
-    """(H, W, channels) uint8 of an encoded image, resized and cropped to size (H, W) where one is
-    given.
+    """Decodes an image.
 
-    Colours become what `channels` asks for: 1 grey, 3 RGB, 4 RGBA. `name` stands for the image in
-      the error.
+    Args:
+      source: image file, or its content.
+      channels: channels of the result: 1 for grey, 3 for RGB, 4 for RGBA.
+      size: (H, W) to resize and crop to by ``center_crop``; None keeps the image's size.
+      name: name of the image in errors.
+
+    Returns:
+      (H, W, channels) uint8.
 
     Raises:
-        InputError: it is no image that pillow reads, or has more than 8 bits a channel.
+      InputError: Pillow cannot read the image, or it has more than 8 bits a channel.
     """
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             _check_depth(image)
-            # A palette may hold transparent colours, which go by way of RGBA.
-            converted = (image.convert("RGBA") if image.mode == "P" else image).convert(
-                MODES[channels]
-            )
+            # A palette may hold transparent colours, which Pillow converts by way of RGBA.
+            colours = image.convert("RGBA") if image.mode == "P" else image
+            converted = colours.convert(MODES[channels])
             pixels = np.asarray(converted if size is None else center_crop(converted, size))
     except _UNREADABLE as error:
         raise _unreadable(name, error) from error
@@ -59,10 +59,11 @@ def decode(
 
 
 def center_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The largest centred part of an image with the shape of size (H, W), at that size.
+    """Cuts out the largest centred part with the shape of ``size`` (H, W), and resizes it to that.
 
-    As in ADM (Dhariwal & Nichol 2021): halved with a box filter while both sides are at least twice
-    what is asked, then scaled with a bicubic one so that the tighter side fits, then cropped.
+    As in ADM (Dhariwal & Nichol 2021), the image is halved with a box filter while both sides are
+    at least twice the target's, then scaled with a bicubic filter so that the tighter side fits,
+    then cropped.
     """
     height, width = size
     if (image.height, image.width) == size:

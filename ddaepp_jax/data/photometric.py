@@ -1,8 +1,8 @@
-"""The augmentation of MoCo v3 (arXiv 2104.02057; facebookresearch/moco-v3, ``main_moco.py``),
-inside the training step.
+"""MoCo v3's augmentation inside the training step.
 
-A crop resized, colour jitter, greyscale, blur, solarisation and a flip, in this order, as
-torchvision does them; but between two of them no image is rounded to 256 levels.
+Source: arXiv 2104.02057; facebookresearch/moco-v3, ``main_moco.py``. A resized crop, colour jitter,
+greyscale, blur, solarisation and a flip follow each other as in torchvision, except that images are
+not rounded to 256 levels in between.
 """
 
 import dataclasses
@@ -15,36 +15,35 @@ import numpy as np
 
 from ddaepp_jax.base.streams import named
 
-_MAX_ASPECT = 4 / 3  # width to height of a crop, and the inverse of its minimum
+_MAX_ASPECT = 4 / 3  # largest ratio of a crop's width to its height, and of height to width
 _TRIES = 10
-_REFERENCE_SIZE = 224  # pixels of the images whose blur MoCo v3 gives
-_LUMA = (
-    0.2989,
-    0.587,
-    0.114,
-)  # of red, green and blue, as torchvision rounds them; PIL's first one is 0.299
-_SHARPEST = 0.05  # pixels; a Gaussian as narrow is 0 in float32 from one pixel to the next
+_REFERENCE_SIZE = 224  # pixels; size of the images for which MoCo v3 states its blur
+# Weights of red, green and blue as torchvision rounds them; the first one of PIL is 0.299.
+_LUMA = (0.2989, 0.587, 0.114)
+_SHARPEST = 0.05  # pixels; a Gaussian this narrow is 0 in float32 one pixel away
 
 
 @dataclasses.dataclass(frozen=True)
 class Photometric:
-    """How images are changed; the defaults are MoCo v3's for ViT.
+    """Settings of the augmentation; the defaults are MoCo v3's for ViT.
 
     Attributes:
-        crop_min: a crop has a share of the image's area that is uniform in (crop_min, 1).
-        brightness, contrast, saturation: each is multiplied by a factor uniform within so much of
-          1, but not below 0.
-        hue: it is shifted by a share of the colour wheel that is uniform in (-hue, hue); at most
-          0.5.
-        jitter: probability of these four, which come together and in a random order.
-        grey: probability of no colour.
-        blur: probability of a Gaussian blur in the first view and in the second.
-        blur_sigma: the range of its standard deviation, uniform, in 224ths of the image's height
-          and width: MoCo v3's
-            2 pixels of 224 would leave little of an image of 32.
-        solarise: probability that the brighter half of the levels is inverted, in the first view
-          and in the second.
-        flip: probability of the mirror image, left to right.
+      crop_min: smallest share of the image's area in a crop; the share is uniform in (crop_min, 1).
+      brightness, contrast, saturation: the factor of each is uniform in (1 - value, 1 + value), but
+        not below 0.
+      hue: largest shift of the hue, in turns of the colour wheel; the shift is uniform in
+        (-hue, hue), and ``hue`` is at most 0.5.
+      jitter: probability of these four, which come together and in a random order.
+      grey: probability of greyscale.
+      blur: probability of a Gaussian blur in the first view and in the second.
+      blur_sigma: range of the blur's standard deviation, which is uniform, in 224ths of the image's
+        height and width: MoCo v3's 2 pixels of 224 would leave little of an image of 32.
+      solarise: probability that the brighter half of the levels is inverted, in the first view and
+        in the second.
+      flip: probability of mirroring left to right.
+
+    Raises:
+      ValueError: a field is out of its range; the message begins with its name.
     """
 
     crop_min: float = 0.08
@@ -61,8 +60,9 @@ class Photometric:
 
     def __post_init__(self) -> None:
         for name in ("blur", "solarise", "blur_sigma"):
-            if [isinstance(value, int | float) for value in getattr(self, name)] != [True, True]:
-                raise ValueError(f"{name}: {getattr(self, name)} is not two numbers")
+            pair = getattr(self, name)
+            if len(pair) != 2 or not all(isinstance(value, int | float) for value in pair):
+                raise ValueError(f"{name}: {pair} is not two numbers")
         if not 0 < self.crop_min <= 1:
             raise ValueError(f"crop_min: {self.crop_min} is not a share of an image, in (0, 1]")
         if not 0 <= self.hue <= 0.5:
@@ -72,24 +72,26 @@ class Photometric:
                 raise ValueError(f"{name}: {getattr(self, name)} is negative; 0 is none")
         for name in ("jitter", "grey", "blur", "solarise", "flip"):
             value = getattr(self, name)
-            if not all(0 <= p <= 1 for p in (value if isinstance(value, tuple) else (value,))):
+            probabilities = value if isinstance(value, tuple) else (value,)
+            if not all(0 <= p <= 1 for p in probabilities):
                 raise ValueError(f"{name}: {value} is not a probability")
         if not 0 <= self.blur_sigma[0] <= self.blur_sigma[1]:
             raise ValueError(f"blur_sigma: {self.blur_sigma} is not a range")
 
 
 class Edits(NamedTuple):
-    """What was drawn for B images, in the order in which it is done to them.
+    """Edits drawn for B images, in the order of their application.
 
     Attributes:
-        box: (B, 4) int; the crop's top, left, height and width in pixels.
-        factors: (B, 3); of brightness, contrast and saturation, 1 where nothing is done.
-        order: (B, 3) int; the order of these three, numbered as there.
-        hue: (B,); in turns of the colour wheel, 0 where nothing is done.
-        hue_after: (B,) int; how many of the three come before the hue, 0 to 3.
-        grey: (B,) bool.
-        sigma: (B,); of the blur, in 224ths of height and width; 0 where nothing is done.
-        solarise, flip: (B,) bool; the flip is from left to right.
+      box: (B, 4) int; top, left, height and width of the crop in pixels.
+      factors: (B, 3); factors of brightness, contrast and saturation, 1 for no change.
+      order: (B, 3) int; order of these three, by their position in ``factors``.
+      hue: (B,); shift of the hue in turns of the colour wheel, 0 for no change.
+      hue_after: (B,) int; how many of the three come before the hue, 0 to 3.
+      grey: (B,) bool; whether the image becomes grey.
+      sigma: (B,); standard deviation of the blur in 224ths of height and width, 0 for no blur.
+      solarise: (B,) bool; whether the brighter half of the levels is inverted.
+      flip: (B,) bool; whether the image is mirrored left to right.
     """
 
     box: jax.Array
@@ -111,7 +113,7 @@ def augment(
     index: jax.Array,
     view: int,
 ) -> jax.Array:
-    """Images (B, H, W, C) float in [-1, 1], changed as ``draw`` says, float32 in [-1, 1]."""
+    """Edits images (B, H, W, C), float in [-1, 1], as drawn by ``draw``; float32 in [-1, 1]."""
     return apply(images, draw(photometric, seed, step, index, view, images.shape[1:3]))
 
 
@@ -123,13 +125,14 @@ def draw(
     view: int,
     size: tuple[int, int],
 ) -> Edits:
-    """The edits of B images, each a function of (seed, step, its index, view) alone.
+    """Draws the edits of B images, which depend on (seed, step, index, view) alone.
 
     Args:
-        seed, step: integers, may be traced.
-        index: (B,) int, the images' numbers in the data set.
-        view: 0 or 1.
-        size: the images' height and width in pixels.
+      photometric: probabilities and ranges of the edits.
+      seed, step: integers, may be traced.
+      index: (B,) int, the images' numbers in the data set.
+      view: number of the view, 0 or 1.
+      size: height and width of the images in pixels.
     """
     p = photometric
     key = jax.random.fold_in(named(jax.random.key(seed), f"photometric_{view}"), step)
@@ -137,22 +140,21 @@ def draw(
     strengths = jnp.array([p.brightness, p.contrast, p.saturation])
 
     def one(i: jax.Array) -> Edits:
-        # All at once: a generator called for each would take longer to compile than all else here.
+        # One call draws all numbers: a call for each would take longer to compile than the rest.
         uniform = jax.random.uniform(jax.random.fold_in(key, i), (16 + 2 * _TRIES,))
         coins, factors, order, (hue, hue_after, sigma), place, tries = jnp.split(
             uniform, (5, 8, 11, 14, 16)
         )
         jitter, grey, blur, solarise, flip = coins < chances
+        factors = _between(jnp.maximum(1 - strengths, 0), 1 + strengths, factors)
         return Edits(
             box=_box(tries.reshape(2, _TRIES), place, p.crop_min, size),
-            factors=jnp.where(
-                jitter, _between(jnp.maximum(1 - strengths, 0), 1 + strengths, factors), 1
-            ),
+            factors=jnp.where(jitter, factors, 1),
             order=jnp.argsort(order),
-            hue=jitter * _between(-p.hue, p.hue, hue),
+            hue=jnp.where(jitter, _between(-p.hue, p.hue, hue), 0),
             hue_after=(hue_after * 4).astype(int),
             grey=grey,
-            sigma=blur * _between(*p.blur_sigma, sigma),
+            sigma=jnp.where(blur, _between(*p.blur_sigma, sigma), 0),
             solarise=solarise,
             flip=flip,
         )
@@ -161,81 +163,84 @@ def draw(
 
 
 def apply(images: jax.Array, edits: Edits) -> jax.Array:
-    """The images, edited.
+    """Edits images.
 
-    Saturation, hue and greyscale are of three channels; images with another number of them are left
-    as they are there.
+    Saturation, hue and greyscale need three channels; they leave other images unchanged.
 
     Args:
-        images: (B, H, W, C) float in [-1, 1].
+      images: (B, H, W, C) float in [-1, 1].
+      edits: edits of the B images.
 
     Returns:
-        (B, H, W, C) float32 in [-1, 1].
+      (B, H, W, C) float32 in [-1, 1].
     """
 
     def one(image: jax.Array, e: Edits) -> jax.Array:
         height, width, channels = image.shape
-        image = _along_axes(
-            _enlarge(e.box[0], e.box[2], height), _enlarge(e.box[1], e.box[3], width), image
-        )
+        top, left, box_height, box_width = e.box
+        rows, columns = _enlarge(top, box_height, height), _enlarge(left, box_width, width)
+        image = _along_axes(rows, columns, image)
         image = _blend(image, e, lambda place: place < e.hue_after)
         if channels == 3:
-            image = _turn_hue(image, e.hue)
+            image = _shift_hue(image, e.hue)
         image = _blend(image, e, lambda place: place >= e.hue_after)
         image = jnp.where(e.grey, _luma(image), image)
         sigma = e.sigma / _REFERENCE_SIZE
-        image = _along_axes(
-            _gaussian(sigma * height, height), _gaussian(sigma * width, width), image
-        )
-        image = jnp.where(
-            e.solarise, jnp.minimum(image, 1 - image), image
-        )  # halfway levels round up to 128 of 255
+        rows, columns = _gaussian(sigma * height, height), _gaussian(sigma * width, width)
+        image = _along_axes(rows, columns, image)
+        # A level of exactly 1/2 counts as bright, as it rounds up to 128 of 255.
+        image = jnp.where(e.solarise, jnp.minimum(image, 1 - image), image)
         return jnp.where(e.flip, image[:, ::-1], image)
 
     return 2 * jax.vmap(one)((images + 1) / 2, edits) - 1
 
 
 def _between(low: float | jax.Array, high: float | jax.Array, uniform: jax.Array) -> jax.Array:
+    """Maps numbers that are uniform in [0, 1) to [low, high)."""
     return low + (high - low) * uniform
 
 
 def _box(tries: jax.Array, place: jax.Array, crop_min: float, size: tuple[int, int]) -> jax.Array:
-    """(4,) int: top, left, height and width of a crop, distributed as torchvision's
-    ``RandomResizedCrop``.
+    """Returns a crop, distributed as torchvision's ``RandomResizedCrop``.
 
-    All of its ten tries are made, and the first that fits is taken; there, a try is made where
+    All ten tries are computed, and the first that fits is taken; torchvision makes a try only if
     those before do not fit.
 
     Args:
-        tries: (2, 10) uniform in [0, 1), the areas and the aspect ratios; place: (2,) likewise,
-          down and right.
+      tries: (2, 10) uniform in [0, 1), for the areas and the aspect ratios.
+      place: (2,) uniform in [0, 1), for the place from top and left.
+      crop_min: smallest share of the area.
+      size: height and width of the image in pixels.
+
+    Returns:
+      (4,) int: top, left, height and width in pixels.
     """
     height, width = size
     side = jnp.sqrt(height * width * _between(crop_min, 1, tries[0]))
-    wider = jnp.exp(np.log(_MAX_ASPECT) * (tries[1] - 0.5))  # the root of the aspect ratio
-    tried = jnp.stack([jnp.round(side / wider), jnp.round(side * wider)], axis=1).astype(int)
+    root_aspect = jnp.exp(np.log(_MAX_ASPECT) * (tries[1] - 0.5))
+    boxes = jnp.stack([jnp.round(side / root_aspect), jnp.round(side * root_aspect)], axis=1)
+    boxes = boxes.astype(int)
     whole = jnp.array(size)
-    fits = ((tried > 0) & (tried <= whole[None])).all(1)
-    # If none does: the middle, as large as the aspect ratio lets it be.
+    fits = ((boxes > 0) & (boxes <= whole[None])).all(1)
+    # If no try fits, take the middle, as large as the aspect ratio allows.
     middle = jnp.array(
         [min(height, round(width * _MAX_ASPECT)), min(width, round(height * _MAX_ASPECT))]
     )
-    box = jnp.where(fits.any(), tried[jnp.argmax(fits)], middle)
+    box = jnp.where(fits.any(), boxes[jnp.argmax(fits)], middle)
     corner = jnp.where(fits.any(), (place * (whole - box + 1)).astype(int), (whole - box) // 2)
     return jnp.concatenate([corner, box])
 
 
 def _along_axes(rows: jax.Array, columns: jax.Array, image: jax.Array) -> jax.Array:
-    """An image (H, W, C), filtered by a matrix (H, H) and a matrix (W, W)."""
+    """Filters an image (H, W, C) by a matrix (H, H) and a matrix (W, W)."""
     # A TPU's default precision would round the pixels to bfloat16.
     return jnp.einsum("uh,hwc,vw->uvc", rows, image, columns, precision="highest")
 
 
 def _enlarge(start: jax.Array, length: jax.Array, size: int) -> jax.Array:
-    """(size, size): bilinear enlargement of pixels start, ..., start + length - 1 to the whole of
-    the size.
+    """Returns a matrix (size, size) that enlarges ``length`` pixels from ``start`` to ``size``.
 
-    A crop is never shrunk here, so there is nothing to smooth.
+    The interpolation is bilinear. A crop is never shrunk, so no smoothing is needed.
     """
     pixels = jnp.arange(size)
     source = jnp.clip(start + (pixels + 0.5) * length / size - 0.5, start, start + length - 1)
@@ -243,30 +248,32 @@ def _enlarge(start: jax.Array, length: jax.Array, size: int) -> jax.Array:
 
 
 def _gaussian(sigma: jax.Array, size: int) -> jax.Array:
-    """(size, size): a Gaussian blur of ``sigma`` pixels, with the image's reflection around it."""
+    """Returns a matrix (size, size) that blurs by ``sigma`` pixels; the image is reflected."""
     weight = lambda distance: jnp.exp(-0.5 * (distance / jnp.maximum(sigma, _SHARPEST)) ** 2)
     i, j = jnp.arange(size)[:, None], jnp.arange(size)[None, :]
-    before, after = (
-        jnp.where(j > 0, weight(i + j), 0),
-        jnp.where(j < size - 1, weight(2 * (size - 1) - i - j), 0),
-    )
+    before = jnp.where(j > 0, weight(i + j), 0)
+    after = jnp.where(j < size - 1, weight(2 * (size - 1) - i - j), 0)
     weights = weight(i - j) + before + after
     return weights / weights.sum(1, keepdims=True)
 
 
 def _luma(image: jax.Array) -> jax.Array:
-    """(H, W, 1): the brightness of an image (H, W, 3); any other image itself."""
+    """Returns the brightness (H, W, 1) of an image (H, W, 3); any other image is returned as is."""
     if image.shape[-1] != 3:
         return image
     return sum(weight * image[..., c : c + 1] for c, weight in enumerate(_LUMA))
 
 
 def _blend(image: jax.Array, e: Edits, chosen: Callable[[int], jax.Array]) -> jax.Array:
-    """Brightness, contrast and saturation of an image (H, W, C) in [0, 1], in their order, at the
-    places ``chosen``.
+    """Changes brightness, contrast and saturation of an image (H, W, C) in [0, 1].
 
-    Each leads away from, or to, a poorer image: black, the mean brightness, the brightness of each
-    pixel.
+    Each change blends the image with a poorer one: black, its mean brightness, or the brightness of
+    each pixel.
+
+    Args:
+      image: (H, W, C) in [0, 1].
+      e: edits of this image.
+      chosen: tells which places in the order of the three are applied.
     """
     for place in range(3):
         kind = e.order[place]
@@ -277,21 +284,20 @@ def _blend(image: jax.Array, e: Edits, chosen: Callable[[int], jax.Array]) -> ja
     return image
 
 
-def _turn_hue(image: jax.Array, turns: jax.Array) -> jax.Array:
-    """An image (H, W, 3) in [0, 1] with its hue, of the hexagonal colour wheel, moved by so many
-    turns.
-    """
+def _shift_hue(image: jax.Array, turns: jax.Array) -> jax.Array:
+    """Shifts the hue of an image (H, W, 3) in [0, 1] on the hexagonal colour wheel."""
     red, green, blue = image[..., 0], image[..., 1], image[..., 2]
     top = image.max(-1)
     chroma = top - image.min(-1)
     divisor = jnp.where(chroma > 0, chroma, 1)
     sixths = jnp.where(green >= blue, 2 + (blue - red) / divisor, 4 + (red - green) / divisor)
-    # Not ``top == red``: XLA may compute either anew, rounded otherwise.
+    # Don't compare top with red: XLA may recompute either one and round it differently.
     sixths = jnp.where((red >= green) & (red >= blue), (green - blue) / divisor, sixths) + 6 * turns
 
     def channel(opposite: int) -> jax.Array:
-        """It is lowest at ``opposite`` sixths from hue 0 backwards, and at two sixths on either
-        side it has the top.
+        """Returns the channel that is lowest ``opposite`` sixths of a turn backwards from hue 0.
+
+        It is highest from two sixths on either side of there.
         """
         distance = (opposite + sixths) % 6
         return top - chroma * jnp.clip(jnp.minimum(distance, 4 - distance), 0, 1)

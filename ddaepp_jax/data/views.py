@@ -14,8 +14,8 @@ class View(NamedTuple):
     """B augmented images.
 
     Attributes:
-        image: (B, H, W, C) float32; in [-1, 1], but for the overshoot of EDM's filter.
-        augment_label: (B, 9) float32, see ``geometric.label``; None without EDM's pipeline.
+      image: (B, H, W, C) float32 in [-1, 1], except where EDM's filter overshoots.
+      augment_label: (B, 9) float32, see ``geometric.label``; None without EDM's augmentation.
     """
 
     image: jax.Array
@@ -32,28 +32,30 @@ def two_views(
     photometric: Photometric | None,
     flip: bool,
 ) -> tuple[View, View]:
-    """Two augmentations of each image, a function of (seed, step, its index) alone and independent
-    of each other.
+    """Augments each image twice, independently.
+
+    The views of an image depend on (seed, step, its index) alone.
 
     Args:
-        images: (B, H, W, C) uint8.
-        seed, step: integers, may be traced.
-        index: (B,) int, the images' numbers in the data set.
-        geometric: probability of each of EDM's geometric transformations, which come last; 0: none,
-          and no label.
-        photometric: MoCo v3's augmentation, which comes first; None: none.
-        flip: whether to mirror with probability 1/2 where neither of these is there to do it.
+      images: (B, H, W, C) uint8.
+      seed, step: integers, may be traced.
+      index: (B,) int, the images' numbers in the data set.
+      geometric: probability of each of EDM's geometric transformations, which are applied last;
+        with 0 there are none, and no label.
+      photometric: MoCo v3's augmentation, which is applied first; None for none.
+      flip: whether to mirror with probability 1/2 if neither of the two augmentations does.
     """
 
-    def one(number: int) -> View:
-        seen, label = images, None
+    def view(number: int) -> View:
+        image = images
+        label = None
         if flip and not geometric and photometric is None:
-            seen = horizontal_flip(seen, seed, step, index, f"flip_{number}")
-        seen = to_float(seen)
+            image = horizontal_flip(image, seed, step, index, f"flip_{number}")
+        image = to_float(image)
         if photometric is not None:
-            seen = moco.augment(seen, photometric, seed, step, index, number)
+            image = moco.augment(image, photometric, seed, step, index, number)
         if geometric:
-            seen, label = edm.augment(seen, seed, step, index, geometric, f"geometric_{number}")
-        return View(seen, label)
+            image, label = edm.augment(image, seed, step, index, geometric, f"geometric_{number}")
+        return View(image, label)
 
-    return one(0), one(1)
+    return view(0), view(1)

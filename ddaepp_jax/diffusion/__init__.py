@@ -1,3 +1,1 @@
-"""The mathematics of noise: processes, samplers, guidance. They take callables and know no
-network.
-"""
+"""Diffusion mathematics: processes, samplers, guidance. It sees networks as callables only."""

@@ -1,5 +1,4 @@
-"""The DDPM process (arXiv 2006.11239): a linear variance schedule in discrete time, the network
-predicts the noise.
+"""The DDPM process (arXiv 2006.11239): discrete time, linear variances, epsilon prediction.
 
 Equation numbers are the paper's. A noise level is the time step t in 1..T; 0 is the clean image.
 """
@@ -14,16 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ddaepp_jax.base.choice import choose
 from ddaepp_jax.diffusion.vp import VariancePreserving
 
 
 @dataclasses.dataclass(frozen=True)
 class DDPM(VariancePreserving):
-    """Linear-beta DDPM that predicts epsilon.
+    """DDPM with linear betas and a network that predicts epsilon.
 
     Attributes:
       num_steps: T.
-      beta_start, beta_end: ends of the linear schedule beta_1..beta_T.
+      beta_start, beta_end: beta_1 and beta_T.
       time_input: a key of ``DDPM.TIME_INPUTS``.
     """
 
@@ -32,7 +32,7 @@ class DDPM(VariancePreserving):
     beta_end: float = 0.02
     time_input: str = "t/T"
 
-    # What the network is fed for the time step t of T: forms in which papers do it.
+    # The network's time input at time step t, in the forms of different papers.
     TIME_INPUTS: ClassVar[dict[str, Callable[[Array, int], Array]]] = {
         "t": lambda t, T: t,  # 1..T
         "t/T": lambda t, T: t / T,  # DDAE: (0, 1]
@@ -41,27 +41,29 @@ class DDPM(VariancePreserving):
     }
 
     def __post_init__(self) -> None:
+        """Raises a ValueError that begins with the wrong field."""
+        choose("time_input", self.time_input, self.TIME_INPUTS)
         if self.num_steps < 1:
             raise ValueError(f"num_steps: {self.num_steps} is not positive")
         if not 0 < self.beta_start <= self.beta_end < 1:
             raise ValueError(
-                f"beta_start, beta_end: {self.beta_start}, {self.beta_end} do not rise within 0..1"
+                f"beta_start, beta_end: {self.beta_start}, {self.beta_end} are not rising and "
+                "between 0 and 1"
             )
 
     @functools.cached_property
     def alpha_bar(self) -> np.ndarray:
-        """(T + 1,) float64: alpha_bar_t = prod_{s <= t} (1 - beta_s) (eq. 4), with alpha_bar_0 =
-        1.
-        """
+        """(T + 1,) float64: alpha_bar_t = prod_{s <= t} (1 - beta_s) (eq. 4); alpha_bar_0 = 1."""
         betas = np.linspace(self.beta_start, self.beta_end, self.num_steps)
         return np.concatenate([[1.0], np.cumprod(1 - betas)])
 
     @functools.cached_property
     def ddae_alpha_bar(self) -> np.ndarray:
-        """(T + 1,) float64: the table that DDAE's DDIM reads: T + 1 betas from beta_1 to beta_T,
-        the first at t = 0.
+        """(T + 1,) float64: the table from which DDAE's DDIM samples.
 
-        One step off the training's; its last state is not clean but at alpha_bar_0 = 1 - beta_1.
+        It has T + 1 betas, evenly from beta_1 at t = 0 to beta_T at t = T, and is therefore one
+        step off the training's table. The sampler's last state is not clean: alpha_bar_0 is
+        1 - beta_1.
         """
         return np.cumprod(1 - np.linspace(self.beta_start, self.beta_end, self.num_steps + 1))
 
@@ -69,7 +71,7 @@ class DDPM(VariancePreserving):
         return self.alpha_bar[levels]
 
     def coefficients(self, level: Array) -> tuple[Array, Array]:
-        """Rounded once from float64."""
+        # Computed in float64 and rounded once.
         signal = jnp.asarray(np.sqrt(self.alpha_bar), jnp.float32)[level]
         return signal, jnp.asarray(np.sqrt(1 - self.alpha_bar), jnp.float32)[level]
 
@@ -77,23 +79,21 @@ class DDPM(VariancePreserving):
         return self.TIME_INPUTS[self.time_input](level.astype(jnp.float32), self.num_steps)
 
     def sample_noise_level(self, rng: Array, n: int) -> Array:
-        """(n,) int32, t ~ U{1..T}: the levels of training (algorithm 1)."""
+        """Draws (n,) int32, t ~ U{1..T} (algorithm 1)."""
         return jax.random.randint(rng, (n,), 1, self.num_steps + 1)
 
     def grid(self, steps: int) -> np.ndarray:
-        """(steps + 1,) int32, falling: .., 1 + 2T/steps, 1 + T/steps, 1, 0, rounded down to whole
-        steps.
-        """
+        """Returns (steps + 1,) int32: .., 1 + 2T/steps, 1 + T/steps, 1, 0, rounded down."""
         if not 1 <= steps <= self.num_steps:
             raise ValueError(f"{steps} is not in 1..{self.num_steps} (diffusion.num_steps)")
         return np.append(1 + np.arange(steps)[::-1] * self.num_steps // steps, 0).astype(np.int32)
 
     def loss_levels(self, n: int) -> np.ndarray:
-        """(n,) int32, from 1 to T evenly."""
+        """Returns (n,) int32, evenly from 1 to T."""
         return np.linspace(1, self.num_steps, n).round().astype(np.int32)
 
     def probe_levels(self) -> tuple[int, ...]:
-        """DDAE's grid (arXiv 2303.09769): 1.1 % of the steps is often the best."""
+        """Returns DDAE's levels (arXiv 2303.09769); 1.1 % of the steps is often the best."""
         return 1, 11, 21
 
     def as_level(self, level: float) -> np.int32:

@@ -1,4 +1,4 @@
-"""Guidance: a denoiser made of two, or of four."""
+"""Guidance: a denoiser made of two or four others."""
 
 import dataclasses
 from collections.abc import Callable
@@ -18,18 +18,18 @@ def guided(
     interval: tuple[float, ...] = (),
     channels: int = 0,
 ) -> Denoiser:
-    """base + scale * (main - base): away from what ``base`` says, where ``scale`` is above 1.
+    """Returns the denoiser base + scale * (main - base).
 
-    x0_hat is affine in epsilon and in the velocity, with the same coefficients for both denoisers,
-    so guiding x0_hat is guiding what the network predicts. ``scale`` 1 is no guidance, bit for bit;
-    the papers that count from 0 write w = scale - 1.
+    x0_hat is affine in epsilon and in the velocity, with the same coefficients for both denoisers;
+    guiding x0_hat therefore guides the network's prediction. Scale 1 is no guidance, bit for bit;
+    papers that count from 0 write w = scale - 1.
 
     Args:
-      interval: (low, high) levels in the process's unit, inclusive: images at others get ``main``
-        alone, and where all images are at others, ``base`` is not computed (arXiv 2404.07724). ():
-        every level.
-      channels: the first so many are guided, the others are those of ``main`` (LightningDiT's 3);
-        0: all.
+      main, base: denoisers; a scale above 1 moves away from ``base``.
+      interval: (low, high) levels in the process's unit, inclusive. Images at other levels get
+        ``main`` alone, and where no image is inside, ``base`` is not computed (arXiv 2404.07724).
+        (): every level.
+      channels: guide only the first N channels, as LightningDiT does with 3 (0: all).
     """
     if scale == 1:
         return main
@@ -40,11 +40,9 @@ def guided(
         def away() -> Array:
             other = base(x_t, level)
             moved = other + scale * (alone - other)
-            return (
-                jnp.concatenate([moved[..., :channels], alone[..., channels:]], -1)
-                if channels
-                else moved
-            )
+            if channels == 0:
+                return moved
+            return jnp.concatenate([moved[..., :channels], alone[..., channels:]], -1)
 
         if not interval:
             return away()
@@ -59,13 +57,14 @@ def guided(
 
 @dataclasses.dataclass(frozen=True)
 class Guidance:
-    """Which guidance a sampler's denoiser has.
+    """The guidance of a sampler's denoiser.
 
     Attributes:
-      scale: of classifier-free guidance (arXiv 2207.12598), from no label to the label; 1: none.
-      interval, channels: where that applies; see ``guided``.
-      autoguidance: scale of autoguidance (arXiv 2406.02507), from a worse network to the network;
-        1: none.
+      scale: scale of classifier-free guidance (arXiv 2207.12598), which moves from the estimate
+        without a label to that with the label; 1: none.
+      interval, channels: see ``guided``; they apply to classifier-free guidance.
+      autoguidance: scale of autoguidance (arXiv 2406.02507), which moves from a worse network's
+        estimate to the network's; 1: none.
     """
 
     scale: float = 1.0
@@ -74,11 +73,12 @@ class Guidance:
     autoguidance: float = 1.0
 
     def __post_init__(self) -> None:
+        """Raises a ValueError that begins with the wrong field."""
         interval = self.interval
         numbers = all(isinstance(level, Real) for level in interval)
         if interval and not (numbers and len(interval) == 2 and interval[0] < interval[1]):
             raise ValueError(
-                f"interval: {interval} is not two rising levels, e.g. (0.1, 1.0), nor () for every level"
+                f"interval: {interval} is not two rising levels, e.g. (0.1, 1.0); () is every level"
             )
         if self.channels < 0:
             raise ValueError(f"channels: {self.channels} is negative; 0 guides all")
@@ -89,13 +89,16 @@ class Guidance:
         labels: Array | None,
         guide: Callable[[Array | None], Denoiser] | None = None,
     ) -> Denoiser:
-        """The guided denoiser: with and without the label autoguided, then classifier-free between
-        the two.
+        """Returns the guided denoiser.
+
+        Autoguidance comes first, with and without the label; classifier-free guidance is applied
+        between the two results.
 
         Args:
-          network, guide: denoisers of the network and of the worse one, by labels (B,), or None:
-            without labels.
-          labels: None of a network that knows none; there is no classifier-free guidance then.
+          network, guide: make the denoiser of the network and of the worse network from (B,)
+            labels, or from None, which stands for no label.
+          labels: (B,) int; None where the network takes no labels, which turns classifier-free
+            guidance off.
         """
 
         def autoguided(y: Array | None) -> Denoiser:

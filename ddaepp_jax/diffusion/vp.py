@@ -1,8 +1,8 @@
-"""Variance-preserving noise, x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) epsilon, with a
-network for epsilon.
+"""Variance-preserving noise, x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) epsilon.
 
-The base that the discrete process (``ddpm``) shares, and the continuous one: the VP SDE (arXiv
-2011.13456), as U-ViT (arXiv 2209.12152) trains on it.
+The network predicts epsilon. This file has the base class, which the discrete process (``ddpm``)
+shares, and the continuous process: the VP SDE (arXiv 2011.13456) as U-ViT (arXiv 2209.12152) trains
+on it.
 """
 
 import abc
@@ -15,52 +15,46 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ddaepp_jax.base.choice import choose
 from ddaepp_jax.diffusion.process import Network, per_image
 
 
 class VariancePreserving(abc.ABC):
-    """What follows from alpha_bar alone; see ``Process``. Equation numbers are DDPM's (arXiv
-    2006.11239).
+    """The part of a ``Process`` that follows from alpha_bar.
+
+    Equation numbers are DDPM's (arXiv 2006.11239).
     """
 
     unit = "t"
 
     @abc.abstractmethod
     def alpha_bar_at(self, levels: np.ndarray) -> np.ndarray:
-        """alpha_bar in float64, for a sampler's grid."""
+        """Returns alpha_bar in float64, for a sampler's grid."""
 
     @abc.abstractmethod
     def coefficients(self, level: Array) -> tuple[Array, Array]:
-        """sqrt(alpha_bar) and sqrt(1 - alpha_bar) in float32, of the shape of ``level``."""
+        """Returns sqrt(alpha_bar) and sqrt(1 - alpha_bar), float32, in the shape of ``level``."""
 
     @abc.abstractmethod
     def fed_time(self, level: Array) -> Array:
-        """The time as the network is fed it."""
+        """Returns the network's time input."""
 
     def perturb(self, x0: Array, noise: Array, level: Array) -> Array:
-        """x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) epsilon (eq. 4); images (B, H, W, C),
-        ``level`` (B,).
-        """
+        """Returns x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) epsilon (eq. 4)."""
         signal, sigma = (per_image(c, x0) for c in self.coefficients(level))
         return signal * x0 + sigma * noise
 
     def inputs(self, x_t: Array, level: Array) -> tuple[Array, Array]:
-        """What the network is fed: the noisy image as it is, and the time in the form
-        ``time_input``.
-        """
+        """Returns the noisy image unchanged, and the time in the form ``time_input``."""
         return x_t, self.fed_time(level)
 
     def denoised(self, network: Network, x_t: Array, level: Array) -> Array:
-        """x0_hat = (x_t - sqrt(1 - alpha_bar_t) eps_theta) / sqrt(alpha_bar_t) (eq. 15), not
-        clipped.
-        """
+        """Returns x0_hat = (x_t - sqrt(1 - alpha_bar_t) eps_theta) / sqrt(alpha_bar_t) (eq. 15)."""
         signal, sigma = (per_image(c, x_t) for c in self.coefficients(level))
         return (x_t - sigma * network(*self.inputs(x_t, level))) / signal
 
     def loss_terms(self, out: Array, x0: Array, noise: Array, level: Array) -> Array:
-        """(B,) the simple loss (eq. 14), mean over an image's values, of the network's output
-        ``out``.
-        """
+        """Returns the (B,) simple loss (eq. 14) of the network's output, mean over the values."""
         del x0, level
         return jnp.square(out - noise).mean(axis=tuple(range(1, out.ndim)))
 
@@ -70,9 +64,9 @@ class VP(VariancePreserving):
     """The VP SDE in continuous time: beta(t) rises linearly over t in [0, 1].
 
     Attributes:
-      beta_min, beta_max: beta(0) and beta(1); a thousandth of each is a step's beta of DDPM.
+      beta_min, beta_max: beta(0) and beta(1), 1000 times the betas of DDPM's steps.
       time_input: a key of ``VP.TIME_INPUTS``.
-      last: the smallest positive time of a sampler's grid (U-ViT's 1e-3); from there it steps to 0.
+      last: smallest positive time of a sampler's grid, before the step to 0; U-ViT's is 1e-3.
     """
 
     beta_min: float = 0.1
@@ -86,16 +80,19 @@ class VP(VariancePreserving):
     }
 
     def __post_init__(self) -> None:
+        """Raises a ValueError that begins with the wrong field."""
+        choose("time_input", self.time_input, self.TIME_INPUTS)
         if not 0 < self.beta_min <= self.beta_max:
             raise ValueError(
-                f"beta_min, beta_max: {self.beta_min}, {self.beta_max} do not rise above 0"
+                f"beta_min, beta_max: {self.beta_min}, {self.beta_max} are not rising and positive"
             )
         if not 0 < self.last < 1:
             raise ValueError(f"last: {self.last} is not between 0 and 1")
 
     def _integral(self, t: Any) -> Any:
-        """The integral of beta over [0, t]; alpha_bar is exp of its negative (arXiv 2011.13456, eq.
-        33).
+        """Returns the integral of beta over [0, t]; alpha_bar = exp(-integral).
+
+        arXiv 2011.13456, eq. 33.
         """
         return self.beta_min * t + (self.beta_max - self.beta_min) * t * t / 2
 
@@ -110,21 +107,21 @@ class VP(VariancePreserving):
         return self.TIME_INPUTS[self.time_input](level)
 
     def sample_noise_level(self, rng: Array, n: int) -> Array:
-        """(n,) float32, t ~ U[0, 1)."""
+        """Draws (n,) float32, t ~ U[0, 1)."""
         return jax.random.uniform(rng, (n,))
 
     def grid(self, steps: int) -> np.ndarray:
-        """(steps + 1,) from 1 to ``last`` evenly, then 0."""
+        """Returns (steps + 1,) float32: evenly from 1 to ``last``, then 0."""
         if steps < 1:
             raise ValueError(f"{steps} is not positive")
         return np.append(np.linspace(1, self.last, steps), 0).astype(np.float32)
 
     def loss_levels(self, n: int) -> np.ndarray:
-        """(n,) float32, from ``last`` to 1 evenly."""
+        """Returns (n,) float32, evenly from ``last`` to 1."""
         return np.linspace(self.last, 1, n).round(4).astype(np.float32)
 
     def probe_levels(self) -> tuple[float, ...]:
-        """DDPM's grid as fractions: the noise is the same to a few percent."""
+        """Returns DDPM's levels divided by T; the noise is the same to a few percent."""
         return 0.001, 0.011, 0.021
 
     def as_level(self, level: float) -> np.float32:

@@ -10,7 +10,7 @@ slot of its own, so a loss on one layer keeps that layer's tokens alive and no o
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
+from ddaepp_jax.models import self_conditioning
 from ddaepp_jax.models.layers import Attention, Mlp, layer_norm, sinusoid, wide
 from ddaepp_jax.models.self_conditioning import SelfConditioning, pool
 from ddaepp_jax.models.tap import Tap
@@ -207,6 +208,25 @@ class DiT(nn.Module):
     scan: bool = True
     remat: bool = False
     dtype: jnp.dtype = jnp.float32
+
+    @nn.nowrap
+    def problems(self) -> Iterator[str]:
+        """Yields what is wrong with the fields, as "field: value ...; mend"."""
+        heads = self.num_heads
+        multiple = 4 if self.rope else 1  # of a head's width
+        if self.patch_size < 1:
+            yield f"patch_size: {self.patch_size} is not positive"
+        if self.width < 1 or heads < 1 or self.width % (multiple * heads) or self.width % 4:
+            yield (
+                f"width: {self.width} is not a multiple of 4, or not of {multiple} * num_heads "
+                f"({heads})"
+            )
+        if self.mlp_ratio <= 0:
+            yield f"mlp_ratio: {self.mlp_ratio} is not positive"
+        if self.depth < 1:
+            yield f"depth: {self.depth} is not positive"
+        else:
+            yield from self_conditioning.problems(self, block_names(self.depth))
 
     @nn.compact
     def __call__(

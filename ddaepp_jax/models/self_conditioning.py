@@ -11,6 +11,8 @@ that block on
 with this project's choices as defaults.
 """
 
+from collections.abc import Iterator, Sequence
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
@@ -23,6 +25,25 @@ PROJECTIONS = ("linear", "mlp")
 def pool(h: Array) -> Array:
     """Averages features (B, ..., C) over all positions; returns (B, C), float32 at least."""
     return h.mean(axis=tuple(range(1, h.ndim - 1)), dtype=wide(h.dtype))
+
+
+def problems(network: nn.Module, names: Sequence[str], last: str | None = None) -> Iterator[str]:
+    """Yields what is wrong with the fields that all backbones have, as "field: value ...; mend".
+
+    Args:
+      network: the backbone, not bound to parameters.
+      names: of its blocks.
+      last: the block after which nothing can be conditioned.
+    """
+    name = network.bottleneck
+    if name not in names:
+        yield f"bottleneck: no block {name!r}; the blocks are {', '.join(names)}"
+    elif network.self_condition and name == last:
+        yield f"bottleneck: no block follows {name!r} to be conditioned; choose an earlier one"
+    if network.projection not in PROJECTIONS:
+        yield f"projection: {network.projection!r} is not one of {', '.join(PROJECTIONS)}"
+    if network.augment_dim < 0:
+        yield f"augment_dim: {network.augment_dim} is negative; 0 is none"
 
 
 class SelfConditioning(nn.Module):

@@ -5,7 +5,7 @@ tree and the function are the paper's.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import einops
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from ddaepp_jax.models import self_conditioning
 from ddaepp_jax.models.layers import CONV_INIT, Attention, conv_bias_init, sinusoid, wide
 from ddaepp_jax.models.self_conditioning import SelfConditioning, pool
 from ddaepp_jax.models.tap import Tap
@@ -183,6 +184,32 @@ class UNet(nn.Module):
     attention: str = "xla"
     remat: bool = False
     dtype: jnp.dtype = jnp.float32
+
+    @nn.nowrap
+    def attending(self) -> dict[int, int]:
+        """Returns the channels by level, of the levels with attention; the middle is the last."""
+        levels = [level for level, attends in enumerate(self.attend) if attends]
+        return {i: self.channels * self.mults[i] for i in [*levels, len(self.mults) - 1]}
+
+    @nn.nowrap
+    def problems(self) -> Iterator[str]:
+        """Yields what is wrong with the fields, as "field: value ...; mend"."""
+        if self.channels < 32 or self.channels % 32:
+            yield f"channels: {self.channels} is not a multiple of 32, the groups of its norms"
+        if self.blocks < 1:
+            yield f"blocks: {self.blocks} is not positive"
+        if not 0 <= self.dropout < 1:
+            yield f"dropout: {self.dropout} is not in [0, 1)"
+        if not self.mults or min(self.mults) < 1 or len(self.attend) != len(self.mults):
+            yield f"attend, mults: {self.attend}, {self.mults}: give one value each a resolution"
+            return
+        widths = set(self.attending().values())
+        heads = self.head_channels
+        if heads < 0 or (heads and any(width % heads for width in widths)):
+            yield f"head_channels: {heads} does not divide {sorted(widths)}"
+        if self.blocks > 0:
+            names = block_names(self.mults, self.blocks)
+            yield from self_conditioning.problems(self, names, last=names[-1])
 
     @nn.compact
     def __call__(

@@ -5,13 +5,14 @@ function are the paper's.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import einops
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from ddaepp_jax.models import self_conditioning
 from ddaepp_jax.models.layers import (
     CONV_INIT,
     LINEAR_INIT,
@@ -103,6 +104,25 @@ class UViT(nn.Module):
     attention: str = "xla"
     remat: bool = False
     dtype: jnp.dtype = jnp.float32
+
+    @nn.nowrap
+    def problems(self) -> Iterator[str]:
+        """Yields what is wrong with the fields, as "field: value ...; mend"."""
+        heads = self.num_heads
+        if self.patch_size < 1:
+            yield f"patch_size: {self.patch_size} is not positive"
+        if self.width < 1 or heads < 1 or self.width % (2 * heads):
+            yield f"width: {self.width} is not a multiple of 2 * num_heads ({heads})"
+        if self.mlp_ratio <= 0:
+            yield f"mlp_ratio: {self.mlp_ratio} is not positive"
+        for field, choices in (("pool", ("mean", "cls")), ("inject", ("add", "token"))):
+            if getattr(self, field) not in choices:
+                yield f"{field}: {getattr(self, field)!r} is not one of {', '.join(choices)}"
+        if self.depth < 2 or self.depth % 2:
+            yield f"depth: {self.depth} is not a positive even number (blocks in and out, not mid)"
+        else:
+            names = block_names(self.depth)
+            yield from self_conditioning.problems(self, names, last=names[-1])
 
     @nn.compact
     def __call__(

@@ -1,3 +1,1 @@
-"""What training minimises. Objectives ask for passes through the network; they see features, never
-modules.
-"""
+"""What training minimises: objectives request passes through the network and see its features."""

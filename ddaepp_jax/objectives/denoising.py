@@ -1,4 +1,4 @@
-"""The one objective that every run has: predict what was added to a noisy image."""
+"""Denoising, the objective of every run: predict the noise, or what the process derives from it."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -19,24 +19,29 @@ class Denoising:
 
     Attributes:
       process: see ``ddaepp_jax.diffusion``.
-      null_class: what a dropped label becomes; None where the network takes no labels.
+      null_class: the label that replaces a dropped one; None where the network takes no labels.
       label_dropout: probability of dropping a label, for classifier-free guidance.
     """
 
     process: Process
     null_class: int | None = None
     label_dropout: float = 0.1
-    teacher_decay: ClassVar[None] = None  # it has no teacher
+    teacher_decay: ClassVar[None] = None  # This objective has no teacher.
 
     def init(self, rng: Array, shapes: Mapping[str, tuple[int, ...]]) -> dict:
-        """Parameters of this objective's heads: none."""
+        """Returns the parameters of the heads: none."""
         del rng, shapes
         return {}
 
     def passes(self, rng: Array, batch: Mapping[str, Array]) -> dict[str, Pass]:
-        """One pass, "denoise", over ``batch["image"]`` (B, H, W, C) in [-1, 1], with its labels."""
+        """Requests one pass, "denoise".
+
+        Args:
+          batch: "image" (B, H, W, C) in [-1, 1], "label" (B,), and possibly "augment_label" (B, D).
+        """
         level_rng, noise_rng, label_rng = jax.random.split(named(rng, "denoise"), 3)
-        images, label = batch["image"], None
+        images = batch["image"]
+        label = None
         if self.null_class is not None:
             dropped = jax.random.bernoulli(label_rng, self.label_dropout, images.shape[:1])
             label = jnp.where(dropped, self.null_class, batch["label"])
@@ -47,8 +52,8 @@ class Denoising:
     def loss(
         self, params: Mapping, teacher_params: Mapping, results: Mapping[str, Result], rng: Array
     ) -> tuple[Array, dict[str, Array]]:
-        """Mean of the process's loss over the batch; no further metrics."""
+        """Returns the mean of the process's loss over the batch, and no further metrics."""
         del params, teacher_params, rng
-        result = results["denoise"]
-        given = result.given
-        return self.process.loss_terms(result.out, given.view, given.noise, given.level).mean(), {}
+        out, request = results["denoise"].out, results["denoise"].request
+        losses = self.process.loss_terms(out, request.x0, request.noise, request.level)
+        return losses.mean(), {}

@@ -1,8 +1,9 @@
 """Contrastive self-distillation of DDAE++ (arXiv 2505.10999), after MoCo v3 (arXiv 2104.02057).
 
-Two views of an image, each with noise of its own: the student's pooled feature of one, through a
-projector and a predictor, is to find the teacher's of the other, through the projector alone, among
-those of the whole batch. The teacher is an average of the student's weights, kept for this alone.
+Each image gives two views, each with noise of its own. The student's pooled feature of one view,
+sent through a projector and a predictor, has to identify the teacher's feature of the other view,
+sent through the projector alone, among those of the whole batch. The teacher is an average of the
+student's weights that serves this objective only.
 """
 
 import dataclasses
@@ -19,10 +20,10 @@ from ddaepp_jax.models.heads import Head
 from ddaepp_jax.objectives.denoising import Denoising
 from ddaepp_jax.objectives.passes import Pass, Result
 
-NAME = "distillation"  # in a config, and of the teacher in the state
+NAME = "distillation"  # Name of the objective in a config, and of its teacher in the state.
 FEATURE = "bottleneck"
-# The teacher's decay by the number of the update, from (decay, steps in all); the cosine is MoCo
-# v3's, to 1 at the end.
+# (decay, total steps) -> the teacher's decay by the number of the update. "cosine" is MoCo v3's: it
+# ends at 1.
 TEACHER_SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
     "constant": lambda decay, total: optax.constant_schedule(decay),
     "cosine": lambda decay, total: (
@@ -32,40 +33,44 @@ TEACHER_SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
 
 
 def normalised(x: Array) -> Array:
-    """``x`` (B, D) with rows of length 1; a row of zeros stays."""
+    """Returns ``x`` (B, D) with rows of length 1; a row of zeros stays zero."""
     return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(axis=-1, keepdims=True), 1e-24))
 
 
 def contrastive_loss(queries: Array, keys: Array, temperature: float) -> tuple[Array, Array]:
-    """2 tau times the cross-entropy of each query's own key among all (MoCo v3, algorithm 1).
+    """Computes 2 tau times the cross-entropy of finding a query's own key (MoCo v3, algorithm 1).
 
     Args:
-      queries, keys: (B, D) with rows of length 1. B is the global batch: on a mesh every device has
+      queries, keys: (B, D) with rows of length 1. B is the global batch: on a mesh each device has
         its own queries and all keys.
+      temperature: tau.
 
     Returns:
-      The mean over queries, and the part of them, in 0..1, whose own key is the nearest.
+      The mean loss, and the fraction of queries whose nearest key is their own.
     """
     logits = jnp.matmul(queries, keys.T, precision="highest") / temperature
-    own = (queries * keys).sum(axis=1) / temperature  # the diagonal, without a word between devices
+    # The diagonal of the logits, computed without communication between devices.
+    own = (queries * keys).sum(axis=1) / temperature
     loss = 2 * temperature * (jax.nn.logsumexp(logits, axis=1) - own).mean()
     return loss, (jnp.argmax(logits, axis=1) == jnp.arange(len(queries))).mean()
 
 
 @dataclasses.dataclass(frozen=True)
 class Distillation:
-    """The bottleneck's feature, whether or not it conditions; auxiliary passes stop at its block.
+    """The distillation of the bottleneck feature, whether or not it conditions the network.
+
+    Passes that only this objective requests stop after the bottleneck's block.
 
     Attributes:
-      denoising: the objective whose pass the student shares where ``shared``.
-      shared: the student's first pass is the denoiser's own, of the image as it sees it, with its
-        label and at its noise level; the pass of view 2, where ``symmetric`` asks for it, is drawn
-        at such levels too, without a label.
-      student_level, teacher_level: fixed noise levels of both passes, in the process's unit.
-      symmetric: both views go both ways, and the two losses are summed.
-      projector, predictor: heads; the teacher has a projector of its own.
-      temperature: of the logits.
-      teacher_decay: of the teacher, by the number of the update.
+      denoising: the denoising objective, whose pass the student shares if ``shared``.
+      shared: the student's first pass is the denoising pass, with its image, label and noise level.
+        The student's pass over view 2, which ``symmetric`` adds, then also draws its levels as
+        training does, but has no label.
+      student_level, teacher_level: fixed noise levels of the passes, in the process's unit.
+      symmetric: each view serves the student once and the teacher once; the two losses are summed.
+      projector, predictor: heads; the teacher has its own projector.
+      temperature: tau of ``contrastive_loss``.
+      teacher_decay: decay of the teacher by the number of the update.
     """
 
     denoising: Denoising
@@ -79,49 +84,55 @@ class Distillation:
     teacher_decay: optax.Schedule
 
     def init(self, rng: Array, shapes: Mapping[str, tuple[int, ...]]) -> dict:
-        """Parameters of the heads."""
+        """Returns the initial parameters of the heads.
+
+        Args:
+          shapes: of the features, without the batch.
+        """
         first, second = jax.random.split(rng)
         z, params = self.projector.init_with_output(first, jnp.zeros((2, *shapes[FEATURE])))
         heads = {"projector": params, "predictor": self.predictor.init(second, z)}
         return {name: variables.get("params", {}) for name, variables in heads.items()}
 
     def passes(self, rng: Array, batch: Mapping[str, Any]) -> dict[str, Pass]:
-        """The student's passes and the teacher's over ``batch["views"]``, two pairs of image and
-        augment_label.
+        """Requests the passes of student and teacher.
 
-        Labels are dropped, as they are where features are read; the denoiser's own pass alone has
-        them.
+        All labels are dropped, as they are where features are read, except in the denoising pass.
+
+        Args:
+          batch: "views", two pairs (image, augment_label), and what ``denoising`` reads.
         """
         views = batch["views"]
         if self.shared:
             views = ((batch["image"], batch.get("augment_label")), views[1])
-        made = {}
-        for name, (student, teacher) in self._directions().items():
-            made[f"{NAME}/student{name}"] = self._pass(rng, views[student], f"student{name}", "")
-            made[f"{NAME}/teacher{name}"] = self._pass(rng, views[teacher], f"teacher{name}", NAME)
+        requests = {}
+        for suffix, (student, teacher) in self._directions().items():
+            for role, view, weights in (("student", student, ""), ("teacher", teacher, NAME)):
+                name = f"{NAME}/{role}{suffix}"
+                requests[name] = self._pass(rng, name, views[view], weights)
         if self.shared:
-            del made[f"{NAME}/student"]
+            del requests[f"{NAME}/student"]
             denoise = self.denoising.passes(rng, batch)["denoise"]
-            made["denoise"] = dataclasses.replace(denoise, capture=(FEATURE,), denoises=False)
-        return made
+            requests["denoise"] = dataclasses.replace(denoise, capture=(FEATURE,), denoises=False)
+        return requests
 
     def _directions(self) -> dict[str, tuple[int, int]]:
-        """By a suffix of the passes' names, the views of student and teacher."""
+        """Returns the views of (student, teacher) by the suffix of the passes' names."""
         return {"": (0, 1)} | ({"_back": (1, 0)} if self.symmetric else {})
 
-    def _pass(self, rng: Array, view: tuple[Array, Array | None], name: str, teacher: str) -> Pass:
-        image, augment_label = view
-        level_rng, noise_rng = jax.random.split(named(rng, f"{NAME}/{name}"))
+    def _pass(self, rng: Array, name: str, view: tuple[Array, Array | None], teacher: str) -> Pass:
+        x0, augment_label = view
+        level_rng, noise_rng = jax.random.split(named(rng, name))
         if self.shared and not teacher:
-            level = self.denoising.process.sample_noise_level(level_rng, len(image))
+            level = self.denoising.process.sample_noise_level(level_rng, len(x0))
         else:
-            level = jnp.full(len(image), self.teacher_level if teacher else self.student_level)
-        null = self.denoising.null_class
+            level = jnp.full(len(x0), self.teacher_level if teacher else self.student_level)
+        null_class = self.denoising.null_class
         return Pass(
-            view=image,
-            noise=jax.random.normal(noise_rng, image.shape),
+            x0=x0,
+            noise=jax.random.normal(noise_rng, x0.shape),
             level=level,
-            label=None if null is None else jnp.full(len(image), null),
+            label=None if null_class is None else jnp.full(len(x0), null_class),
             augment_label=augment_label,
             capture=(FEATURE,),
             denoises=False,
@@ -131,30 +142,28 @@ class Distillation:
     def loss(
         self, params: Mapping, teacher_params: Mapping, results: Mapping[str, Result], rng: Array
     ) -> tuple[Array, dict[str, Array]]:
-        """The loss, and how training goes.
+        """Computes the loss.
 
         Returns:
-          The loss; "accuracy" of the queries in 0..1; "spread" of the student's normalised
-          projections: the mean over dimensions of their standard deviation, times the root of their
-            number. It is 1 on the whole sphere and 0
-          where features have collapsed.
+          The loss, and metrics: "accuracy", the fraction of queries whose nearest key is their own,
+          and "spread", the mean over dimensions of the standard deviation of the student's
+          normalised projections, times the square root of the number of dimensions. The spread is 1
+          if the projections cover the whole sphere, and 0 if they have collapsed.
         """
         del rng
         loss, metrics = jnp.zeros(()), []
         for name in self._directions():
             student = "denoise" if self.shared and not name else f"{NAME}/student{name}"
-            z = self._head(self.projector, params["projector"], results[student])
-            queries = normalised(self.predictor.apply({"params": params["predictor"]}, z))
-            keys = normalised(
-                self._head(
-                    self.projector, teacher_params["projector"], results[f"{NAME}/teacher{name}"]
-                )
-            )
+            z = _apply(self.projector, params["projector"], results[student].features[FEATURE])
+            queries = normalised(_apply(self.predictor, params["predictor"], z))
+            feature = results[f"{NAME}/teacher{name}"].features[FEATURE]
+            keys = normalised(_apply(self.projector, teacher_params["projector"], feature))
             value, accuracy = contrastive_loss(queries, keys, self.temperature)
             loss += value
             spread = jnp.std(normalised(z), axis=0).mean() * z.shape[-1] ** 0.5
             metrics.append({"accuracy": accuracy, "spread": spread})
         return loss, jax.tree.map(lambda *values: sum(values) / len(values), *metrics)
 
-    def _head(self, head: Head, params: Mapping, result: Result) -> Array:
-        return head.apply({"params": params}, result.features[FEATURE])
+
+def _apply(head: Head, params: Mapping, x: Array) -> Array:
+    return head.apply({"params": params}, x)

@@ -1,4 +1,4 @@
-"""What an objective asks of the network."""
+"""Passes through the network: what an objective requests, and what it gets."""
 
 import dataclasses
 from collections import OrderedDict
@@ -8,26 +8,28 @@ from jax import Array
 
 @dataclasses.dataclass(frozen=True)
 class Pass:
-    """One pass through a network, by the name under which an objective returns it.
+    """One pass through the network; an objective returns it under a name.
 
-    Objectives that ask for a pass of the same name ask for the same pass, and the step runs it
-    once, for all that any of them reads: a name determines its draws (they come from the step's
-      rng, folded with the name).
+    The name determines the random draws, which come from the step's rng folded with the name.
+    Objectives that request a pass of the same name therefore request the same pass, and the step
+    runs it once for all of them.
 
     Attributes:
-      view: (B, H, W, C) clean images in [-1, 1].
-      noise: as ``view``, standard normal.
-      level: (B,) in the process's unit.
-      label: (B,) int, the null class where dropped; None where the network takes no labels.
-      augment_label: (B, D) what was done to the view, for the network to know; None: nothing.
+      x0: (B, H, W, C) clean images in [-1, 1].
+      noise: standard normal, in the shape of ``x0``.
+      level: (B,) noise levels in the process's unit.
+      label: (B,) int, the null class where the label is dropped; None where the network takes no
+        labels.
+      augment_label: (B, D) parameters of the images' augmentation, as a condition of the network;
+        None: no such condition.
       capture: names of the features that the objective reads.
-      denoises: the objective reads ``out``; otherwise the pass stops after the last block that
-        ``capture`` needs.
-      teacher: the objective whose teacher runs the pass, without dropout and without gradient; "":
-        the student does.
+      denoises: whether the objective reads ``out``; if not, the pass stops after the last block
+        that ``capture`` needs.
+      teacher: name of the objective whose teacher runs the pass, without dropout and gradient; "":
+        the student runs it.
     """
 
-    view: Array
+    x0: Array
     noise: Array
     level: Array
     label: Array | None = None
@@ -38,17 +40,21 @@ class Pass:
 
 
 def united(first: Pass, second: Pass) -> Pass:
-    """One pass for two objectives that ask for the same."""
+    """Returns the pass that serves two requests of the same name."""
     capture = tuple(dict.fromkeys(first.capture + second.capture))
     return dataclasses.replace(first, capture=capture, denoises=first.denoises or second.denoises)
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """A pass and what the network made of it: ``out`` (B, H, W, C), None where it was not asked
-    for, and features.
+    """The outputs of a pass.
+
+    Attributes:
+      request: the pass.
+      out: (B, H, W, C); None where no objective reads it.
+      features: the captured features by name.
     """
 
-    given: Pass
+    request: Pass
     out: Array | None
     features: OrderedDict[str, Array]

@@ -1,1 +1,1 @@
-"""How much a network's features know: features on disk, heads, nearest neighbours, diagnostics."""
+"""Measures how much a network's features know, by linear heads, neighbours and diagnostics."""

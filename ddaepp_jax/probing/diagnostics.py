@@ -1,53 +1,54 @@
-"""What features are like, without labels: how far views of an image agree, and how much of their
-space images fill.
+"""Diagnostics of features without labels.
 
-Pure functions of features (N, D), in float64. A feature of zeros has no direction: normalised, it
-stays zero.
+They measure how far two views of an image agree, and how much of their space the features fill.
+All are functions of features (N, D), computed in float64. Normalised features have length 1; a
+feature of zeros stays zero. This module needs no JAX.
 """
 
 from collections.abc import Mapping
 
 import numpy as np
 
-PIXELS = "pixels"  # The name of raw pixels among the layers.
-FEWEST = 10  # images: the rank of fewer is small whatever they are
-BLOCK = 1024  # images whose distances to the others are held at once
-ROUNDING = float(np.finfo(np.float32).eps)  # of features, relative
+PIXELS = "pixels"  # name of raw pixels among the layers
+FEWEST = 10  # images; the rank of fewer is small whatever they are
+BLOCK = 1024  # images whose distances to the others are in memory at once
+ROUNDING = float(np.finfo(np.float32).eps)  # relative error of float32 features
 
-# Features below have collapsed. Untrained networks stay above: of tiny U-ViTs, UNets and DiTs on
-# digits the least are a spread of 0.06 and a rank of 3.6. Both are DiTs', which start as a linear
-# map of the mean patch: where a patch is one pixel, their rank is at most the number of channels,
-# of CIFAR-10's images 2.4.
+# Features with less have collapsed. Untrained networks have more: among tiny U-ViTs, UNets and DiTs
+# on digits, the smallest spread is 0.06 and the smallest rank 3.6. Both are DiTs', which start as a
+# linear map of the mean patch. Where a patch is one pixel, the rank of a DiT is at most the number
+# of channels; on CIFAR-10 it is 2.4.
 LEAST_SPREAD = 1e-3
 LEAST_RANK = 2.0
 
 
 def _unit(z: np.ndarray) -> np.ndarray:
-    """Rows of length 1, or 0."""
+    """Scales rows to length 1; rows of zeros stay zero."""
     z = z.astype(np.float64)
     length = np.linalg.norm(z, axis=1, keepdims=True)
     return z / np.where(length > 0, length, 1)
 
 
 def alignment(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean squared distance of the normalised features (N, D) of two views of the same images.
+    """Computes the mean squared distance of two views' normalised features (N, D).
 
-    0: all views agree; 2: at right angles; 4: opposite. Wang and Isola (arXiv 2005.10242), section
-      4.1, alpha = 2.
+    It is 0 where the views agree, 2 where they are orthogonal and 4 where they are opposite (Wang
+    and Isola, arXiv 2005.10242, section 4.1, alpha = 2).
     """
     return float(np.square(_unit(a) - _unit(b)).sum(axis=1).mean())
 
 
 def uniformity(z: np.ndarray) -> float:
-    """Log of the mean over pairs of images of ``exp(-2 |z_i - z_j|^2)``, of normalised features (N,
-    D).
+    """Computes the log of the mean of ``exp(-2 |z_i - z_j|^2)`` over pairs of images.
 
-    From -8 (opposite pairs; about -4 where many spread evenly) to 0, where all have one direction,
-    or N is 1. Wang and Isola (arXiv 2005.10242), section 4.1, t = 2.
+    ``z`` (N, D) is normalised first. The value is -8 for opposite pairs, about -4 for many images
+    that are spread evenly, and 0 where all have one direction or N is 1 (Wang and Isola, arXiv
+    2005.10242, section 4.1, t = 2).
     """
-    z, total = _unit(z), 0.0
     if len(z) < 2:
         return 0.0
+    z = _unit(z)
+    total = 0.0
     square = np.square(z).sum(axis=1)
     for start in range(0, len(z), BLOCK):
         rows = slice(start, start + BLOCK)
@@ -57,16 +58,17 @@ def uniformity(z: np.ndarray) -> float:
 
 
 def effective_rank(z: np.ndarray) -> float:
-    """Exponential of the entropy of the singular values of features (N, D), their sum scaled to 1.
+    """Computes the exponential of the entropy of the singular values, whose sum is scaled to 1.
 
-    From 1, where all lie on a line, to min(N - 1, D), where none of these directions is preferred;
-    0 for constant features. Roy and Vetterli (EUSIPCO 2007); as RankMe (arXiv 2210.02885), but of
-    the centred features: a mean that all images share tells none from another, and would count as a
-      direction, mostly as the greatest.
+    The value is 1 where the features (N, D) lie on a line, min(N - 1, D) where no direction is
+    preferred, and 0 where they are constant (Roy and Vetterli, EUSIPCO 2007). RankMe (arXiv
+    2210.02885) is the same without centring. Features are centred here, as a mean that all images
+    share doesn't distinguish them, but would count as a direction, mostly as the largest.
 
-    The singular values are roots of the eigenvalues of the smaller Gram matrix, several times
-    faster than a decomposition of the features. That errs by 3e-8 of the greatest; what lies below
-    the rounding of float32 features, 1.2e-7 of their norm, is left out, and the error with it.
+    The singular values are the square roots of the eigenvalues of the smaller Gram matrix, which
+    are several times faster than a decomposition of the features. Their error is 3e-8 of the
+    largest value. Values below the rounding of float32 features, 1.2e-7 of their norm, are left
+    out, and the error with them.
     """
     z = z.astype(np.float64)
     norm = np.linalg.norm(z)
@@ -81,20 +83,20 @@ def effective_rank(z: np.ndarray) -> float:
 
 
 def spread(z: np.ndarray) -> float:
-    """Standard deviation over images of the normalised features (N, D), mean over dimensions, times
-    sqrt(D).
+    """Computes the standard deviation of normalised features over images, times sqrt(D).
 
-    1: as wide as the sphere; 0: all images have one direction. SimSiam (arXiv 2011.10566), section
-      4.1, compares it
-    with 1 / sqrt(D).
+    ``z`` is (N, D), and the mean is taken over dimensions. The value is 1 where the features are as
+    wide as the sphere, and 0 where all images have one direction. SimSiam (arXiv 2011.10566,
+    section 4.1) compares the deviation with 1 / sqrt(D).
     """
     z = _unit(z)
     return float(z.std(axis=0).mean() * np.sqrt(z.shape[1]))
 
 
 def diagnose(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
-    """All four, of features (N, D) of two views of the same images; but for the alignment, of the
-    first view.
+    """Computes all four values from two views' features (N, D) of the same images.
+
+    All but the alignment are those of the first view.
     """
     return {
         "alignment": alignment(a, b),
@@ -105,14 +107,18 @@ def diagnose(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
 
 
 def collapse(values: Mapping[str, float]) -> str:
-    """What ``diagnose``'s values say of a collapse, in plain words; "" where there is none.
+    """Describes a collapse of the features in words; "" where there is none.
 
-    It is complete where the spread is below 0.001: images hardly differ. It is dimensional where
-    the effective rank is 2 or less: they differ along a line or two.
+    The collapse is complete where the spread is below 0.001: images hardly differ. It is
+    dimensional where the effective rank is 2 or less: images differ along a line or two.
+
+    Args:
+      values: those of ``diagnose``.
     """
     if values["spread"] < LEAST_SPREAD:
-        return f"the features have collapsed: all images have nearly the same (spread {values['spread']:.2g})"
+        value = f"spread {values['spread']:.2g}"
+        return f"the features have collapsed: all images have nearly the same ({value})"
     if values["effective_rank"] <= LEAST_RANK:
-        rank = f"effective rank {values['effective_rank']:.2f}"
-        return f"the features have collapsed: images differ along a direction or two ({rank})"
+        value = f"effective rank {values['effective_rank']:.2f}"
+        return f"the features have collapsed: images differ along a direction or two ({value})"
     return ""

@@ -1,8 +1,9 @@
-"""Pooled inner features of noisy images: the representation that a denoiser learns. And raw pixels,
-to beat.
+"""Pooled inner features of noisy images: the representation that a denoiser learns.
+
+Raw pixels have the same form here: they are the baseline to beat.
 """
 
-from collections import deque
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
@@ -15,31 +16,57 @@ from jax import Array
 from jax.sharding import Mesh
 
 from ddaepp_jax.base import parallel
+from ddaepp_jax.base.dispatch import InFlight
 from ddaepp_jax.data.augment import crop_and_flip, to_float
 from ddaepp_jax.diffusion.noise import image_keys, step_noise
 from ddaepp_jax.diffusion.process import Process
 from ddaepp_jax.probing.diagnostics import PIXELS
 
-# (network's parameters, images in [-1, 1] (B, H, W, C), keys (B,), draw, level) -> {layer: (B, C)
-# float32}
+# (network's parameters, images in [-1, 1] (B, H, W, C), keys (B,), draw, noise level) ->
+# {layer: (B, C) float32}
 Features = Callable[[Any, Array, Array, Array, Array], dict[str, Array]]
 FeatureBatch = Callable[..., dict[str, Array]]
+ReadImages = Callable[[np.ndarray], np.ndarray]  # (B,) positions -> (B, H, W, C) images
 
-PIXEL_SIZE = 32  # larger images are reduced to so many pixels a side
+PIXEL_SIZE = 32  # Larger images are reduced to this many pixels a side.
+
+
+@dataclasses.dataclass(frozen=True)
+class Extraction:
+    """How features are computed; the defaults suit features of clean images.
+
+    Attributes:
+      features: the function that computes them.
+      params: the network's parameters, on every device.
+      mesh: the devices.
+      level: noise level, in the type that the process takes.
+      seed: image i's noise is a function of (seed, i).
+      batch_size: images of a forward pass.
+      pad: images are cropped out of a border of this many pixels.
+      flip: images are mirrored by a fair coin.
+    """
+
+    features: Features
+    params: Any
+    mesh: Mesh
+    level: int | float | np.number = 0
+    seed: int = 0
+    batch_size: int = 256
+    pad: int = 0
+    flip: bool = False
 
 
 def pool(feature: Array) -> Array:
-    """Mean over space or tokens, in float32: (B, .., C) -> (B, C)."""
+    """Returns the mean over space or tokens in float32: (B, .., C) -> (B, C)."""
     return feature.astype(jnp.float32).mean(axis=tuple(range(1, feature.ndim - 1)))
 
 
 @lru_cache(maxsize=16)
 def noisy(network: nn.Module, process: Process, layers: tuple[str, ...]) -> Features:
-    """Features of a network at a noise level, by one forward pass for all ``layers``; what they
-    don't need is pruned.
+    """Returns the function that computes a network's features of noisy images.
 
-    An image's noise is a function of its key and the draw. A network with labels is given the null
-    class.
+    One forward pass computes all ``layers``; the compiler prunes what they don't need. An image's
+    noise is a function of its key and the draw. A network with labels is given the null class.
     """
 
     def features(
@@ -47,16 +74,14 @@ def noisy(network: nn.Module, process: Process, layers: tuple[str, ...]) -> Feat
     ) -> dict[str, Array]:
         levels = jnp.full(keys.shape, level)
         x_t = process.perturb(x0, step_noise(keys, draw, x0.shape[1:]), levels)
-        _, found = network.apply({"params": params}, *process.inputs(x_t, levels), capture=layers)
-        return {layer: pool(found[layer]) for layer in layers}
+        _, inner = network.apply({"params": params}, *process.inputs(x_t, levels), capture=layers)
+        return {layer: pool(inner[layer]) for layer in layers}
 
     return features
 
 
 def pixels(params: Any, x0: Array, keys: Array, draw: Array, level: Array) -> dict[str, Array]:
-    """The baseline: clean pixels as a feature, averaged down where an image is larger than
-    ``PIXEL_SIZE``.
-    """
+    """Returns clean pixels as features; images larger than ``PIXEL_SIZE`` are averaged down."""
     del params, keys, draw, level
     height, width = (min(side, PIXEL_SIZE) for side in x0.shape[1:3])
     small = jax.image.resize(x0, (len(x0), height, width, x0.shape[-1]), "linear")
@@ -64,16 +89,12 @@ def pixels(params: Any, x0: Array, keys: Array, draw: Array, level: Array) -> di
 
 
 @lru_cache(maxsize=16)
-def make_feature_batch(
-    features: Features, mesh: Mesh, *, pad: int = 0, flip: bool = False
-) -> FeatureBatch:
-    """Compile-once function ``(params, seed, images uint8 or latents, ids, level, draw) -> {layer:
-    (B, C) float32}``.
+def make_feature_batch(features: Features, mesh: Mesh, pad: int, flip: bool) -> FeatureBatch:
+    """Returns ``(params, seed, images, ids, level, draw) -> {layer: (B, C) float32}``, compiled.
 
-    The same for the same ``features``, so that several noise levels are one compilation.
-
-    Images are cropped out of ``pad`` pixels around, and mirrored by a fair coin where ``flip``.
-    Image i's noise, crop and mirror are functions of (seed, draw, i).
+    Images are uint8 or latents (B, H, W, C), and ids (B,) are their numbers. Image i's noise, crop
+    and mirroring are functions of (seed, draw, i). Calls with equal arguments share a function, so
+    that all noise levels share a compilation; the arguments are fields of ``Extraction``.
     """
 
     def feature_batch(
@@ -86,67 +107,63 @@ def make_feature_batch(
     return jax.jit(feature_batch, out_shardings=parallel.replicated(mesh))
 
 
-def extract(
-    feature_batch: FeatureBatch,
-    params: Any,
-    read: Callable[[np.ndarray], np.ndarray],
-    ids: np.ndarray,
-    *,
-    level: int | float,
-    seed: int,
-    batch_size: int,
-    mesh: Mesh,
-    draws: Sequence[int] = (0,),
+def extract_batches(
+    extraction: Extraction, read: ReadImages, ids: np.ndarray, draws: Sequence[int] = (0,)
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Features averaged over the ``draws`` of noise, by their numbers: pieces {layer: (b, C)} in
-    order.
+    """Computes features of images, averaged over draws of the noise.
 
     Args:
-      read: (B,) positions -> (B, H, W, C) uint8 images.
-      ids: (N,) int, the images' numbers, of which their noise is a function.
-    """
-    seed, level = jnp.uint32(seed), jnp.asarray(level)
-    queued: deque[tuple[list[dict[str, Array]], int]] = deque()
+      extraction: how they are computed.
+      read: maps (B,) positions in ``ids`` to images.
+      ids: (N,) int, the images' numbers, which decide their noise, crops and mirroring.
+      draws: numbers of the draws.
 
-    def landed() -> dict[str, np.ndarray]:
-        results, count = queued.popleft()
+    Yields:
+      Features {layer: (b, C) float32} of successive batches.
+    """
+    mesh = extraction.mesh
+    feature_batch = make_feature_batch(extraction.features, mesh, extraction.pad, extraction.flip)
+    seed = jnp.uint32(extraction.seed)
+    level = jnp.asarray(extraction.level)
+
+    def averaged(results: list[dict[str, Array]], count: int) -> dict[str, np.ndarray]:
         if len(results) == 1:
             return {layer: np.asarray(feature)[:count] for layer, feature in results[0].items()}
-        return {layer: np.mean([r[layer] for r in results], axis=0)[:count] for layer in results[0]}
+        return {
+            layer: np.mean([result[layer] for result in results], axis=0)[:count]
+            for layer in results[0]
+        }
 
-    for rows, count in parallel.batches(len(ids), batch_size, mesh):
+    in_flight = InFlight[tuple[list[dict[str, Array]], int]]()
+    for rows, count in parallel.batches(len(ids), extraction.batch_size, mesh):
         images, numbers = parallel.place(mesh, read(rows), ids[rows].astype(np.int32))
         results = [
-            feature_batch(params, seed, images, numbers, level, jnp.uint32(draw)) for draw in draws
+            feature_batch(extraction.params, seed, images, numbers, level, jnp.uint32(draw))
+            for draw in draws
         ]
-        queued.append((results, count))
-        if len(queued) > 1:  # one batch is under way while the one before is read
-            yield landed()
-    while queued:
-        yield landed()
+        for finished in in_flight.add((results, count)):
+            yield averaged(*finished)
+    for finished in in_flight.finish():
+        yield averaged(*finished)
+
+
+def extract(
+    extraction: Extraction, read: ReadImages, ids: np.ndarray, draws: Sequence[int] = (0,)
+) -> dict[str, np.ndarray]:
+    """Computes features {layer: (N, C) float32}; the arguments are ``extract_batches``'s."""
+    batches = list(extract_batches(extraction, read, ids, draws))
+    return {layer: np.concatenate([batch[layer] for batch in batches]) for layer in batches[0]}
 
 
 def views(
-    features: Features,
-    params: Any,
-    read: Callable[[np.ndarray], np.ndarray],
-    ids: np.ndarray,
-    *,
-    pad: int,
-    flip: bool,
-    mesh: Mesh,
-    **how: Any,
+    extraction: Extraction, read: ReadImages, ids: np.ndarray
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Features {layer: two of (N, C)} of two views of each image, which differ in noise, crop and
-    mirror.
+    """Computes features of two views of each image, which are two draws of noise, crop and mirror.
 
-    Arguments are those of ``make_feature_batch`` and of ``extract``.
+    The arguments are ``extract_batches``'s.
+
+    Returns:
+      {layer: two arrays (N, C) float32}.
     """
-    compiled = make_feature_batch(features, mesh, pad=pad, flip=flip)
-    found = [
-        list(extract(compiled, params, read, ids, draws=(i,), mesh=mesh, **how)) for i in range(2)
-    ]
-    return {
-        layer: tuple(np.concatenate([piece[layer] for piece in view]) for view in found)
-        for layer in found[0][0]
-    }
+    first, second = (extract(extraction, read, ids, (draw,)) for draw in range(2))
+    return {layer: (first[layer], second[layer]) for layer in first}

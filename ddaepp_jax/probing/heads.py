@@ -1,15 +1,13 @@
-"""Linear heads on frozen features, many at once: every layer of one width and every learning rate
-under ``vmap``.
+"""Linear heads on frozen features, many at once.
 
 A head is multinomial logistic regression, ``softmax(W z + b)`` on a feature ``z``; it starts at
-zero and is trained by Adam with a cosine to zero. Heads don't see each other: trained together or
-one by one, they are the same.
+zero and is trained by Adam with a cosine schedule to zero. ``vmap`` runs over the layers of one
+width and over the learning rates. Heads don't see each other: trained together or one by one, they
+are the same.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,101 +17,60 @@ from flax import struct
 from jax import Array
 
 from ddaepp_jax.data.order import batch_indices
+from ddaepp_jax.probing.protocols import Protocol
+from ddaepp_jax.probing.scaling import Scales, scaled, standard_scale
 
-
-@dataclasses.dataclass(frozen=True)
-class Protocol:
-    """How heads are trained.
-
-    Attributes:
-      fresh: noise and augmentation are drawn anew at every step; otherwise features are taken once
-        and kept.
-      epochs, batch_size: of the heads' training.
-      learning_rates: a head is trained for each; which counts is chosen on the images that choose
-        the layer.
-      standardise: features are scaled to mean 0 and variance 1 over the training images (a batch
-        norm without parameters).
-      l2: weight of ``|W|^2 / 2`` in the loss; scikit-learn's ``C`` is ``1 / (N l2)``.
-    """
-
-    fresh: bool
-    epochs: int
-    batch_size: int
-    learning_rates: tuple[float, ...]
-    standardise: bool
-    l2: float = 0.0
-
-
-PROTOCOLS = {
-    # DDAE (arXiv 2303.09769): a plain Linear on random crops and flips.
-    "online": Protocol(
-        fresh=True, epochs=15, batch_size=512, learning_rates=(4e-3,), standardise=False
-    ),
-    # One stored feature an image: ten times cheaper. Pixels want a low rate, correlated features a
-    # high one.
-    "cached": Protocol(
-        fresh=False,
-        epochs=15,
-        batch_size=512,
-        learning_rates=(1e-3, 4e-3, 1.6e-2, 6.4e-2),
-        standardise=True,
-    ),
-    # l-DAE (arXiv 2401.14404): a batch norm without parameters, then a Linear.
-    "imagenet": Protocol(
-        fresh=True, epochs=90, batch_size=16384, learning_rates=(6.4e-3,), standardise=True
-    ),
-}
+CHUNK = 4096  # images that are classified at once
+ADAM = optax.scale_by_adam()
 
 
 @struct.dataclass
 class Heads:
-    """Heads by layer and learning rate, with Adam's moments; layers of one width are stacked.
+    """Heads for R learning rates and L layers of each width, with Adam's moments.
 
     Attributes:
-      params: {width: {"kernel": (R, L, width, classes), "bias": (R, L, classes)}} for R learning
-        rates, L layers.
-      moments: optax's, of the same leading axes.
+      params: {width: {"kernel": (R, L, width, classes), "bias": (R, L, classes)}}.
+      moments: optax's, with the same leading axes.
     """
 
     params: dict[str, dict[str, Array]]
     moments: dict[str, optax.OptState]
 
 
-CHUNK = 4096  # images whose classes are named at once
-ADAM = optax.scale_by_adam()
-Scales = Mapping[
-    str, tuple[Array, Array]
-]  # {layer: mean (C,) and standard deviation (C,)}; empty: as they are
+def by_width(widths: Mapping[str, int]) -> dict[str, list[str]]:
+    """Groups the layers of {layer: width} by their width.
 
-
-def by_width(shapes: Mapping[str, int]) -> dict[str, list[str]]:
-    """Layers of {layer: width} by their width, in the order of their names, which is that of a
-    traced dict.
+    Layers are sorted by name, as JAX sorts the keys of a dictionary that it traces.
     """
     return {
-        str(width): sorted(n for n, w in shapes.items() if w == width)
-        for width in sorted(set(shapes.values()))
+        str(width): sorted(layer for layer, own in widths.items() if own == width)
+        for width in sorted(set(widths.values()))
     }
+
+
+def _widths(features: Mapping[str, Array]) -> dict[str, int]:
+    return {layer: feature.shape[-1] for layer, feature in features.items()}
 
 
 def _stack(features: Mapping[str, Array]) -> dict[str, Array]:
-    """{layer: (B, C)} -> {width: (L, B, C)}."""
-    groups = by_width({name: feature.shape[-1] for name, feature in features.items()})
-    return {width: jnp.stack([features[name] for name in names]) for width, names in groups.items()}
+    """Stacks features {layer: (B, C)} to {width: (L, B, C)}."""
+    return {
+        width: jnp.stack([features[layer] for layer in layers])
+        for width, layers in by_width(_widths(features)).items()
+    }
 
 
 def init(widths: Mapping[str, int], num_classes: int, num_rates: int) -> Heads:
-    """Heads at zero for {layer: width}."""
+    """Makes heads at zero for layers {layer: width}."""
     params = {
         width: {
-            "kernel": jnp.zeros((num_rates, len(names), int(width), num_classes)),
-            "bias": jnp.zeros((num_rates, len(names), num_classes)),
+            "kernel": jnp.zeros((num_rates, len(layers), int(width), num_classes)),
+            "bias": jnp.zeros((num_rates, len(layers), num_classes)),
         }
-        for width, names in by_width(widths).items()
+        for width, layers in by_width(widths).items()
     }
-    return Heads(
-        params, {width: jax.vmap(jax.vmap(ADAM.init))(stacked) for width, stacked in params.items()}
-    )
+    moments = {width: jax.vmap(jax.vmap(ADAM.init))(stacked) for width, stacked in params.items()}
+    return Heads(params, moments)
 
 
 def _logits(head: Mapping[str, Array], feature: Array) -> Array:
@@ -121,17 +78,26 @@ def _logits(head: Mapping[str, Array], feature: Array) -> Array:
 
 
 def step(
-    heads: Heads, features: Mapping[str, Array], labels: Array, rates: Array, done: Array, l2: float
+    heads: Heads,
+    features: Mapping[str, Array],
+    labels: Array,
+    rates: Array,
+    progress: Array,
+    l2: float,
 ) -> Heads:
-    """One Adam step of every head on its own loss.
+    """Moves every head by one step of Adam on its own loss.
 
     Args:
-      features: {layer: (B, C)}. labels: (B,) int. rates: (R,) peak learning rates.
-      done: () the part of the training that is over, 0..1, for the cosine.
+      heads: the heads.
+      features: {layer: (B, C)}.
+      labels: (B,) int.
+      rates: (R,) peak learning rates.
+      progress: () share of the training that is over, in 0..1, for the cosine schedule.
+      l2: weight of ``|W|^2 / 2`` in the loss.
     """
-    scale = 0.5 * (1 + jnp.cos(jnp.pi * done))
+    scale = 0.5 * (1 + jnp.cos(jnp.pi * progress))
 
-    def one(head, moments, feature, rate):
+    def move(head, moments, feature, rate):
         def loss(head):
             nll = optax.softmax_cross_entropy_with_integer_labels(_logits(head, feature), labels)
             return nll.mean() + 0.5 * l2 * jnp.sum(jnp.square(head["kernel"]))
@@ -139,43 +105,21 @@ def step(
         updates, moments = ADAM.update(jax.grad(loss)(head), moments)
         return jax.tree.map(lambda p, u: p - rate * scale * u, head, updates), moments
 
-    layers = jax.vmap(one, in_axes=(0, 0, 0, None))
-    every = jax.vmap(layers, in_axes=(0, 0, None, 0))
+    move_layers = jax.vmap(move, in_axes=(0, 0, 0, None))
+    move_all = jax.vmap(move_layers, in_axes=(0, 0, None, 0))
     moved = {
-        width: every(heads.params[width], heads.moments[width], feature, rates)
+        width: move_all(heads.params[width], heads.moments[width], feature, rates)
         for width, feature in _stack(features).items()
     }
     return Heads(
-        {w: params for w, (params, _) in moved.items()},
-        {w: moments for w, (_, moments) in moved.items()},
+        {width: params for width, (params, _) in moved.items()},
+        {width: moments for width, (_, moments) in moved.items()},
     )
 
 
-def standard_scale(features: Mapping[str, np.ndarray]) -> Scales:
-    """{layer: (mean, standard deviation)} over (N, C) features, by channel in float64; a dead
-    channel stays.
-    """
-    scales = {}
-    for name, feature in features.items():
-        pieces = [
-            feature[start : start + CHUNK] for start in range(0, len(feature), CHUNK)
-        ]  # views, maybe of a file
-        mean = sum(piece.sum(axis=0, dtype=np.float64) for piece in pieces) / len(feature)
-        std = np.sqrt(sum(np.square(piece - mean).sum(axis=0) for piece in pieces) / len(feature))
-        scales[name] = (
-            mean.astype(np.float32),
-            np.where(std > 1e-6 * np.abs(mean) + 1e-12, std, 1).astype(np.float32),
-        )
-    return scales
-
-
-def scaled(features: Mapping[str, Array], scales: Scales) -> dict[str, Array]:
-    """Features with mean and standard deviation taken out, where ``scales`` is not empty."""
-    if not scales:
-        return dict(features)
-    return {
-        name: (f - scales[name][0][None]) / scales[name][1][None] for name, f in features.items()
-    }
+def total_steps(n: int, epochs: int, batch_size: int) -> int:
+    """Returns the number of steps of a training on ``n`` images, rounded up."""
+    return -(-n * epochs // batch_size)
 
 
 @partial(jax.jit, static_argnames=("protocol", "num_classes", "seed"))
@@ -188,91 +132,89 @@ def fit(
     num_classes: int,
     seed: int = 0,
 ) -> Heads:
-    """Heads trained on stored features {layer: (N, C)} with labels (N,), in one dispatch, on one
-    device.
+    """Trains heads on stored features in one dispatch, on one device.
 
-    An epoch is N / batch_size steps, rounded up over the whole; the order is that of
+    An epoch is N / batch_size steps, rounded up over the whole training; the order is that of
     ``data.order``.
+
+    Args:
+      features: {layer: (N, C)}.
+      labels: (N,) int.
+      scales: of the features; empty leaves them as they are.
+      protocol: how heads are trained.
+      num_classes: number of classes.
+      seed: of the order.
     """
-    n, rates = len(labels), jnp.asarray(protocol.learning_rates, jnp.float32)
+    n = len(labels)
+    rates = jnp.asarray(protocol.learning_rates, jnp.float32)
     steps = total_steps(n, protocol.epochs, protocol.batch_size)
-    widths = {name: feature.shape[-1] for name, feature in features.items()}
 
     def body(heads: Heads, number: Array) -> tuple[Heads, None]:
         rows = batch_indices(seed, number, protocol.batch_size, n)
-        batch = scaled({name: feature[rows] for name, feature in features.items()}, scales)
+        batch = scaled({layer: feature[rows] for layer, feature in features.items()}, scales)
         return step(heads, batch, labels[rows], rates, number / steps, protocol.l2), None
 
-    return jax.lax.scan(body, init(widths, num_classes, len(rates)), jnp.arange(steps))[0]
-
-
-def total_steps(n: int, epochs: int, batch_size: int) -> int:
-    """Steps of a training on ``n`` images, rounded up."""
-    return -(-n * epochs // batch_size)
+    heads = init(_widths(features), num_classes, len(rates))
+    heads, _ = jax.lax.scan(body, heads, jnp.arange(steps))
+    return heads
 
 
 @jax.jit
-def guesses(heads: Heads, features: Mapping[str, Array], scales: Scales) -> dict[str, Array]:
-    """{layer: (R, B) int}: the class that each head names."""
-    found = {}
-    groups = by_width({name: feature.shape[-1] for name, feature in features.items()})
+def predictions(heads: Heads, features: Mapping[str, Array], scales: Scales) -> dict[str, Array]:
+    """Returns each head's classes {layer: (R, B) int} for features {layer: (B, C)}."""
+    classify = lambda head, feature: _logits(head, feature).argmax(-1)
+    classify_layers = jax.vmap(jax.vmap(classify), in_axes=(0, None))
+    groups = by_width(_widths(features))
+    classes = {}
     for width, stacked in _stack(scaled(features, scales)).items():
-        layers = jax.vmap(lambda head, feature: _logits(head, feature).argmax(-1))
-        named = jax.vmap(layers, in_axes=(0, None))(heads.params[width], stacked)  # (R, L, B)
-        found |= {name: named[:, i] for i, name in enumerate(groups[width])}
-    return found
+        stacked_classes = classify_layers(heads.params[width], stacked)  # (R, L, B)
+        for i, layer in enumerate(groups[width]):
+            classes[layer] = stacked_classes[:, i]
+    return classes
 
 
 def accuracies(
     heads: Heads, features: Mapping[str, np.ndarray], labels: np.ndarray, scales: Scales
 ) -> dict[str, np.ndarray]:
-    """{layer: (R,) float64}: the share of images that each head names right; in batches, which
-    bound the memory.
-    """
-    right: dict[str, Any] = dict.fromkeys(features, 0)
-    for start in range(0, len(labels), CHUNK):
-        rows = slice(start, start + CHUNK)
-        found = guesses(heads, {name: feature[rows] for name, feature in features.items()}, scales)
-        for name, guess in found.items():
-            right[name] += (np.asarray(guess) == labels[None, rows]).sum(axis=1)
-    return {name: count / len(labels) for name, count in right.items()}
-
-
-def knn_accuracy(
-    bank: np.ndarray,
-    bank_labels: np.ndarray,
-    features: np.ndarray,
-    labels: np.ndarray,
-    k: int,
-    temperature: float = 0.07,
-) -> float:
-    """Accuracy of the k nearest neighbours by cosine, each voting with ``exp(cosine /
-    temperature)`` (DINO's).
-
-    Features are standardised by the bank's mean and variance first: a cosine sees nothing where a
-    mean dominates.
+    """Computes the accuracy of each head.
 
     Args:
-      bank: (N, C) features with labels (N,). features: (M, C) to classify, with labels (M,).
+      heads: trained heads.
+      features: {layer: (N, C)}; they are read in chunks, which bounds the memory.
+      labels: (N,) int.
+      scales: those of the training.
+
+    Returns:
+      {layer: (R,) float64 in 0..1}.
     """
-    from sklearn.neighbors import KNeighborsClassifier
-
-    scales = standard_scale({"": bank})
-
-    def unit(x: np.ndarray) -> np.ndarray:
-        x = scaled({"": x}, scales)[""]
-        return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-
-    # On unit vectors |a - b|^2 = 2 - 2 cos; the factor exp(1 / temperature) that all votes share is
-    # left out.
-    vote = lambda distance: np.exp(-0.5 * np.square(distance) / temperature)
-    classifier = KNeighborsClassifier(min(k, len(bank)), weights=vote, algorithm="brute")
-    return float(classifier.fit(unit(bank), bank_labels).score(unit(features), labels))
+    correct = {layer: 0 for layer in features}
+    for start in range(0, len(labels), CHUNK):
+        rows = slice(start, start + CHUNK)
+        chunk = {layer: feature[rows] for layer, feature in features.items()}
+        for layer, classes in predictions(heads, chunk, scales).items():
+            correct[layer] += (np.asarray(classes) == labels[None, rows]).sum(axis=1)
+    return {layer: count / len(labels) for layer, count in correct.items()}
 
 
-def split_rows(n: int, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of ``n`` images in a drawn order: those to train heads on; the part ``held_out`` of
-    them, to choose by.
+def linear_accuracy(
+    train: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+    protocol: Protocol,
+    num_classes: int,
+) -> float:
+    """Trains heads on one layer's features, standardised, and tests them.
+
+    Args:
+      train: features (N, C) and labels (N,) that the heads are trained on.
+      test: features (M, C) and labels (M,) that they are tested on.
+      protocol: how heads are trained.
+      num_classes: number of classes.
+
+    Returns:
+      The best learning rate's accuracy in 0..1.
     """
-    order, count = np.asarray(batch_indices(seed, 0, n, n)), round(n * held_out)
-    return order[count:], order[:count]
+    train_features, train_labels = train
+    test_features, test_labels = test
+    scales = standard_scale({"": train_features})
+    heads = fit({"": train_features}, train_labels, scales, protocol, num_classes=num_classes)
+    return float(accuracies(heads, {"": test_features}, test_labels, scales)[""].max())

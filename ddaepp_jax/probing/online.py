@@ -1,9 +1,8 @@
-"""Heads trained while the features are made: noise and augmentation are drawn anew at every step
-(DDAE's protocol).
+"""Heads trained while their features are computed (DDAE's protocol).
+
+Noise and augmentation are drawn anew at every step.
 """
 
-import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -15,101 +14,105 @@ import numpy as np
 from flax import serialization
 from jax import Array
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from ddaepp_jax.base import parallel
-from ddaepp_jax.base.dispatch import SAVE_SECONDS
+from ddaepp_jax.base.dispatch import InFlight, progress_bar
 from ddaepp_jax.base.files import replace
 from ddaepp_jax.data.augment import crop_and_flip, to_float
 from ddaepp_jax.data.order import batch_indices
 from ddaepp_jax.diffusion.noise import image_keys
-from ddaepp_jax.probing import heads as probes
-from ddaepp_jax.probing.features import Features
-from ddaepp_jax.probing.heads import Heads, Protocol, Scales
+from ddaepp_jax.probing import heads as linear
+from ddaepp_jax.probing.features import Extraction, Features
+from ddaepp_jax.probing.heads import Heads
+from ddaepp_jax.probing.protocols import Protocol
+from ddaepp_jax.probing.scaling import Scales, scaled
 from ddaepp_jax.probing.stored import Read
 
-IN_FLIGHT = 2  # steps that the host may be ahead
-
 OnlineStep = Callable[..., tuple[Heads, Array]]
+Batch = tuple[Array, Array, Array]  # Images (B, H, W, C), labels (B,) and the images' numbers (B,).
 
 
 @lru_cache(maxsize=16)
-def make_online_step(
-    features: Features, *, flip: bool, pad: int, l2: float, mesh: Mesh
-) -> OnlineStep:
-    """Compile-once function: one step of all heads on one forward pass; the same for the same
-    arguments.
+def make_online_step(features: Features, mesh: Mesh, pad: int, flip: bool, l2: float) -> OnlineStep:
+    """Returns ``(params, heads, batch, scales, constants, number) -> (heads, number)``, compiled.
 
-    Images are cropped out of ``pad`` pixels around, mirrored by a fair coin where ``flip``, and
-    noised, as functions of (seed, number of the step, image).
+    It moves all heads by one step after one forward pass. Images are cropped, mirrored and noised
+    as functions of (seed, number of the step, image). Calls with equal arguments share a function;
+    the arguments are fields of ``Extraction`` and ``Protocol``.
     """
 
     def online_step(
         params: Any,
         heads: Heads,
-        images: Array,
-        labels: Array,
-        ids: Array,
+        batch: Batch,
         scales: Scales,
         constants: Mapping[str, Array],
         number: Array,
     ) -> tuple[Heads, Array]:
+        images, labels, ids = batch
         seed = constants["seed"]
-        images = crop_and_flip(images, seed, number, ids, pad=pad, flip=flip)
-        found = features(
-            params, to_float(images), image_keys(seed, "probe", ids), number, constants["level"]
-        )
-        done = number / constants["steps"]
-        return probes.step(
-            heads, probes.scaled(found, scales), labels, constants["rates"], done, l2
-        ), number
+        x0 = to_float(crop_and_flip(images, seed, number, ids, pad=pad, flip=flip))
+        keys = image_keys(seed, "probe", ids)
+        inputs = scaled(features(params, x0, keys, number, constants["level"]), scales)
+        progress = number / constants["steps"]
+        return linear.step(heads, inputs, labels, constants["rates"], progress, l2), number
 
     return jax.jit(online_step, donate_argnums=1, out_shardings=parallel.replicated(mesh))
 
 
 def fit(
-    features: Features,
-    params: Any,
+    extraction: Extraction,
     read: Read,
     ids: np.ndarray,
     heads: Heads,
     scales: Scales,
     protocol: Protocol,
-    *,
-    flip: bool,
-    pad: int,
-    level: Any,
-    seed: int,
-    mesh: Mesh,
     saved: Path,
     title: str,
 ) -> Heads:
-    """``heads`` trained on the images ``ids`` (N,); now and then they are saved, and continued from
-    ``saved``.
+    """Trains heads on images, and saves them now and then.
 
-    An epoch is N / batch_size steps, rounded up over the whole; the order is that of
+    An epoch is N / batch_size steps, rounded up over the whole training; the order is that of
     ``data.order``.
+
+    Args:
+      extraction: how features are computed; its batch size is not used.
+      read: reads images and labels by their numbers.
+      ids: (N,) int, numbers of the images.
+      heads: untrained heads.
+      scales: of the features; empty leaves them as they are.
+      protocol: how heads are trained.
+      saved: the file of a training that was stopped, which continues.
+      title: of the progress bar.
     """
-    size, first = protocol.batch_size, 0
+    mesh = extraction.mesh
+    first = 0
     if saved.exists():
         first, heads = serialization.from_bytes((0, heads), saved.read_bytes())
-    steps = probes.total_steps(len(ids), protocol.epochs, size)
-    constants = {"seed": np.uint32(seed), "level": level, "steps": np.float32(steps)}
-    constants["rates"] = np.asarray(protocol.learning_rates, np.float32)
+    steps = linear.total_steps(len(ids), protocol.epochs, protocol.batch_size)
+    constants = {
+        "seed": np.uint32(extraction.seed),
+        "level": extraction.level,
+        "steps": np.float32(steps),
+        "rates": np.asarray(protocol.learning_rates, np.float32),
+    }
     heads, scales, constants = jax.device_put((heads, scales, constants), parallel.replicated(mesh))
-    take = make_online_step(features, flip=flip, pad=pad, l2=protocol.l2, mesh=mesh)
-    in_flight: deque[Array] = deque()
-    written = time.monotonic()
-    for number in tqdm(
-        range(first, steps), initial=first, total=steps, unit="step", desc=title, dynamic_ncols=True
-    ):
-        rows = ids[batch_indices(seed, number, size, len(ids))].astype(np.int32)
-        batch = parallel.place(mesh, *read(rows), rows)
-        heads, done = take(params, heads, *batch, scales, constants, jnp.int32(number))
-        in_flight.append(done)
-        if len(in_flight) > IN_FLIGHT:
-            jax.block_until_ready(in_flight.popleft())
-        if time.monotonic() - written > SAVE_SECONDS:
-            replace(saved, serialization.to_bytes((number + 1, jax.device_get(heads))))
-            written = time.monotonic()
+    online_step = make_online_step(
+        extraction.features, mesh, extraction.pad, extraction.flip, protocol.l2
+    )
+
+    def save() -> None:
+        replace(saved, serialization.to_bytes((number + 1, jax.device_get(heads))))
+
+    with progress_bar(steps, "step", title, initial=first) as bar:
+        in_flight = InFlight(bar, save)
+        for number in range(first, steps):
+            order = batch_indices(extraction.seed, number, protocol.batch_size, len(ids))
+            rows = ids[order].astype(np.int32)
+            batch = tuple(parallel.place(mesh, *read(rows), rows))
+            heads, moved = online_step(
+                extraction.params, heads, batch, scales, constants, jnp.int32(number)
+            )
+            in_flight.add(moved)
+        in_flight.finish()
     return heads

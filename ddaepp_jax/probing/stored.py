@@ -1,61 +1,54 @@
-"""Features of a set of images on disk, a memory-mapped file a layer; a stopped extraction goes on
-where it ended.
+"""Features of a set of images on disk: a memory-mapped file for each layer.
+
+An extraction that was stopped continues where it ended.
 """
 
 import shutil
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
-from tqdm import tqdm
 
+from ddaepp_jax.base.dispatch import InFlight, progress_bar
 from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.base.files import replace
-from ddaepp_jax.probing.features import Features, extract, make_feature_batch
-
-SAVE_SECONDS = 30.0
+from ddaepp_jax.probing.features import Extraction, extract_batches
 
 # (B,) numbers of images -> (B, H, W, C) uint8 and (B,) int32 labels
 Read = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
-def widths(features: Features, params: Any, image_shape: tuple[int, int, int]) -> dict[str, int]:
-    """{layer: C} of what ``features`` returns."""
+def _widths(extraction: Extraction, image_shape: tuple[int, int, int]) -> dict[str, int]:
+    """Returns {layer: C}; nothing is computed."""
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
     number = jax.ShapeDtypeStruct((), jnp.int32)
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    return {
-        layer: f.shape[1]
-        for layer, f in jax.eval_shape(features, params, images, keys, number, number).items()
-    }
+    features = jax.eval_shape(extraction.features, extraction.params, images, keys, number, number)
+    return {layer: feature.shape[1] for layer, feature in features.items()}
 
 
 def store(
     directory: Path,
-    features: Features,
-    params: Any,
+    extraction: Extraction,
     read: Read,
     ids: np.ndarray,
-    sizes: Mapping[str, int],
-    *,
-    level: Any,
-    seed: int,
-    batch_size: int,
-    mesh: Mesh,
+    image_shape: tuple[int, int, int],
     title: str,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Features {layer: (N, C)} and labels (N,) of the images ``ids`` (N,), in files of
-    ``directory``.
+    """Computes features of images and keeps them in the files of a directory.
 
     Args:
-      sizes: {layer: C}.
-      level: the noise level, in the type that the process takes.
+      directory: continued where it holds a part of the same extraction.
+      extraction: how features are computed.
+      read: reads images and labels by their numbers.
+      ids: (N,) int, the images' numbers.
+      image_shape: (H, W, C).
       title: of the progress bar.
+
+    Returns:
+      Features {layer: (N, C) float32} and labels (N,) int32, memory-mapped.
 
     Raises:
       InputError: the disk is too small.
@@ -63,41 +56,47 @@ def store(
     directory.mkdir(parents=True, exist_ok=True)
     counter = directory / "count.txt"
     first = int(counter.read_text()) if counter.exists() else 0
-    needed, free = 4 * len(ids) * (sum(sizes.values()) + 1), shutil.disk_usage(directory).free
-    if not first and needed > free:
+    widths = _widths(extraction, image_shape)
+    if not first:
+        _check_space(directory, 4 * len(ids) * (sum(widths.values()) + 1))
+
+    def memory_map(name: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+        mode = "r+" if first else "w+"
+        return np.lib.format.open_memmap(directory / f"{name}.npy", mode, dtype, shape)
+
+    features = {
+        layer: memory_map(layer, (len(ids), width), np.float32) for layer, width in widths.items()
+    }
+    labels = memory_map("labels", (len(ids),), np.int32)
+    remaining = ids[first:]
+    done = first
+
+    def read_images(rows: np.ndarray) -> np.ndarray:
+        images, labels[first + rows] = read(remaining[rows])
+        return images
+
+    def save() -> None:
+        for array in (*features.values(), labels):
+            array.flush()
+        replace(counter, str(done).encode())
+
+    with progress_bar(len(ids), "image", title, initial=first, delay=1) as bar:
+        written = InFlight(bar, save, ahead=0)  # A batch counts once it is in the files.
+        for batch in extract_batches(extraction, read_images, remaining):
+            size = len(next(iter(batch.values())))
+            for layer, array in features.items():
+                array[done : done + size] = batch[layer]
+            done += size
+            written.add(batch, size)
+    save()
+    return features, labels
+
+
+def _check_space(directory: Path, needed: int) -> None:
+    """Refuses a disk with less than ``needed`` bytes free."""
+    free = shutil.disk_usage(directory).free
+    if needed > free:
         raise InputError(
-            f"--out: {needed / 2**30:.1f} GiB of features for the {free / 2**30:.1f} GiB free at {directory}; "
-            "give another place, or ask for less"
+            f"--out: {needed / 2**30:.1f} GiB of features don't fit the {free / 2**30:.1f} GiB "
+            f"free at {directory}; give another place, or ask for less"
         )
-
-    def file(name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        return np.lib.format.open_memmap(
-            directory / f"{name}.npy", "r+" if first else "w+", dtype, shape
-        )
-
-    files = {layer: file(layer, (len(ids), size), np.float32) for layer, size in sizes.items()}
-    labels, rest, start = file("labels", (len(ids),), np.int32), ids[first:], first
-
-    def images(rows: np.ndarray) -> np.ndarray:
-        pixels, labels[start + rows] = read(rest[rows])
-        return pixels
-
-    compiled, written, done = make_feature_batch(features, mesh), time.monotonic(), first
-    pieces = extract(
-        compiled, params, images, rest, level=level, seed=seed, batch_size=batch_size, mesh=mesh
-    )
-    with tqdm(
-        total=len(ids), initial=first, unit="image", desc=title, delay=1, dynamic_ncols=True
-    ) as bar:
-        for piece in pieces:
-            end = done + len(next(iter(piece.values())))
-            for layer, array in files.items():
-                array[done:end] = piece[layer]
-            bar.update(end - done)
-            done = end
-            if time.monotonic() - written > SAVE_SECONDS or done == len(ids):
-                for array in (*files.values(), labels):
-                    array.flush()
-                replace(counter, str(done).encode())
-                written = time.monotonic()
-    return files, labels

@@ -1,7 +1,6 @@
-"""Weights of DDAE's UNet (FutureXiang/ddae, model/unet.py): its arguments, and its names and
-layouts of parameters.
-"""
+"""Weights of DDAE's UNet (FutureXiang/ddae, model/unet.py)."""
 
+import dataclasses
 import itertools
 from collections.abc import Mapping
 from typing import Any
@@ -11,19 +10,17 @@ import numpy as np
 
 from ddaepp_jax.models.unet import UNet
 
-MARKS = (
-    "image_proj.weight",
-    "time_emb.lin1.weight",
-    "down.0.res.conv1.weight",
-)  # names that tell such a network
-LEFT_OUT = ()  # tensors of a state_dict that are functions of the shape
+MARKS = ("image_proj.weight", "time_emb.lin1.weight", "down.0.res.conv1.weight")
+LEFT_OUT = ()
+
+# Layers outside the blocks, by our names.
 OUTSIDE = {
     "time_embed_1": "time_emb.lin1",
     "time_embed_2": "time_emb.lin2",
     "augment_embed": "time_emb.aug_emb",
 }
-# Of a residual block, which has a name of its own at each kind of place; "": the block is a
-# convolution alone.
+# Layers of a block, by our names. The reference names a residual block differently by its place.
+# "" is a block that is a single convolution.
 LAYERS = {
     "": "conv",
     "norm1": "{block}.norm1",
@@ -38,52 +35,56 @@ LAYERS = {
 }
 
 
-def module(
-    image_shape: tuple[int, int, int] = (3, 32, 32),
-    n_channels: int = 128,
-    ch_mults: tuple[int, ...] = (1, 2, 2, 2),
-    is_attn: tuple[bool, ...] = (False, True, False, False),
-    attn_channels_per_head: int | None = None,
-    dropout: float = 0.1,
-    n_blocks: int = 2,
-    use_res_for_updown: bool = False,
-    augment_dim: int = 0,
-) -> UNet:
-    """Our network for the reference class's arguments; ``image_shape`` is (channels, height,
-    width).
-    """
-    # The bottleneck is the last decoder block at 8x8 (or the first size below), though not at full
-    # resolution.
-    side, lowest = min(image_shape[1:]), len(ch_mults) - 1
-    level = next((i for i in range(1, lowest) if side >> i <= 8), lowest)
-    return UNet(
-        channels=n_channels,
-        mults=tuple(ch_mults),
-        attend=tuple(is_attn),
-        head_channels=attn_channels_per_head or 0,
-        blocks=n_blocks,
-        residual_updown=use_res_for_updown,
-        dropout=dropout,
-        augment_dim=augment_dim,
-        bottleneck=f"out_{(lowest - level + 1) * (n_blocks + 1)}",
-    )
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Arguments of the reference's ``UNet``; its ``image_shape`` is (channels, height, width)."""
 
+    image_shape: tuple[int, int, int] = (3, 32, 32)
+    n_channels: int = 128
+    ch_mults: tuple[int, ...] = (1, 2, 2, 2)
+    is_attn: tuple[bool, ...] = (False, True, False, False)
+    attn_channels_per_head: int | None = None
+    dropout: float = 0.1
+    n_blocks: int = 2
+    use_res_for_updown: bool = False
+    augment_dim: int = 0
 
-def image_shape(
-    image_shape: tuple[int, int, int] = (3, 32, 32), **others: Any
-) -> tuple[int, int, int]:
-    """(H, W, C) of the images."""
-    del others
-    channels, height, width = image_shape
-    return height, width, channels
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of the images."""
+        channels, height, width = self.image_shape
+        return height, width, channels
+
+    def network(self) -> UNet:
+        """Returns our network.
+
+        Its bottleneck is the last decoder block at 8x8, or at the next smaller size, but not at
+        full resolution.
+        """
+        side = min(self.image_shape[1:])
+        lowest = len(self.ch_mults) - 1
+        level = next((i for i in range(1, lowest) if side >> i <= 8), lowest)
+        return UNet(
+            channels=self.n_channels,
+            mults=tuple(self.ch_mults),
+            attend=tuple(self.is_attn),
+            head_channels=self.attn_channels_per_head or 0,
+            blocks=self.n_blocks,
+            residual_updown=self.use_res_for_updown,
+            dropout=self.dropout,
+            augment_dim=self.augment_dim,
+            bottleneck=f"out_{(lowest - level + 1) * (self.n_blocks + 1)}",
+        )
 
 
 def arguments(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """The reference class's arguments, read off its tensors; one attention head, and the images'
-    size is unknown.
+    """Reads the reference's arguments off its tensors.
+
+    They do not tell the images' size, taken to be 32x32, and the number of attention heads, taken
+    to be one.
     """
     channels, image_channels = tensors["image_proj.weight"].shape[:2]
-    levels: list[list[tuple[int, bool]]] = [[]]  # of blocks: their width, and whether they attend
+    levels: list[list[tuple[int, bool]]] = [[]]  # each block's width, and whether it has attention
     for i in itertools.count():
         if f"down.{i}.res.conv1.weight" in tensors:
             width = len(tensors[f"down.{i}.res.conv1.weight"])
@@ -104,9 +105,10 @@ def arguments(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     )
 
 
-def reference_name(module: UNet, path: tuple[str, ...]) -> str:
-    """A Flax path as the reference's state_dict spells it: ``in_1, conv1, kernel`` is
-    ``down.0.res.conv1.weight``.
+def reference_name(network: UNet, path: tuple[str, ...]) -> str:
+    """Returns the reference's name of a parameter.
+
+    ``in_1, conv1, kernel`` is ``down.0.res.conv1.weight``.
     """
     place, *layers, leaf = path
     leaf = "bias" if leaf == "bias" else "weight"
@@ -116,22 +118,21 @@ def reference_name(module: UNet, path: tuple[str, ...]) -> str:
     layer = LAYERS[".".join(layers)]
     if kind == "mid":
         return f"middle.{layer.format(block=f'res{number}')}.{leaf}"
+    n = int(number)
     half = "down" if kind in ("in", "down") else "up"
-    per_level, n = module.blocks + (half == "up"), int(number)
+    per_level = network.blocks if half == "down" else network.blocks + 1
     if kind in ("down", "up"):
         return f"{half}.{n * (per_level + 1) - 1}.{layer.format(block='op')}.{leaf}"
     return f"{half}.{n - 1 + (n - 1) // per_level}.{layer.format(block='res')}.{leaf}"
 
 
 def arranged(
-    module: UNet, path: tuple[str, ...], tensor: np.ndarray, shape: tuple[int, ...]
+    network: UNet, path: tuple[str, ...], tensor: np.ndarray, shape: tuple[int, ...]
 ) -> np.ndarray:
-    """The reference's tensor, in its layout, with its rows in our order: its qkv goes head by head,
-    ours q, k, v.
-    """
+    """Reorders the rows of qkv: the reference's go head by head, ours by q, k and v."""
     del shape
     if "qkv" not in path:
         return tensor
     width = len(tensor) // 3
-    heads = width // (module.head_channels or width)
+    heads = width // (network.head_channels or width)
     return einops.rearrange(tensor, "(head qkv d) ... -> (qkv head d) ...", head=heads, qkv=3)

@@ -1,7 +1,9 @@
-"""Weights of the Inception-v3 of FID (mseitzer/pytorch-fid, inception.py; torch-fidelity has the
-same names).
+"""Weights of FID's Inception-v3 (mseitzer/pytorch-fid, inception.py).
+
+torch-fidelity uses the same names.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,55 +11,58 @@ import numpy as np
 
 from ddaepp_jax.scoring.inception import SIZE, Inception
 
-URL = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
-DIGEST = "6726825d"  # that its SHA-256 begins with
+URL = (
+    "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+    "pt_inception-2015-12-05-6726825d.pth"
+)
+DIGEST = "6726825d"  # first digits of the file's SHA-256
 
-MARKS = (
-    "Conv2d_1a_3x3.conv.weight",
-    "Mixed_7c.branch_pool.bn.running_var",
-    "fc.weight",
-)  # that tell such a network
-LEFT_OUT = (
-    "*.num_batches_tracked",
-    "AuxLogits.*",
-)  # of the training: a count, and a second classifier
+MARKS = ("Conv2d_1a_3x3.conv.weight", "Mixed_7c.branch_pool.bn.running_var", "fc.weight")
+LEFT_OUT = ("*.num_batches_tracked", "AuxLogits.*")  # a count and a classifier used in training
 LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 
 
-def module(num_classes: int = 1008) -> Inception:
-    """Our network, with pytorch-fid's resizing; ``clone(resizing="tensorflow1")`` has the other
-    evaluators'.
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Arguments of the network.
 
-    torchvision's own weights, of 1000 classes, have the same names, but their network's pools are
-    others.
+    torchvision's own weights, with 1000 classes, have the same names, but their network pools
+    differently.
     """
-    return Inception(num_classes=num_classes)
 
+    num_classes: int = 1008
 
-def image_shape(**others: Any) -> tuple[int, int, int]:
-    """(H, W, C) that the images are resized to."""
-    del others
-    return SIZE, SIZE, 3
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) to which the network resizes its images."""
+        return SIZE, SIZE, 3
+
+    def network(self) -> Inception:
+        """Returns our network with pytorch-fid's resizing.
+
+        ``clone(resizing="tensorflow1")`` has the resizing of other evaluators.
+        """
+        return Inception(num_classes=self.num_classes)
 
 
 def arguments(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """The arguments of ``module``, read off the tensors."""
+    """Reads the arguments off the tensors."""
     return dict(num_classes=len(tensors["fc.weight"]))
 
 
-def reference_name(module: Inception, path: tuple[str, ...]) -> str:
-    """A Flax path as the reference's state_dict spells it.
+def reference_name(network: Inception, path: tuple[str, ...]) -> str:
+    """Returns the reference's name of a parameter.
 
     ``Mixed_5b, branch1x1, bn, mean`` is ``Mixed_5b.branch1x1.bn.running_mean``.
     """
-    del module
+    del network
     *modules, leaf = path
     return ".".join([*modules, LEAVES.get(leaf, leaf)])
 
 
 def arranged(
-    module: Inception, path: tuple[str, ...], tensor: np.ndarray, shape: tuple[int, ...]
+    network: Inception, path: tuple[str, ...], tensor: np.ndarray, shape: tuple[int, ...]
 ) -> np.ndarray:
-    """The reference's tensor, in its layout, with its rows in our order: as it is."""
-    del module, path, shape
+    """Returns the tensor as it is: its rows are in our order."""
+    del network, path, shape
     return tensor

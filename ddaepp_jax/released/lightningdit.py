@@ -1,7 +1,6 @@
-"""Weights of LightningDiT (hustvl/LightningDiT, models/lightningdit.py): a DiT's, with more
-arguments.
-"""
+"""Weights of LightningDiT (hustvl/LightningDiT, models/lightningdit.py), a DiT with options."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,81 +10,60 @@ from ddaepp_jax.models.dit import DiT
 from ddaepp_jax.released import dit
 from ddaepp_jax.released.dit import arranged, reference_name
 
-__all__ = ["LEFT_OUT", "MARKS", "arguments", "arranged", "image_shape", "module", "reference_name"]
+__all__ = ["LEFT_OUT", "MARKS", "Arguments", "arguments", "arranged", "reference_name"]
 
 MARKS = (
     "x_embedder.proj.weight",
     "final_layer.linear.weight",
     "blocks.0.adaLN_modulation.1.weight",
 )
-LEFT_OUT = ("feat_rope.freqs_cos", "feat_rope.freqs_sin")
+LEFT_OUT = ("feat_rope.freqs_cos", "feat_rope.freqs_sin")  # functions of the shape
 
 
-def module(
-    input_size: int = 32,
-    patch_size: int = 2,
-    in_channels: int = 32,
-    hidden_size: int = 1152,
-    depth: int = 28,
-    num_heads: int = 16,
-    mlp_ratio: float = 4.0,
-    class_dropout_prob: float = 0.1,
-    num_classes: int = 1000,
-    learn_sigma: bool = False,
-    use_qknorm: bool = False,
-    use_swiglu: bool = False,
-    use_rope: bool = False,
-    use_rmsnorm: bool = False,
-    wo_shift: bool = False,
-    use_checkpoint: bool = False,
-) -> DiT:
-    """Our network for the reference class's arguments; see ``ddaepp_jax.released.dit.module``.
+@dataclasses.dataclass(frozen=True)
+class Arguments(dit.Arguments):
+    """Arguments of the reference's ``LightningDiT``.
 
-    With ``learn_sigma`` the reference computes the variance's half and drops it; ours does not
-    compute it.
+    With ``learn_sigma`` the reference computes the variance's half of the output and drops it; ours
+    does not compute it.
     """
-    del learn_sigma
-    plain = dit.module(
-        input_size,
-        patch_size,
-        in_channels,
-        hidden_size,
-        depth,
-        num_heads,
-        mlp_ratio,
-        class_dropout_prob,
-        num_classes,
-        learn_sigma=False,
-    )
-    return plain.clone(
-        qk_norm=use_qknorm,
-        swiglu=use_swiglu,
-        rope=use_rope,
-        rmsnorm=use_rmsnorm,
-        shift=not wo_shift,
-        remat=use_checkpoint,
-    )
 
+    in_channels: int = 32
+    learn_sigma: bool = False
+    use_qknorm: bool = False
+    use_swiglu: bool = False
+    use_rope: bool = False
+    use_rmsnorm: bool = False
+    wo_shift: bool = False
+    use_checkpoint: bool = False
 
-def image_shape(input_size: int = 32, in_channels: int = 32, **others: Any) -> tuple[int, int, int]:
-    """(H, W, C) of the latents."""
-    return dit.image_shape(input_size, in_channels, **others)
+    def network(self) -> DiT:
+        """Returns our network."""
+        plain = super().network()
+        return plain.clone(
+            learn_sigma=False,
+            qk_norm=self.use_qknorm,
+            swiglu=self.use_swiglu,
+            rope=self.use_rope,
+            rmsnorm=self.use_rmsnorm,
+            shift=not self.wo_shift,
+            remat=self.use_checkpoint,
+        )
 
 
 def arguments(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """The reference class's arguments, read off its tensors."""
-    known = dit.sizes(tensors)
-    width, swiglu = known["hidden_size"], "blocks.0.mlp.w12.weight" in tensors
-    hidden = (
-        3 / 4 * len(tensors["blocks.0.mlp.w12.weight"])
-        if swiglu
-        else len(tensors["blocks.0.mlp.fc1.weight"])
-    )
-    for name in ("blocks.0.attn.q_norm.weight", "feat_rope.freqs_cos"):  # these tell a head's width
+    """Reads the reference's arguments off its tensors."""
+    shared = dit.shared_arguments(tensors)
+    width = shared["hidden_size"]
+    swiglu = "blocks.0.mlp.w12.weight" in tensors
+    hidden = len(tensors["blocks.0.mlp.w12.weight" if swiglu else "blocks.0.mlp.fc1.weight"])
+    if swiglu:
+        hidden = 3 / 4 * hidden  # w12 is two layers, each with 2/3 of the MLP's width.
+    for name in ("blocks.0.attn.q_norm.weight", "feat_rope.freqs_cos"):  # both tell a head's width
         if name in tensors:
-            known["num_heads"] = width // tensors[name].shape[-1]
-    return known | dict(
-        mlp_ratio=round(hidden / width, 2),  # SwiGLU's hidden width was rounded down
+            shared["num_heads"] = width // tensors[name].shape[-1]
+    return shared | dict(
+        mlp_ratio=round(hidden / width, 2),  # The reference rounds SwiGLU's hidden width down.
         use_qknorm="blocks.0.attn.q_norm.weight" in tensors,
         use_swiglu=swiglu,
         use_rope="feat_rope.freqs_cos" in tensors,

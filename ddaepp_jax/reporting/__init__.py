@@ -1,3 +1,1 @@
-"""What a run directory tells, and how a page is made of it. Knows nothing of networks, and starts
-no backend.
-"""
+"""Pictures, tables, and the page of a run, made from the files of its directory, without JAX."""

@@ -1,6 +1,4 @@
-"""Figures of metrics and probes, as matplotlib makes them; a program saves them or a report inlines
-them.
-"""
+"""Matplotlib figures of metrics and probes, which programs save and reports inline."""
 
 import io
 import itertools
@@ -9,12 +7,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure  # not pyplot: no window system, no global state
+from matplotlib.figure import Figure  # pyplot would need a window system and global state.
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter, LogFormatter, MaxNLocator
 
-WIDTH = 5.0  # inches: a figure that stays readable across a phone
-PANEL = 3.7, 2.5  # inches, of one among many on a page
+WIDTH = 5.0  # inches; such a figure stays readable on a phone
+PANEL = 3.7, 2.5  # width and height in inches of a figure among many on a page
 COLOURS = ("#1f5fa8", "#d1603d", "#3b8f5a", "#8256a8", "#a8862a", "#4a9db5", "#b5487c", "#666666")
 STYLE = {
     "font.size": 9,
@@ -40,20 +38,22 @@ def heat_map(
     title: str,
     mark: tuple[int, int],
 ) -> Figure:
-    """Percentages (R, C) with names of rows and columns; the cell ``mark`` is framed."""
+    """Draws a table of percentages.
+
+    Args:
+      table: (R, C) percentages.
+      rows: R names.
+      columns: C names, of noise levels.
+      title: title of the figure.
+      mark: row and column of the cell that is framed.
+    """
     figure = Figure(figsize=(WIDTH, 0.9 + 0.3 * len(rows)))
     axes = figure.subplots()
-    shown = axes.imshow(table, cmap="viridis", aspect="auto")
+    image = axes.imshow(table, cmap="viridis", aspect="auto")
     middle = (np.nanmin(table) + np.nanmax(table)) / 2
     for (i, j), value in np.ndenumerate(table):
-        axes.text(
-            j,
-            i,
-            f"{value:.1f}",
-            ha="center",
-            va="center",
-            color="white" if value < middle else "black",
-        )
+        colour = "white" if value < middle else "black"
+        axes.text(j, i, f"{value:.1f}", ha="center", va="center", color=colour)
     axes.add_patch(
         Rectangle((mark[1] - 0.5, mark[0] - 0.5), 1, 1, fill=False, ec=COLOURS[1], lw=2.5)
     )
@@ -63,7 +63,7 @@ def heat_map(
     axes.spines[:].set_visible(False)
     axes.set_title(title, fontsize=9)
     axes.set_xlabel("noise level")
-    figure.colorbar(shown, ax=axes, fraction=0.05, pad=0.02, label="%")
+    figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02, label="%")
     return figure
 
 
@@ -71,8 +71,12 @@ def heat_map(
 def layer_curve(
     lines: Mapping[str, Sequence[float]], layers: Sequence[str], floors: Mapping[str, float]
 ) -> Figure:
-    """Accuracies in percent by layer, a line each name (kNN's dashed); ``floors`` are levels to
-    beat.
+    """Draws test accuracies in percent over the layers of a network.
+
+    Args:
+      lines: an accuracy for each layer, by the line's name; kNN's lines are dashed.
+      layers: names of the layers.
+      floors: accuracies to beat by name, drawn as horizontal lines.
     """
     figure = Figure(figsize=(WIDTH, 3.6))
     axes = figure.subplots()
@@ -88,7 +92,7 @@ def layer_curve(
 
 
 class _Plain(LogFormatter):
-    """A logarithmic axis's own choice of labels, as 0.2 where it would write 2 × 10⁻¹."""
+    """Labels of a logarithmic axis, written as 0.2 and not as 2 × 10⁻¹."""
 
     def __call__(self, x: float, pos: int | None = None) -> str:
         return f"{x:g}" if super().__call__(x, pos) else ""
@@ -96,15 +100,19 @@ class _Plain(LogFormatter):
 
 @rc_context(STYLE)
 def panel(series: Mapping[str, Series], xlabel: str, ylabel: str, log: bool = False) -> Figure:
-    """Lines by name, small; with ``log``, logarithmic in y where all values are positive; tens of
-    thousands as 10k.
+    """Draws a small figure of lines; x values from 10,000 on are written as 10k.
+
+    Args:
+      series: x and y of each line by its name.
+      xlabel: label of the x axis.
+      ylabel: label of the y axis.
+      log: makes the y axis logarithmic where all values are positive.
     """
     figure = Figure(figsize=PANEL)
     axes = figure.subplots()
     for (name, (x, y)), colour in zip(series.items(), itertools.cycle(COLOURS)):
-        axes.plot(
-            x, y, color=colour, lw=1.5, marker="o" if len(x) < 12 else None, ms=3.5, label=name
-        )
+        marker = "o" if len(x) < 12 else None
+        axes.plot(x, y, color=colour, lw=1.5, marker=marker, ms=3.5, label=name)
     if log and all(np.min(y) > 0 for _, y in series.values()):
         axes.set_yscale("log")
     axes.set(xlabel=xlabel, ylabel=ylabel)
@@ -119,7 +127,7 @@ def panel(series: Mapping[str, Series], xlabel: str, ylabel: str, log: bool = Fa
 
 
 def plain_log(axes: Axes) -> None:
-    """Grid and labels of a logarithmic y that may span less than a decade."""
+    """Sets grid and labels of a logarithmic y axis that may span less than a decade."""
     axes.grid(which="minor", axis="y", lw=0.3)
     axes.yaxis.set_major_formatter(_Plain())
     axes.yaxis.set_minor_formatter(_Plain(minor_thresholds=(2, 0.5)))
@@ -129,23 +137,19 @@ def plain_log(axes: Axes) -> None:
 def layer_curves(
     lines: Mapping[str, tuple[Sequence[str], Sequence[float]]], floors: Sequence[float]
 ) -> Figure:
-    """Accuracies in percent by layer, {name: (layers, values)}, of networks that need not have the
-    same layers.
+    """Draws test accuracies in percent over the layers of several networks.
+
+    Args:
+      lines: layers and their accuracies by the network's name; networks may differ in layers.
+      floors: accuracies to beat, drawn as horizontal lines.
     """
-    layers = sorted((layers for layers, _ in lines.values()), key=len, reverse=True)
-    order = list(dict.fromkeys(itertools.chain(*layers)))
+    longest_first = sorted((layers for layers, _ in lines.values()), key=len, reverse=True)
+    order = list(dict.fromkeys(itertools.chain(*longest_first)))
     figure = Figure(figsize=(4.0, 3.0))
     axes = figure.subplots()
     for (name, (layers, values)), colour in zip(lines.items(), itertools.cycle(COLOURS)):
-        axes.plot(
-            [order.index(layer) for layer in layers],
-            values,
-            marker="o",
-            ms=3.5,
-            lw=1.5,
-            color=colour,
-            label=name,
-        )
+        places = [order.index(layer) for layer in layers]
+        axes.plot(places, values, marker="o", ms=3.5, lw=1.5, color=colour, label=name)
     for floor in floors:
         axes.axhline(floor, color="#666666", lw=1, ls=":")
     axes.set_xticks(range(len(order)), order, rotation=60 if len(order) > 6 else 0)
@@ -155,8 +159,11 @@ def layer_curves(
 
 
 def restyle(figure: Figure, styles: Mapping[str, tuple[str, str]]) -> None:
-    """Lines by their names in the (colour, dashes) of a legend that stands elsewhere; the figure's
-    own goes.
+    """Draws lines in the colour and dashes of a legend that stands elsewhere.
+
+    Args:
+      figure: a figure with one pair of axes; its own legend is removed.
+      styles: colour and dashes by the line's name.
     """
     (axes,) = figure.axes
     for line in axes.lines:
@@ -167,9 +174,9 @@ def restyle(figure: Figure, styles: Mapping[str, tuple[str, str]]) -> None:
         axes.get_legend().remove()
 
 
-@rc_context(STYLE | {"svg.hashsalt": "ddaepp"})  # the same figure is the same text
+@rc_context(STYLE | {"svg.hashsalt": "ddaepp"})  # makes equal figures equal texts
 def svg(figure: Figure) -> str:
-    """A figure as the text of an SVG."""
+    """Returns a figure as the text of an SVG."""
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()

@@ -1,6 +1,4 @@
-"""A finished probe, as its JSON tells it: a grid, figures, a table. Needs no accelerator, and none
-of its libraries.
-"""
+"""Tables and figures of a finished probe, from the content of its JSON; needs no JAX."""
 
 import textwrap
 from collections.abc import Mapping
@@ -13,107 +11,119 @@ from tabulate import tabulate
 from ddaepp_jax.probing.diagnostics import PIXELS, collapse
 from ddaepp_jax.reporting import plots
 
+Probe = Mapping[str, Any]  # what ``ddaepp_jax.probing.probe.probe`` returns and writes
 
-def grid(found: Mapping[str, Any], value: str) -> tuple[list[str], list[float], np.ndarray]:
-    """Layers, noise levels, and the column ``value`` of the rows as (layers, levels)."""
-    layers, levels = found["settings"]["layers"], found["levels"]
-    cells = {(row["layer"], row["noise_level"]): row[value] for row in found["rows"]}
+
+def _pixels(probe: Probe) -> dict[str, Any]:
+    """Returns the row of raw pixels."""
+    return next(row for row in probe["rows"] if row["layer"] == PIXELS)
+
+
+def _inner(probe: Probe) -> list[dict[str, Any]]:
+    """Returns the rows of the network's layers."""
+    return [row for row in probe["rows"] if row["layer"] != PIXELS]
+
+
+def grid(probe: Probe, value: str) -> tuple[list[str], list[float], np.ndarray]:
+    """Returns layers, noise levels, and a column of the rows as an array (layers, levels)."""
+    layers = probe["settings"]["layers"]
+    levels = probe["levels"]
+    cells = {(row["layer"], row["noise_level"]): row[value] for row in probe["rows"]}
     return layers, levels, np.array([[cells[layer, level] for level in levels] for layer in layers])
 
 
-def figures(found: Mapping[str, Any]) -> dict[str, Figure]:
-    """{"grid", "layers"}: the heat map and the layer-wise curve of a finished probe."""
-    best = found["best"]
-    layers, levels, linear = grid(found, "linear_test")
+def figures(probe: Probe) -> dict[str, Figure]:
+    """Draws "grid", a heat map of layers and noise levels, and "layers", curves over the layers."""
+    best = probe["best"]
+    layers, levels, linear = grid(probe, "linear_test")
     names = [f"{level:g}" for level in levels]
     mark = layers.index(best["layer"]), levels.index(best["noise_level"])
-    title = f"linear probe, test accuracy, {found['protocol']}"
     lines = {f"linear, level {name}": linear[:, j] for j, name in enumerate(names)}
-    (pixels,) = (row for row in found["rows"] if row["layer"] == PIXELS)
+    pixels = _pixels(probe)
     floors = {"pixels, linear": pixels["linear_test"]}
     if "knn_test" in best:
-        k, neighbours = found["settings"]["knn"], grid(found, "knn_test")[2]
-        lines[f"kNN-{k}, level {best['noise_level']:g}"] = neighbours[:, mark[1]]
+        k = probe["settings"]["knn"]
+        _, _, knn = grid(probe, "knn_test")
+        lines[f"kNN-{k}, level {best['noise_level']:g}"] = knn[:, mark[1]]
         floors[f"pixels, kNN-{k}"] = pixels["knn_test"]
+    title = f"linear probe, test accuracy, {probe['protocol']}"
     return {
         "grid": plots.heat_map(linear, layers, names, title, mark),
         "layers": plots.layer_curve(lines, layers, floors),
     }
 
 
-def columns(found: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """{name: (title, format)} of the columns that a table shows, as far as the probe has them."""
-    shown = {
+def columns(probe: Probe) -> dict[str, tuple[str, str]]:
+    """Returns title and format of a table's columns by name; older probes lack some of them."""
+    titles = {
         "linear_held_out": ("linear, held out", ".1f"),
         "linear_test": ("linear, test", ".1f"),
-        "knn_test": (f"{found['settings']['knn']}-NN, test", ".1f"),
+        "knn_test": (f"{probe['settings']['knn']}-NN, test", ".1f"),
         "alignment": ("alignment", ".3f"),
         "uniformity": ("uniformity", ".2f"),
         "effective_rank": ("effective rank", ".1f"),
         "spread": ("spread", ".3f"),
     }
-    return {name: how for name, how in shown.items() if name in found["best"]}
+    return {name: column for name, column in titles.items() if name in probe["best"]}
 
 
-def at_best(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Rows of the pixels and of the chosen noise level."""
-    return [
-        row for row in found["rows"] if row["noise_level"] in (None, found["best"]["noise_level"])
-    ]
+def at_best(probe: Probe) -> list[dict[str, Any]]:
+    """Returns the rows of the pixels and of the chosen noise level."""
+    levels = (None, probe["best"]["noise_level"])
+    return [row for row in probe["rows"] if row["noise_level"] in levels]
 
 
-def collapsed(found: Mapping[str, Any]) -> list[str]:
-    """A line for each layer and noise level whose features have collapsed."""
-    inner = [row for row in found["rows"] if row["layer"] != PIXELS and "spread" in row]
+def collapsed(probe: Probe) -> list[str]:
+    """Returns a line for each layer and noise level whose features have collapsed."""
     return [
         f"{row['layer']}, level {row['noise_level']:g}: {text}"
-        for row in inner
-        if (text := collapse(row))
+        for row in _inner(probe)
+        if "spread" in row and (text := collapse(row))
     ]
 
 
-def table(found: Mapping[str, Any]) -> str:
-    """Accuracies and diagnostics of the layers at the chosen noise level, and of the pixels, for a
-    terminal.
+def table(probe: Probe) -> str:
+    """Prints accuracies and diagnostics at the chosen noise level, for a terminal.
 
-    A star marks the chosen layer; beneath, a line each names the features that have collapsed, at
-    any level.
+    There is a line for each layer, and one for the pixels. A star marks the chosen layer. The lines
+    beneath name the features that have collapsed, at any level.
     """
-    best, shown = found["best"], columns(found)
-    lines = [
-        [row["layer"] + " *" * (row["layer"] == best["layer"]), *(row[name] for name in shown)]
-        for row in at_best(found)
-    ]
+    best = probe["best"]
+    shown = columns(probe)
+    lines = []
+    for row in at_best(probe):
+        name = f"{row['layer']} *" if row["layer"] == best["layer"] else row["layer"]
+        lines.append([name, *(row[column] for column in shown)])
     titles = [textwrap.fill(title, 10) for title, _ in shown.values()]
     formats = ["", *(form for _, form in shown.values())]
     text = tabulate(lines, [f"level {best['noise_level']:g}", *titles], floatfmt=formats)
-    return "\n".join([text, *(f"warning: {line}" for line in collapsed(found))])
+    return "\n".join([text, *(f"warning: {line}" for line in collapsed(probe))])
 
 
-def best_of_both(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The layer and noise level whose linear and nearest-neighbour accuracies are best on average.
+def best_of_both(probe: Probe) -> dict[str, Any]:
+    """Returns the row whose linear and nearest-neighbour accuracies are best on average.
 
-    They are compared on the images on which linear heads are ("best"). Without neighbours it is the
-    linear heads' best.
+    The images are those on which "best" was chosen. Without neighbours, "best" is returned.
     """
-    best = found["best"]
+    best = probe["best"]
     if "knn_test" not in best:
         return best
-    by = best["chosen_by"]
-    inner = (row for row in found["rows"] if row["layer"] != PIXELS)
-    return max(inner, key=lambda row: row[by] + row[by.replace("linear", "knn")])
+    linear = best["chosen_by"]
+    knn = linear.replace("linear", "knn")
+    return max(_inner(probe), key=lambda row: row[linear] + row[knn])
 
 
-def summary(found: Mapping[str, Any]) -> str:
-    """The chosen features' accuracies on the test split beside those of raw pixels, a line for each
-    kind of head.
+def summary(probe: Probe) -> str:
+    """Prints the test accuracies of the chosen features beside those of raw pixels.
+
+    There is a line for each kind of head.
     """
-    (pixels,) = (row for row in found["rows"] if row["layer"] == PIXELS)
-    best = best_of_both(found)
+    pixels = _pixels(probe)
+    best = best_of_both(probe)
     titles = {
         "linear_test": "linear heads",
-        "knn_test": f"{found['settings']['knn']} nearest neighbours",
+        "knn_test": f"{probe['settings']['knn']} nearest neighbours",
     }
     lines = [[title, best[name], pixels[name]] for name, title in titles.items() if name in best]
-    where = f"{best['layer']}, level {best['noise_level']:g}"
-    return tabulate(lines, ["test split, %", where, "raw pixels"], floatfmt=".1f")
+    place = f"{best['layer']}, level {best['noise_level']:g}"
+    return tabulate(lines, ["test split, %", place, "raw pixels"], floatfmt=".1f")

@@ -1,5 +1,6 @@
-"""Images from a network: image i is a function of (seed, i) and its label, whatever the batch and
-the devices.
+"""Images from a network: image i is a function of (seed, i) and its label.
+
+Neither the batch size nor the devices change an image.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,45 +16,51 @@ from jax.sharding import Mesh
 
 from ddaepp_jax.base import parallel
 from ddaepp_jax.data.augment import to_uint8
-from ddaepp_jax.diffusion.guidance import Guidance
 from ddaepp_jax.diffusion.noise import image_keys, image_noise
 from ddaepp_jax.diffusion.process import Denoiser, Process
+from ddaepp_jax.sampling.settings import Sampling
 
-SampleBatch = Callable[[Any, Any, int, Array, Array | None], Array]
+SampleBatch = Callable[[Any, Any, Array, Array, Array | None], Array]
 
 
 def make_sample_batch(
     network: nn.Module,
     process: Process,
-    sampler: Callable[..., Array],
+    sampling: Sampling,
     *,
     image_shape: tuple[int, int, int],
-    steps: int,
-    guidance: Guidance,
     mesh: Mesh,
     guide: tuple[nn.Module, Process] | None = None,
     finish: Callable[[Array], Array] = to_uint8,
 ) -> SampleBatch:
-    """Compile-once function ``(params, guide's params or None, seed, ids (B,), labels (B,) or None)
-    -> images``.
+    """Returns a function ``(params, guide_params, seed, ids, labels) -> images``, compiled once.
 
-    Images are (B, H, W, C) uint8, or what ``finish`` makes of the sampler's float32.
+    ``ids`` and ``labels`` are (B,) int; ``labels`` and ``guide_params`` may be None. Images are
+    (B, H, W, C) uint8.
 
     Args:
-      guide: the worse network of autoguidance, and its process, whose levels are those of
-        ``process``.
+      network: the denoising network.
+      process: its process.
+      sampling: the sampler and its guidance.
+      image_shape: (H, W, C).
+      mesh: the devices.
+      guide: the worse network of autoguidance with its process, whose levels are ``process``'s.
+      finish: converts the sampler's float32 images in [-1, 1].
+
+    Raises:
+      InputError: a field of ``sampling`` is wrong.
     """
+    sampler, guidance = sampling.make(process, image_shape)
 
     def sample_batch(
         params: Any, guide_params: Any, seed: Array, ids: Array, labels: Array | None
     ) -> Array:
         keys = image_keys(seed, "sample", ids)
-        noise = jax.lax.with_sharding_constraint(
-            image_noise(keys, image_shape), parallel.split(mesh)
-        )
+        noise = image_noise(keys, image_shape)
+        noise = jax.lax.with_sharding_constraint(noise, parallel.split(mesh))
         main = partial(_denoiser, network, process, params)
         worse = None if guide is None else partial(_denoiser, *guide, guide_params)
-        return finish(sampler(process, guidance.denoiser(main, labels, worse), noise, keys, steps))
+        return finish(sampler(guidance.denoiser(main, labels, worse), noise, keys))
 
     return jax.jit(sample_batch, out_shardings=parallel.replicated(mesh))
 
@@ -61,9 +68,8 @@ def make_sample_batch(
 def _denoiser(network: nn.Module, process: Process, params: Any, labels: Array | None) -> Denoiser:
     def apply(x: Array, t: Array) -> Array:
         out, _ = network.apply({"params": params}, x, t, labels, capture=())
-        return out[
-            ..., : x.shape[-1]
-        ]  # DiT can have as many channels again for a variance, which no sampler reads
+        # A DiT may output a variance in as many channels again, which no sampler reads.
+        return out[..., : x.shape[-1]]
 
     return lambda x_t, level: process.denoised(apply, x_t, level)
 
@@ -78,9 +84,36 @@ def sample_images(
     mesh: Mesh,
     guide_params: Any = None,
 ) -> Iterator[np.ndarray]:
-    """The images of ``ids`` (N,), with ``labels`` (N,) or None, as pieces (b, H, W, C) in order."""
+    """Samples the images ``ids`` (N,) with ``labels`` (N,) or None.
+
+    Yields:
+      Pieces (b, H, W, C) in the order of ``ids``.
+    """
     seed = jnp.uint32(seed)
     for rows, count in parallel.batches(len(ids), batch_size, mesh):
-        (placed,) = parallel.place(mesh, ids[rows].astype(np.int32))
-        given = None if labels is None else parallel.place(mesh, labels[rows].astype(np.int32))[0]
-        yield np.asarray(sample_batch(params, guide_params, seed, placed, given))[:count]
+        (batch_ids,) = parallel.place(mesh, ids[rows].astype(np.int32))
+        batch_labels = None
+        if labels is not None:
+            (batch_labels,) = parallel.place(mesh, labels[rows].astype(np.int32))
+        yield np.asarray(sample_batch(params, guide_params, seed, batch_ids, batch_labels))[:count]
+
+
+def make_draw(
+    network: nn.Module,
+    process: Process,
+    sampling: Sampling,
+    *,
+    image_shape: tuple[int, int, int],
+    mesh: Mesh,
+) -> Callable[[Any, int, np.ndarray], Iterator[np.ndarray]]:
+    """Returns ``(params, seed, ids (N,)) -> pieces (b, H, W, C) uint8``, compiled once.
+
+    The images are of all classes in turn where the network takes labels.
+    """
+    sample_batch = make_sample_batch(network, process, sampling, image_shape=image_shape, mesh=mesh)
+
+    def draw(params: Any, seed: int, ids: np.ndarray) -> Iterator[np.ndarray]:
+        labels = ids % network.num_classes if network.num_classes else None
+        return sample_images(sample_batch, params, seed, ids, labels, sampling.batch_size, mesh)
+
+    return draw

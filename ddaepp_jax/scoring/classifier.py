@@ -1,10 +1,6 @@
-"""A data set's own classifier: its features measure generated images where there are no weights of
-Inception.
-"""
+"""A classifier of a data set, whose features score images if Inception's weights are missing."""
 
 import dataclasses
-import time
-from collections import deque
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -17,10 +13,9 @@ import optax
 from flax import serialization
 from jax import Array
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from ddaepp_jax.base import parallel
-from ddaepp_jax.base.dispatch import SAVE_SECONDS
+from ddaepp_jax.base.dispatch import InFlight, progress_bar
 from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.base.files import replace
 from ddaepp_jax.data.augment import horizontal_flip, random_crop, to_float
@@ -29,23 +24,25 @@ from ddaepp_jax.data.order import batch_indices
 from ddaepp_jax.scoring import extractors
 from ddaepp_jax.scoring.wide_resnet import WideResNet
 
-IN_FLIGHT = 2  # steps that the host may be ahead
-RESIDENT_BYTES = 2**30  # of images that are read once and kept
-SMALL = 16  # pixels a side, below which the first convolution keeps them all
+RESIDENT_BYTES = 2**30  # Data sets up to this size are read once and kept in memory.
+SMALL = 16  # The first convolution of images with a side below this has stride 1.
 
 Step = Callable[..., tuple[Any, Array]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How a classifier is trained: SGD with Nesterov momentum, a linear warm-up, then a cosine to
-    zero.
+    """How a classifier is trained: SGD with Nesterov momentum, a linear warm-up, then a cosine.
 
     Attributes:
-      depth, width, stride: of ``WideResNet``.
-      images: how many are seen, those seen again counted again.
-      learning_rate: the highest, at the end of the warm-up.
-      weight_decay: L2, on kernels alone.
+      depth, width, stride: arguments of ``WideResNet``.
+      images: number of images that are seen, counting repetitions.
+      batch_size: images of a step.
+      learning_rate: the highest learning rate, at the end of the warm-up.
+      momentum: of SGD.
+      weight_decay: L2 penalty, on kernels only.
+      label_smoothing: part of a target that is spread over all classes.
+      warmup: part of the training that is warm-up.
     """
 
     # By CPU time, gradients on CIFAR-10 take two idle cores 20 minutes (413 images/s); at stride 1,
@@ -60,19 +57,19 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     label_smoothing: float = 0.1
-    warmup: float = 0.1  # part of the training
+    warmup: float = 0.1
 
     @property
     def steps(self) -> int:
-        """Number of batches, rounded up."""
+        """Number of steps, rounded up."""
         return -(-self.images // self.batch_size)
 
     def module(self, num_classes: int) -> WideResNet:
-        """The network, without parameters."""
+        """Returns the network, without parameters."""
         return WideResNet(num_classes, self.depth, self.width, self.stride)
 
     def optimizer(self) -> optax.GradientTransformation:
-        """The update rule with its schedule."""
+        """Returns the update rule with its schedule."""
         rate = optax.warmup_cosine_decay_schedule(
             0.0, self.learning_rate, max(1, round(self.warmup * self.steps)), self.steps
         )
@@ -86,26 +83,33 @@ class Recipe:
 
 @lru_cache(maxsize=4)
 def make_step(module: WideResNet, recipe: Recipe, *, flip: bool, pad: int, mesh: Mesh) -> Step:
-    """Compile-once function: one step on one batch; the same for the same arguments.
+    """Returns ``(state, images, labels, ids, seed, number) -> (state, loss)``, compiled once.
 
-    Images are cropped out of ``pad`` pixels around and mirrored by a fair coin where ``flip``, as
-    functions of (seed, number of the step, image). Rows from ``recipe.batch_size`` on are padding.
+    ``state`` is the parameters and the optimizer's state. ``images`` (B, H, W, C) uint8 are cropped
+    and mirrored as functions of (seed, number of the step, image's id). Rows from
+    ``recipe.batch_size`` on are padding.
+
+    Args:
+      module: the network.
+      recipe: how it is trained.
+      flip: mirror images by a fair coin.
+      pad: pixels around an image, out of which it is cropped.
+      mesh: the devices.
     """
-    optimizer, size = recipe.optimizer(), recipe.batch_size
+    optimizer = recipe.optimizer()
+    size = recipe.batch_size
 
     def step(
         state: Any, images: Array, labels: Array, ids: Array, seed: Array, number: Array
     ) -> tuple[Any, Array]:
         images = random_crop(images, seed, number, ids, pad) if pad else images
         images = to_float(horizontal_flip(images, seed, number, ids) if flip else images)
-        targets = optax.smooth_labels(
-            jax.nn.one_hot(labels, module.num_classes), recipe.label_smoothing
-        )
+        one_hot = jax.nn.one_hot(labels, module.num_classes)
+        targets = optax.smooth_labels(one_hot, recipe.label_smoothing)
 
         def mean_loss(params: Any) -> Array:
-            losses = optax.softmax_cross_entropy(
-                module.apply({"params": params}, images)["logits"], targets
-            )
+            logits = module.apply({"params": params}, images)["logits"]
+            losses = optax.softmax_cross_entropy(logits, targets)
             return jnp.where(jnp.arange(len(ids)) < size, losses, 0).sum() / size
 
         params, inner = state
@@ -117,7 +121,7 @@ def make_step(module: WideResNet, recipe: Recipe, *, flip: bool, pad: int, mesh:
 
 
 def train(
-    train: Dataset,
+    data: Dataset,
     recipe: Recipe,
     *,
     flip: bool,
@@ -126,119 +130,135 @@ def train(
     saved: Path,
     title: str = "training a classifier",
 ) -> tuple[WideResNet, Any]:
-    """A classifier of ``train`` with its parameters, the same on any number of devices but for
-    rounding.
+    """Trains a classifier; up to rounding it is the same on any number of devices.
 
-    Now and then the training is saved in ``saved``, and continued from there if it is the same one.
+    The training is saved now and then, and continued if it was stopped.
 
     Args:
-      flip: whether mirror images are drawn too; crops always are, out of an eighth of the longer
-        side around.
-      title: of the progress bar.
+      data: the training split.
+      recipe: how the classifier is trained.
+      flip: mirror images by a fair coin. Images are always cropped, out of a border of an eighth of
+        the longer side.
+      seed: seed of the initial weights, the order of images and their augmentation.
+      mesh: the devices.
+      saved: file of the unfinished training; that of another training is ignored.
+      title: title of the progress bar.
+
+    Returns:
+      The network and its parameters.
 
     Raises:
-      InputError: the data has no labels.
+      InputError: the data have no labels.
     """
-    if not train.num_classes:
+    if not data.num_classes:
         raise InputError(
-            f"data.name: {train.name} has no labels to train a classifier on; use a set that has them"
+            f"data.name: {data.name} has no labels to train a classifier on; "
+            "use a set that has them"
         )
-    module, first, size = recipe.module(train.num_classes), 0, recipe.batch_size
-    params = jax.jit(module.init)(jax.random.key(seed), jnp.zeros((1, *train.image_shape)))[
-        "params"
-    ]
+    module = recipe.module(data.num_classes)
+    init = jax.jit(module.init)
+    params = init(jax.random.key(seed), jnp.zeros((1, *data.image_shape)))["params"]
     state = jax.device_get((params, recipe.optimizer().init(params)))
-    identity = repr((train, recipe, flip, seed))
-    if saved.exists():
-        found = serialization.msgpack_restore(saved.read_bytes())
-        if found["identity"] == identity:
-            first, state = found["number"], serialization.from_state_dict(state, found["state"])
-    state, word = jax.device_put((state, np.uint32(seed)), parallel.replicated(mesh))
-    pad = max(train.image_shape[:2]) // 8
-    take = make_step(module, recipe, flip=flip, pad=pad, mesh=mesh)
-    read = (train.resident() if train.nbytes <= RESIDENT_BYTES else train).gather
-    (padding, _), *_ = parallel.batches(size, size, mesh)
-    in_flight: deque[Array] = deque()
-    written = time.monotonic()
-    with tqdm(
-        range(first, recipe.steps),
-        title,
-        recipe.steps,
-        initial=first,
-        unit="step",
-        dynamic_ncols=True,
-    ) as bar:
-        for number in bar:
-            ids = batch_indices(seed, number, size, len(train))[padding]
-            state, loss = take(
-                state, *parallel.place(mesh, *read(ids), ids), word, jnp.int32(number)
-            )
-            in_flight.append(loss)
-            if len(in_flight) > IN_FLIGHT:
-                bar.set_postfix(loss=f"{float(in_flight.popleft()):.3f}", refresh=False)
-            if time.monotonic() - written > SAVE_SECONDS:
-                content = {
-                    "identity": identity,
-                    "number": number + 1,
-                    "state": serialization.to_state_dict(state),
-                }
-                replace(saved, serialization.msgpack_serialize(jax.device_get(content)))
-                written = time.monotonic()
+    identity = repr((data, recipe, flip, seed))
+    first, state = _restored(saved, identity, state)
+    state, seed_word = jax.device_put((state, np.uint32(seed)), parallel.replicated(mesh))
+    pad = max(data.image_shape[:2]) // 8
+    step = make_step(module, recipe, flip=flip, pad=pad, mesh=mesh)
+    read = (data.resident() if data.nbytes <= RESIDENT_BYTES else data).gather
+    (padded, _), *_ = parallel.batches(recipe.batch_size, recipe.batch_size, mesh)
+
+    def save() -> None:
+        content = {
+            "identity": identity,
+            "number": number + 1,
+            "state": serialization.to_state_dict(state),
+        }
+        replace(saved, serialization.msgpack_serialize(jax.device_get(content)))
+
+    with progress_bar(recipe.steps, "step", title, first) as bar:
+        in_flight = InFlight(bar, save)
+        for number in range(first, recipe.steps):
+            ids = batch_indices(seed, number, recipe.batch_size, len(data))[padded]
+            batch = parallel.place(mesh, *read(ids), ids)
+            state, loss = step(state, *batch, seed_word, jnp.int32(number))
+            for finished in in_flight.add(loss):
+                bar.set_postfix(loss=f"{float(finished):.3f}", refresh=False)
+        in_flight.finish()
     return module, state[0]
 
 
-@lru_cache(maxsize=4)
-def _make_right(module: WideResNet, mesh: Mesh) -> Callable[[Any, Array, Array], Array]:
-    def right(params: Any, images: Array, labels: Array) -> Array:
-        return (
-            module.apply({"params": params}, to_float(images))["logits"].argmax(axis=-1) == labels
-        )
+def _restored(saved: Path, identity: str, state: Any) -> tuple[int, Any]:
+    """The number of steps done and the state of a saved training; 0 and ``state`` without one."""
+    if saved.exists():
+        content = serialization.msgpack_restore(saved.read_bytes())
+        if content["identity"] == identity:
+            return content["number"], serialization.from_state_dict(state, content["state"])
+    return 0, state
 
-    return jax.jit(right, out_shardings=parallel.replicated(mesh))
+
+@lru_cache(maxsize=4)
+def _make_correct(module: WideResNet, mesh: Mesh) -> Callable[[Any, Array, Array], Array]:
+    def correct(params: Any, images: Array, labels: Array) -> Array:
+        logits = module.apply({"params": params}, to_float(images))["logits"]
+        return logits.argmax(axis=-1) == labels
+
+    return jax.jit(correct, out_shardings=parallel.replicated(mesh))
 
 
 def accuracy(
     module: WideResNet, params: Any, data: Dataset, *, batch_size: int, mesh: Mesh
 ) -> float:
-    """Percent of the images of ``data`` that are classified rightly."""
-    right, params, total = (
-        _make_right(module, mesh),
-        jax.device_put(params, parallel.replicated(mesh)),
-        0,
-    )
+    """Returns the accuracy on all images of ``data``, in percent."""
+    correct = _make_correct(module, mesh)
+    params = jax.device_put(params, parallel.replicated(mesh))
+    total = 0
     for rows, count in parallel.batches(len(data), batch_size, mesh):
-        total += int(
-            np.asarray(right(params, *parallel.place(mesh, *data.gather(rows))))[:count].sum()
-        )
+        batch = parallel.place(mesh, *data.gather(rows))
+        total += int(np.asarray(correct(params, *batch))[:count].sum())
     return 100 * total / len(data)
 
 
-def make(directory: Path, known: Dataset, asked: Dataset, mesh: Mesh) -> None:
-    """Train a classifier on ``known``, once, and write it to ``directory`` with its accuracy on
-    ``asked``.
+def make(directory: Path, train_data: Dataset, test_data: Dataset, mesh: Mesh) -> None:
+    """Trains a classifier and writes it to a directory as an extractor.
 
-    Mirror images are drawn of coloured images only: digits are not to be mirrored.
+    Coloured images are mirrored in training; grey ones are not, as digits have no mirror images.
+
+    Args:
+      directory: where to; it may be new, or hold a stopped training.
+      train_data: the training split.
+      test_data: the split on which its accuracy is measured.
+      mesh: the devices.
 
     Raises:
-      InputError: the data have no labels, or the directory cannot be written.
+      InputError: the data have no labels, or the directory can't be written.
     """
-    recipe, flip = Recipe(), known.image_shape[-1] == 3
-    if min(known.image_shape[:2]) < SMALL:
+    recipe = Recipe()
+    flip = train_data.image_shape[-1] == 3
+    if min(train_data.image_shape[:2]) < SMALL:
         recipe = dataclasses.replace(recipe, stride=1)
+    saved = directory / "training.msgpack"
+    title = f"training a classifier of {train_data.name}, once"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        title = f"training a classifier of {known.name}, once"
-        saved = directory / "training.msgpack"
         module, params = train(
-            known, recipe, flip=flip, seed=0, mesh=mesh, saved=saved, title=title
+            train_data, recipe, flip=flip, seed=0, mesh=mesh, saved=saved, title=title
         )
-        right = accuracy(module, params, asked, batch_size=256, mesh=mesh)
-        splits = {"data": known.name, "trained_on": known.split, "tested_on": asked.split}
-        made = {**splits, "accuracy": right, "flip": flip, "recipe": dataclasses.asdict(recipe)}
-        extractors.save(directory, module, params, made, known.image_shape)
+        percent = accuracy(module, params, test_data, batch_size=256, mesh=mesh)
+        provenance = {
+            "data": train_data.name,
+            "trained_on": train_data.split,
+            "tested_on": test_data.split,
+            "accuracy": percent,
+            "flip": flip,
+            "recipe": dataclasses.asdict(recipe),
+        }
+        extractors.save(directory, module, params, provenance, train_data.image_shape)
         saved.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(
             f"--extractor: cannot write {directory} ({error.strerror}); give another"
         ) from None
-    print(f"the classifier in {directory} knows {right:.1f} % of {asked.name} {asked.split}")
+    print(
+        f"the classifier in {directory} is right on {percent:.1f} % of "
+        f"{test_data.name} {test_data.split}"
+    )

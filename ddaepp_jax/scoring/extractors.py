@@ -1,5 +1,6 @@
-"""Networks by whose features images are scored: a directory each, known by the hash of its
-weights.
+"""Extractors: networks by whose features images are scored.
+
+Each has a directory, and is identified by the hash of its weights.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ from jax.sharding import Mesh
 
 from ddaepp_jax.base import parallel
 from ddaepp_jax.base.errors import InputError, first_line
-from ddaepp_jax.base.files import replace
+from ddaepp_jax.base.files import replace, write_json
 from ddaepp_jax.probing.features import Features
 from ddaepp_jax.scoring.inception import Inception
 from ddaepp_jax.scoring.wide_resnet import WideResNet
@@ -30,79 +31,87 @@ MODULES: dict[str, type[nn.Module]] = {"inception": Inception, "classifier": Wid
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Extractor:
-    """A network with its weights, on every device of a mesh.
+    """A network with its weights.
 
     Attributes:
-      kind: a key of ``MODULES``; scores carry it in their names.
-      module: ``(params, images) -> {"pool": (B, D), "logits": (B, K)}``, and "spatial" where it has
-        such features.
-      hash: of the weights, SHA-256: scores of different ones are not comparable.
-      made: where the weights come from, and how good they are.
-      directory: that it was opened from; statistics of data are kept in it.
-      image_shape: (H, W, C) of the images that it takes; None: of any size.
+      kind: a key of ``MODULES``; it is a part of metrics' names.
+      module: the network; it maps images to "pool" (B, D), "logits" (B, K), and "spatial" (B, S)
+        if it has such features.
+      params: its parameters, on every device of ``mesh``.
+      mesh: the devices.
+      hash: SHA-256 of the weights; scores by different weights can't be compared.
+      provenance: where the weights come from, and how good they are.
+      directory: where it was loaded from; statistics of data are kept there.
+      image_shape: (H, W, C) of the images that it takes; None for any size.
     """
 
     kind: str
     module: nn.Module
     params: Any
+    mesh: Mesh
     hash: str
-    made: Mapping[str, Any]
+    provenance: Mapping[str, Any]
     directory: Path
     image_shape: tuple[int, int, int] | None
 
     @property
     def features(self) -> Features:
-        """Features of clean images, in the form that ``evaluation.stored`` takes."""
+        """Its features of clean images, in the form that ``probing.stored`` takes."""
         return _features(self.module)
 
     @property
     def suffix(self) -> str:
-        """What names of scores and files end in: the resizing, where it isn't the usual one."""
+        """The end of metrics' and files' names: the resizing, if it isn't the default."""
         resizing = getattr(self.module, "resizing", Inception.resizing)
         return "" if resizing == Inception.resizing else f"-{resizing}"
 
     @property
-    def described(self) -> dict[str, Any]:
-        """What is written beside every score, and compared where a score is made of two."""
+    def identity(self) -> dict[str, Any]:
+        """What must be equal for features to be compared; it is written beside every score."""
         resizing = {"resizing": self.module.resizing} if isinstance(self.module, Inception) else {}
         return {"kind": self.kind, "hash": self.hash, **resizing}
 
     def check(self, image_shape: tuple[int, int, int], field: str) -> None:
-        """Refuse images that it does not take; ``field`` names them."""
+        """Checks that it takes images of a shape.
+
+        Raises:
+          InputError: it doesn't; the message begins with ``field``.
+        """
         if self.image_shape not in (None, tuple(image_shape)):
             raise InputError(
-                f"{field}: images of {image_shape}; the {self.kind} takes {self.image_shape}"
+                f"{field}: images of {image_shape}, but the {self.kind} takes {self.image_shape}; "
+                "give other images or another --extractor"
             )
         if self.kind == "inception" and image_shape[-1] not in (1, 3):
             raise InputError(
-                f"{field}: images of {image_shape[-1]} channels; Inception takes grey or RGB ones"
+                f"{field}: images of {image_shape[-1]} channels, but Inception takes grey or RGB "
+                "ones; give other images or another --extractor"
             )
 
 
 @lru_cache(maxsize=16)
 def _features(module: nn.Module) -> Features:
+    """The same function for the same module, so that it is compiled once."""
+
     def features(
         params: Any, x0: Array, keys: Array, draw: Array, level: Array
     ) -> dict[str, Array]:
-        del keys, draw, level
+        del keys, draw, level  # The images are clean.
         if not isinstance(module, Inception):
             return module.apply({"params": params}, x0)
-        grey = x0.shape[-1] == 1
-        found = module.apply(
-            {"params": params}, ((jnp.repeat(x0, 3, axis=-1) if grey else x0) + 1) / 2
-        )
-        # The score of 2016 was taken without the last layer's bias, and everybody's since.
-        return found | {"logits": found["logits"] - params["fc"]["bias"][None]}
+        rgb = jnp.repeat(x0, 3, axis=-1) if x0.shape[-1] == 1 else x0
+        layers = module.apply({"params": params}, (rgb + 1) / 2)
+        # The Inception Score of 2016 leaves out the last layer's bias, and all later ones follow.
+        return layers | {"logits": layers["logits"] - params["fc"]["bias"][None]}
 
     return features
 
 
 def hashed(params: Any) -> str:
-    """SHA-256 of a tree's names and float32 numbers."""
+    """Returns the SHA-256 of a tree's names and float32 numbers."""
     digest = hashlib.sha256()
-    for path, leaf in sorted(
-        jax.tree_util.tree_leaves_with_path(params), key=lambda pair: jax.tree_util.keystr(pair[0])
-    ):
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    for path, leaf in sorted(leaves, key=lambda pair: jax.tree_util.keystr(pair[0])):
         digest.update(jax.tree_util.keystr(path).encode())
         digest.update(np.ascontiguousarray(leaf, "<f4").tobytes())
     return digest.hexdigest()
@@ -112,40 +121,47 @@ def save(
     directory: Path,
     module: nn.Module,
     params: Any,
-    made: Mapping[str, Any],
+    provenance: Mapping[str, Any],
     image_shape: tuple[int, ...] | None = None,
 ) -> None:
-    """Write an extractor to a directory, ``extractor.json`` last.
+    """Writes an extractor to a directory, ``extractor.json`` last.
+
+    Args:
+      directory: where to; it may be new.
+      module: a network of a class in ``MODULES``.
+      params: its parameters.
+      provenance: where the weights come from, and how good they are; JSON.
+      image_shape: (H, W, C) of the images that it takes; None for any size.
 
     Raises:
-      InputError: the directory cannot be written.
+      InputError: the directory can't be written.
     """
-    kind = next(kind for kind, described in MODULES.items() if isinstance(module, described))
+    kind = next(kind for kind, network in MODULES.items() if isinstance(module, network))
     fields = {field.name for field in dataclasses.fields(module)} - {"parent", "name", "resizing"}
     facts = {
         "kind": kind,
         "arguments": {name: getattr(module, name) for name in sorted(fields)},
         "image_shape": image_shape,
         "hash": hashed(params),
-        "made": dict(made),
+        "made": dict(provenance),
     }
     try:
         directory.mkdir(parents=True, exist_ok=True)
         replace(directory / "params.msgpack", serialization.to_bytes(jax.device_get(params)))
-        replace(directory / "extractor.json", (json.dumps(facts, indent=1) + "\n").encode())
+        write_json(directory / "extractor.json", facts)
     except OSError as error:
         raise InputError(
             f"--extractor: cannot write {directory} ({error.strerror}); give another directory"
         ) from None
 
 
-def there(directory: Path) -> bool:
-    """Whether a directory holds an extractor."""
+def exists(directory: Path) -> bool:
+    """Returns whether a directory holds an extractor."""
     return (directory / "extractor.json").is_file()
 
 
 def kind_of(directory: Path) -> str:
-    """The kind of the extractor in a directory; "" where it is damaged, which ``load`` says."""
+    """Returns the kind of a directory's extractor; "" if it is damaged, which ``load`` reports."""
     try:
         return json.loads((directory / "extractor.json").read_text())["kind"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -153,23 +169,29 @@ def kind_of(directory: Path) -> str:
 
 
 def load(directory: Path, mesh: Mesh, resizing: str | None = None) -> Extractor:
-    """An extractor from its directory.
+    """Loads an extractor from its directory.
 
     Args:
-      resizing: of Inception's images, "pytorch" or "tensorflow1"; "pytorch" by default.
+      directory: where ``save`` wrote it.
+      mesh: the devices.
+      resizing: how Inception's images are resized, "pytorch" or "tensorflow1"; None is "pytorch".
 
     Raises:
-      InputError: no extractor, a damaged one, or a resizing where none is done.
+      InputError: there is no extractor, it is damaged, or ``resizing`` is set and it isn't
+        Inception.
     """
-    if not there(directory):
-        raise InputError(f"--extractor: {directory} holds none (no extractor.json)")
+    if not exists(directory):
+        raise InputError(
+            f"--extractor: {directory} holds none (no extractor.json); give another directory"
+        )
     try:
         facts = json.loads((directory / "extractor.json").read_text())
         module = MODULES[facts["kind"]](**facts["arguments"])
         params = serialization.msgpack_restore((directory / "params.msgpack").read_bytes())
         if hashed(params) != facts["hash"]:
-            raise ValueError("its weights' hash is another")
-        shape = facts["image_shape"] and tuple(facts["image_shape"])
+            raise ValueError("the hash of its weights differs")
+        image_shape = facts["image_shape"] and tuple(facts["image_shape"])
+        provenance = facts["made"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"--extractor: {directory} is damaged ({first_line(error)}); remove it"
@@ -181,4 +203,6 @@ def load(directory: Path, mesh: Mesh, resizing: str | None = None) -> Extractor:
             )
         module = module.clone(resizing=resizing)
     params = jax.device_put(params, parallel.replicated(mesh))
-    return Extractor(facts["kind"], module, params, facts["hash"], facts["made"], directory, shape)
+    return Extractor(
+        facts["kind"], module, params, mesh, facts["hash"], provenance, directory, image_shape
+    )

@@ -1,4 +1,4 @@
-"""Images to be scored, from a data set, a file or a sampler, and their features by an extractor."""
+"""Sets of images to be scored, and their features by an extractor."""
 
 import dataclasses
 import hashlib
@@ -9,151 +9,187 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jax.sharding import Mesh
 
 from ddaepp_jax.base.errors import InputError, first_line
 from ddaepp_jax.data.datasets import Dataset
-from ddaepp_jax.probing.stored import store, widths
+from ddaepp_jax.probing.features import Extraction
+from ddaepp_jax.probing.stored import store
+from ddaepp_jax.scoring import FEWEST
 from ddaepp_jax.scoring.extractors import Extractor
 
-FINGERPRINT = 64  # images that tell a set from others
-FEWEST = 10  # that are scored: the Inception Score has so many splits
+FINGERPRINT = 64  # number of images that are hashed to tell a set from others
+
+Read = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageSet:
-    """uint8 images by their numbers.
+    """uint8 images, addressed by their ids 0..count-1.
 
     Attributes:
-      name: as scores carry it.
-      made: where they come from; goes into every file that is made of them.
+      name: the set's name in metrics.
+      provenance: where the images come from; it is written into every file made from them.
       image_shape: (H, W, C).
-      read: (B,) numbers -> (B, H, W, C) uint8.
+      count: number of images.
+      read: maps ids (B,) to images (B, H, W, C) uint8.
     """
 
     name: str
-    made: dict[str, Any]
+    provenance: dict[str, Any]
     image_shape: tuple[int, int, int]
     count: int
-    read: Callable[[np.ndarray], np.ndarray] = dataclasses.field(repr=False)
+    read: Read = dataclasses.field(repr=False)
 
     def __len__(self) -> int:
         return self.count
 
     @property
     def slug(self) -> str:
-        """A file name for what is made of these images: another one for others, by what is known of
-        them.
-        """
-        words = "-".join(str(value) for key, value in self.made.items() if key in ("data", "split"))
-        return f"{re.sub(r'[^A-Za-z0-9.]+', '_', words).strip('_')}-{self.made['fingerprint'][:8]}"
+        """The name of files made from these images; other images have another one."""
+        words = "-".join(
+            str(value) for key, value in self.provenance.items() if key in ("data", "split")
+        )
+        fingerprint = self.provenance["fingerprint"][:8]
+        return f"{re.sub(r'[^A-Za-z0-9.]+', '_', words).strip('_')}-{fingerprint}"
 
 
 def _fingerprinted(
-    name: str, made: dict[str, Any], shape: tuple[int, ...], count: int, read: Callable
+    name: str, provenance: dict[str, Any], shape: tuple[int, ...], count: int, read: Read
 ) -> ImageSet:
-    rows = np.unique(np.linspace(0, count - 1, FINGERPRINT).astype(np.int64))
-    digest = hashlib.sha256(
-        np.array([count, *shape], "<i8").tobytes() + np.ascontiguousarray(read(rows)).tobytes()
-    )
+    """A set whose provenance gets a hash of its size and of evenly chosen images."""
+    ids = np.unique(np.linspace(0, count - 1, FINGERPRINT).astype(np.int64))
+    size = np.array([count, *shape], "<i8").tobytes()
+    digest = hashlib.sha256(size + np.ascontiguousarray(read(ids)).tobytes())
     facts = {"images": count, "image_shape": list(shape), "fingerprint": digest.hexdigest()}
-    return ImageSet(name, made | facts, shape, count, read)
+    return ImageSet(name, provenance | facts, shape, count, read)
 
 
 def of_dataset(data: Dataset, name: str) -> ImageSet:
-    """All images of a split."""
-    read = lambda rows: data.gather(rows)[0]
+    """Returns all images of a split."""
+    provenance = {"data": data.name, "split": data.split}
     return _fingerprinted(
-        name, {"data": data.name, "split": data.split}, data.image_shape, len(data), read
+        name, provenance, data.image_shape, len(data), lambda ids: data.gather(ids)[0]
     )
 
 
 def of_npz(file: Path) -> ImageSet:
-    """The images of an .npz file: ``arr_0``, as ADM writes them, or ``images``, as ``sample`` does.
+    """Returns the images of an .npz file.
+
+    They are its array ``arr_0``, which ADM writes, or ``images``, which ``ddaepp_jax.sample`` does.
 
     Raises:
-      InputError: it is no such file, or holds other images than uint8 (N, H, W, C).
+      InputError: the file has no such array, or it isn't uint8 of shape (N, H, W, C).
     """
-    images = arrays(file, "arr_0", "images")
+    images = read_array(file, "arr_0", "images")
     if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
         raise InputError(
             f"{file}: images are {images.dtype} of shape {images.shape}; give uint8 of (N, H, W, C)"
         )
     return _fingerprinted(
-        file.stem, {"data": file.name}, images.shape[1:], len(images), lambda rows: images[rows]
+        file.stem, {"data": file.name}, images.shape[1:], len(images), lambda ids: images[ids]
     )
+
+
+def of_draw(draw: Read, name: str, image_shape: tuple[int, int, int], count: int) -> ImageSet:
+    """Returns samples, which are drawn when they are read; they have no provenance.
+
+    Args:
+      draw: maps different ids (B,) in rising order to images (B, H, W, C) uint8.
+      name: names the samples in errors and beside the progress bar.
+      image_shape: (H, W, C).
+      count: number of samples.
+    """
+
+    def read(ids: np.ndarray) -> np.ndarray:
+        different, positions = np.unique(ids, return_inverse=True)  # Padding repeats an id.
+        return draw(different)[positions]
+
+    return ImageSet(name, {}, image_shape, count, read)
 
 
 def subset(images: ImageSet, n: int) -> ImageSet:
-    """``n`` of the images, always the same ones, in their order."""
-    rows = np.sort(np.random.RandomState(0).permutation(len(images))[:n])
-    made = {
-        "drawn_of": len(images),
-        **{name: images.made[name] for name in ("data", "split") if name in images.made},
+    """Returns ``n`` of the images in their order, always the same ones.
+
+    Raises:
+      InputError: there are fewer images.
+    """
+    if not 0 < n <= len(images):
+        raise InputError(
+            f"--n: {n} of the {len(images)} images of {images.name}; leave it out to take all"
+        )
+    chosen = np.sort(np.random.RandomState(0).permutation(len(images))[:n])
+    provenance = {"drawn_of": len(images)}
+    provenance |= {
+        name: images.provenance[name] for name in ("data", "split") if name in images.provenance
     }
     return _fingerprinted(
-        images.name, made, images.image_shape, n, lambda numbers: images.read(rows[numbers])
+        images.name, provenance, images.image_shape, n, lambda ids: images.read(chosen[ids])
     )
 
 
-def arrays(file: Path, *names: str) -> np.ndarray:
-    """The first of an .npz file's arrays that has one of ``names``.
+def read_array(file: Path, *names: str) -> np.ndarray:
+    """Reads the first array of an .npz file that has one of ``names``.
 
     Raises:
-      InputError: it cannot be read, or has none of them.
+      InputError: the file can't be read, or has no such array.
     """
     try:
-        with np.load(file, allow_pickle=False) as held:
-            found = next((name for name in names if name in held), None)
-            if found is None:
-                raise InputError(
-                    f"{file}: no array {' or '.join(names)} but {', '.join(held) or 'nothing'}"
-                )
-            return held[found]
+        with np.load(file, allow_pickle=False) as arrays:
+            present = list(arrays)
+            chosen = [name for name in names if name in present]
+            if chosen:
+                return arrays[chosen[0]]
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise InputError(
-            f"{file}: not an .npz file that can be read ({first_line(error)})"
+            f"{file}: not an .npz file that can be read ({first_line(error)}); give another"
         ) from None
+    raise InputError(
+        f"{file}: no array {' or '.join(names)} but {', '.join(present) or 'nothing'}; "
+        "give another file"
+    )
 
 
 def collect(
-    images: ImageSet, extractor: Extractor, directory: Path, batch_size: int, mesh: Mesh
-) -> dict[str, Any]:
-    """{"pool": (N, D), "logits": (N, K), and where there is one "spatial": (N, S)} float32, as
-    files of ``directory``.
+    images: ImageSet, extractor: Extractor, directory: Path, batch_size: int
+) -> dict[str, np.ndarray]:
+    """Computes the features of all images, in files of ``directory``.
 
-    A stopped collection goes on where it ended; every image counts once.
+    A stopped collection is continued; every image counts once.
+
+    Args:
+      images: at least ``FEWEST`` images.
+      extractor: the network.
+      directory: where features are kept; it may be new.
+      batch_size: number of images that are read at once.
+
+    Returns:
+      Memory-mapped float32 arrays by layer: "pool" (N, D), "logits" (N, K), and "spatial" (N, S)
+      if the extractor has it.
 
     Raises:
-      InputError: the images are too few, the extractor does not take them, a feature is not finite,
-        or the disk is too small.
+      InputError: there are too few images, the extractor doesn't take them, a feature is not
+        finite, or the disk is too small.
     """
     extractor.check(images.image_shape, images.name)
     if len(images) < FEWEST:
         raise InputError(
-            f"{images.name}: {len(images)} images are too few to be scored; at least {FEWEST} are needed"
+            f"{images.name}: {len(images)} images are too few to be scored; give {FEWEST} or more"
         )
 
-    def read(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return images.read(numbers), np.zeros(len(numbers), np.int32)
+    def read(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return images.read(ids), np.zeros(len(ids), np.int32)
 
-    found, _ = store(
-        directory,
-        extractor.features,
-        extractor.params,
-        read,
-        np.arange(len(images)),
-        widths(extractor.features, extractor.params, images.image_shape),
-        level=np.int32(0),
-        seed=0,
-        batch_size=batch_size,
-        mesh=mesh,
-        title=f"{images.name} by {extractor.kind}",
+    extraction = Extraction(
+        extractor.features, extractor.params, extractor.mesh, batch_size=batch_size
     )
-    for layer, features in found.items():
-        bad = ~np.isfinite(features.sum(axis=1))
+    ids = np.arange(len(images))
+    title = f"{images.name} by {extractor.kind}"
+    features, _ = store(directory, extraction, read, ids, images.image_shape, title)
+    for layer, values in features.items():
+        bad = ~np.isfinite(values.sum(axis=1))
         if bad.any():
             raise InputError(
-                f"{images.name}: image {np.argmax(bad)} has a feature ({layer}) that is not finite, {bad.sum()} in all"
+                f"{images.name}: image {np.argmax(bad)} has a feature ({layer}) that is not "
+                f"finite, {bad.sum()} in all; give other images or another extractor"
             )
-    return found
+    return features

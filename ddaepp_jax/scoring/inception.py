@@ -1,10 +1,9 @@
-"""Inception-v3 in the release of 2015-12-05, the network that FID, sFID and Inception scores are
-measured with.
+"""Inception-v3 in the release of 2015-12-05, which defines FID, sFID and the Inception Score.
 
-The architecture is arXiv 1512.00567's as the released graph has it: average pools that leave the
-padding out, and a max pool in the last block. Inference only. Convolutions, the resizing and the
-classifier are of the highest precision: TF32 or bfloat16, an accelerator's defaults, would move the
-  features and so FID.
+The architecture is that of arXiv 1512.00567 as the released graph has it: average pools exclude the
+padding, and the last block has a max pool. It is for inference only. Convolutions, the resizing and
+the classifier use the highest precision: TF32 or bfloat16, the defaults of accelerators, would
+change the features and so FID.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,24 +17,27 @@ from flax import linen as nn
 from jax import Array
 from jax.lax import Precision
 
-SIZE = 299  # height and width that the network works at
-# By the resizing's name: where a pixel's centre lies, and what x in [0, 1] is multiplied by before
-# 1 is taken off.
+SIZE = 299  # Images are resized to this height and width.
+# For each resizing, the position of a pixel's centre, and the factor of x in [0, 1] before 1 is
+# subtracted.
 RESIZING = {"pytorch": (0.5, 2.0), "tensorflow1": (0.0, 255 / 128)}
 
-# A layer is (features, height, width) of its kernel, or two layers side by side; a branch is a
+# A layer is (features, kernel height, kernel width), or two layers side by side. A branch is a
 # chain of layers.
 Layer = tuple[Any, ...]
 
 
 def resizing_matrix(resizing: str, size: int, out: int = SIZE) -> np.ndarray:
-    """(out, size) float64: bilinear interpolation along one axis, without antialiasing; each row
-    sums to 1.
+    """Returns the matrix (out, size) of bilinear interpolation along one axis, float64.
+
+    There is no antialiasing; each row sums to 1.
 
     Args:
-      resizing: "pytorch": pixels are areas, ``F.interpolate(mode="bilinear",
-        align_corners=False)``; "tensorflow1": pixel i lies at i, TensorFlow 1's
+      resizing: with "pytorch" pixels are areas, as in ``F.interpolate(mode="bilinear",
+        align_corners=False)``; with "tensorflow1" pixel i lies at i, as in TensorFlow 1's
         ``resize_bilinear``.
+      size: number of pixels before.
+      out: number of pixels after.
     """
     centre, _ = RESIZING[resizing]
     source = np.clip((np.arange(out) + centre) * size / out - centre, 0, size - 1)
@@ -43,19 +45,22 @@ def resizing_matrix(resizing: str, size: int, out: int = SIZE) -> np.ndarray:
 
 
 class BatchNorm(nn.Module):
-    """Batch norm by its stored statistics, which are parameters here: nothing is trained."""
+    """Batch norm with stored statistics, which are parameters here, as nothing is trained."""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        zeros, ones = nn.initializers.zeros, nn.initializers.ones
+        zeros = nn.initializers.zeros
+        ones = nn.initializers.ones
         parameter = lambda name, init: self.param(name, init, x.shape[-1:])[None, None, None]
-        scale, bias = parameter("scale", ones), parameter("bias", zeros)
-        mean, var = parameter("mean", zeros), parameter("var", ones)
+        scale = parameter("scale", ones)
+        bias = parameter("bias", zeros)
+        mean = parameter("mean", zeros)
+        var = parameter("var", ones)
         return (x - mean) * (scale * jax.lax.rsqrt(var + 1e-3)) + bias
 
 
 class Conv(nn.Module):
-    """Convolution without bias, batch norm, ReLU."""
+    """A convolution without bias, batch norm, and ReLU."""
 
     features: int
     kernel: tuple[int, int]
@@ -70,14 +75,14 @@ class Conv(nn.Module):
 
 
 class Mixed(nn.Module):
-    """Branches side by side, their outputs one after the other along the channels; the pool's comes
-    last.
+    """Branches whose outputs are concatenated along the channels, that of a pool last.
 
     Attributes:
-      branches: by name; the layers of a branch of several are numbered, those side by side
-        lettered.
-      pool: "average" or "max", of 3x3, before a convolution to ``pooled`` features. "": the block
-        halves the resolution, by a max pool alone and by the stride of each branch's last layer.
+      branches: the branches by name. Layers of a longer branch are numbered; those side by side
+        have letters.
+      pool: "average" or "max": a 3x3 pool and a convolution to ``pooled`` features. With "" the
+        block halves the resolution, by a max pool and by the stride of each branch's last layer.
+      pooled: number of features after the pool.
     """
 
     branches: Mapping[str, Sequence[Layer]]
@@ -100,12 +105,12 @@ class Mixed(nn.Module):
     def _branch(self, x: Array, name: str, layers: Sequence[Layer]) -> Array:
         for i, layer in enumerate(layers, 1):
             numbered = name if len(layers) == 1 else f"{name}_{i}"
-            side_by_side = (
-                dict(zip("ab", layer, strict=True)) if isinstance(layer[0], tuple) else {"": layer}
-            )
-            stride = (2, "VALID") if not self.pool and i == len(layers) else (1, "SAME")
+            two = isinstance(layer[0], tuple)
+            side_by_side = dict(zip("ab", layer, strict=True)) if two else {"": layer}
+            halves = not self.pool and i == len(layers)
+            stride, padding = (2, "VALID") if halves else (1, "SAME")
             outputs = [
-                Conv(features, kernel, *stride, name=numbered + letter)(x)
+                Conv(features, kernel, stride, padding, name=numbered + letter)(x)
                 for letter, (features, *kernel) in side_by_side.items()
             ]
             x = jnp.concatenate(outputs, axis=-1)
@@ -126,13 +131,13 @@ def _a(pooled: int) -> partial[Mixed]:
 
 
 def _b() -> partial[Mixed]:
-    return partial(
-        Mixed, {"branch3x3": [(384, 3, 3)], "branch3x3dbl": [(64, 1, 1), (96, 3, 3), (96, 3, 3)]}
-    )
+    branches = {"branch3x3": [(384, 3, 3)], "branch3x3dbl": [(64, 1, 1), (96, 3, 3), (96, 3, 3)]}
+    return partial(Mixed, branches)
 
 
 def _c(inner: int) -> partial[Mixed]:
-    flat, tall = (inner, 1, 7), (inner, 7, 1)
+    flat = (inner, 1, 7)
+    tall = (inner, 7, 1)
     branches = {
         "branch1x1": [(192, 1, 1)],
         "branch7x7": [(inner, 1, 1), flat, (192, 7, 1)],
@@ -165,15 +170,14 @@ BLOCKS |= dict(Mixed_7a=_d(), Mixed_7b=_e("average"), Mixed_7c=_e("max"))
 
 
 class Inception(nn.Module):
-    """Images to the features of FID ("pool"), of sFID ("spatial") and of the Inception score
-    ("logits").
+    """The network; it computes the features of FID, of sFID and of the Inception Score.
 
     Attributes:
-      resizing: of the images to 299x299. "pytorch": see ``resizing_matrix``, then 2 x - 1, as
-        pytorch-fid does; "tensorflow1": that of the released graph, then (255 x - 128) / 128, as
-        torch-fidelity does and the evaluators of ADM and EDM, which run the graph or a copy of it.
-        Figures in the literature are of either.
-      num_classes: the released network has 1008, of which 1000 are ImageNet's.
+      resizing: how images are resized to 299x299; see ``resizing_matrix``. "pytorch" then scales to
+        2 x - 1, as pytorch-fid does. "tensorflow1" scales to (255 x - 128) / 128 as the released
+        graph does, which torch-fidelity and the evaluators of ADM and EDM follow: they run the
+        graph or a copy of it. The literature has figures of both.
+      num_classes: the released network has 1008 classes, of which 1000 are ImageNet's.
     """
 
     resizing: str = "pytorch"
@@ -181,35 +185,31 @@ class Inception(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array) -> dict[str, Array]:
-        """Features of a batch.
+        """Computes the features of a batch.
 
         Args:
-          images: (B, H, W, 3), of any size; floating in [0, 1], or uint8.
+          images: (B, H, W, 3) of any size, floating in [0, 1] or uint8.
 
         Returns:
-          float32: "pool" (B, 2048), the means over the last block's positions; "spatial" (B, 2023),
-            the first 7
-          channels of Mixed_6d, 17 x 17 x 7 (``mixed_6/conv:0[..., :7]`` of the graph); "logits" (B,
-          num_classes).
+          Arrays in float32: "pool" (B, 2048), the means over the last block's positions; "spatial"
+          (B, 2023), the first 7 channels of Mixed_6d, 17 x 17 x 7 (``mixed_6/conv:0[..., :7]`` of
+          the graph); "logits" (B, num_classes).
 
         Raises:
-          ValueError: images of another shape or kind of number, or no such resizing.
+          ValueError: the images have another shape or dtype, or there is no such resizing.
         """
         if self.resizing not in RESIZING:
-            raise ValueError(f"resizing: no {self.resizing!r}; there is {', '.join(RESIZING)}")
-        whole = images.dtype == jnp.uint8
-        if (
-            images.ndim != 4
-            or images.shape[3] != 3
-            or not (whole or jnp.issubdtype(images.dtype, jnp.floating))
-        ):
+            raise ValueError(f"resizing: no {self.resizing!r}; give one of {', '.join(RESIZING)}")
+        integer = images.dtype == jnp.uint8
+        number = integer or jnp.issubdtype(images.dtype, jnp.floating)
+        if images.ndim != 4 or images.shape[3] != 3 or not number:
             raise ValueError(
-                f"images: (B, H, W, 3), floating or uint8; not {images.shape} {images.dtype}"
+                f"images: {images.shape} {images.dtype}; give (B, H, W, 3), floating or uint8"
             )
         rows, columns = (
             jnp.asarray(resizing_matrix(self.resizing, n), jnp.float32) for n in images.shape[1:3]
         )
-        x = images.astype(jnp.float32) / (255 if whole else 1)
+        x = images.astype(jnp.float32) / (255 if integer else 1)
         x = jnp.einsum("ih,bhwc,jw->bijc", rows, x, columns, precision=Precision.HIGHEST)
         x = x * RESIZING[self.resizing][1] - 1
 
@@ -221,7 +221,7 @@ class Inception(nn.Module):
         for name, block in BLOCKS.items():
             x = block(name=name)(x)
             if name == "Mixed_6d":
-                spatial = x[..., :7].reshape(len(x), -1)  # the 1x1 branch comes first
+                spatial = x[..., :7].reshape(len(x), -1)  # The 1x1 branch comes first.
         pool = x.mean((1, 2))
         logits = nn.Dense(self.num_classes, precision=Precision.HIGHEST, name="fc")(pool)
         return {"pool": pool, "spatial": spatial, "logits": logits}

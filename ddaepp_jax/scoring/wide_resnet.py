@@ -1,5 +1,6 @@
-"""Wide residual networks (Zagoruyko & Komodakis 2016, arXiv 1605.07146) with GroupNorm, to classify
-small images.
+"""Wide residual networks with GroupNorm, which classify small images.
+
+Zagoruyko & Komodakis 2016, arXiv 1605.07146.
 """
 
 import jax.numpy as jnp
@@ -7,14 +8,14 @@ from flax import linen as nn
 from jax import Array
 from jax.lax import Precision, rsqrt
 
-GROUP = 8  # channels that are normalised together
+GROUP = 8  # Channels that are normalised together.
 
 
 class _Norm(nn.Module):
-    """GroupNorm of ``GROUP`` channels, its epsilon PyTorch's; then ReLU.
+    """GroupNorm of ``GROUP`` channels with PyTorch's epsilon, and ReLU.
 
-    As one multiply-add an element, from means of channels: flax's takes five times as long on a
-    CPU, with gradients.
+    It is one multiply-add for each element, with factors from the means of channels. Flax's takes
+    five times as long on a CPU, with gradients.
     """
 
     @nn.compact
@@ -27,35 +28,37 @@ class _Norm(nn.Module):
             means = means.reshape(-1, channels // GROUP, GROUP).mean(axis=2)
             return jnp.repeat(means, GROUP, axis=1)
 
-        mean, square = grouped(x.mean(axis=(1, 2))), grouped(jnp.square(x).mean(axis=(1, 2)))
+        mean = grouped(x.mean(axis=(1, 2)))
+        square = grouped(jnp.square(x).mean(axis=(1, 2)))
         factor = scale[None] * rsqrt(jnp.maximum(square - jnp.square(mean), 0) + 1e-5)
         offset = bias[None] - mean * factor
         return nn.relu(x * factor[:, None, None] + offset[:, None, None])
 
 
 def _conv(x: Array, width: int, name: str, size: int = 3, stride: int = 1) -> Array:
-    """Convolution with ``size // 2`` zeros on every side, initialised for a ReLU after it (He
-    2015).
+    """A convolution with ``size // 2`` zeros on every side, initialised for a ReLU after it.
+
+    The initialisation is that of He et al. 2015.
     """
     init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-    # Full float32, or features would differ between accelerators, and from the CPU's, by a
-    # thousandth.
+    # With less than full float32, features would differ by a thousandth between accelerators, and
+    # from a CPU's.
     options = dict(padding=size // 2, use_bias=False, kernel_init=init, precision=Precision.HIGHEST)
     return nn.Conv(width, (size, size), stride, **options, name=name)(x)
 
 
 class WideResNet(nn.Module):
-    """WRN-``depth``-``width``: three stages of pre-activation blocks, of 16, 32 and 64 times
-    ``width`` channels.
+    """WRN-``depth``-``width``: three stages of pre-activation blocks.
 
-    GroupNorm stands in place of batch norm: an image's features depend on that image alone, in
-      training as after it,
-    and there is no state beside the parameters. Stages 2 and 3 halve the image, rounding up: 8x8
-    ends as 2x2.
+    The stages have 16, 32 and 64 times ``width`` channels. Stages 2 and 3 halve the image, rounding
+    up: 8x8 ends as 2x2. GroupNorm replaces batch norm: an image's features depend on that image
+    only, also in training, and there is no state beside the parameters.
 
     Attributes:
-      depth: 6 n + 4, with n blocks of two convolutions to a stage.
-      stride: of the first convolution, 1 in the paper; 2 takes a quarter of the time.
+      num_classes: number of classes.
+      depth: 6 n + 4, with n blocks of two convolutions in each stage.
+      width: factor of the channels.
+      stride: stride of the first convolution, 1 in the paper; 2 takes a quarter of the time.
     """
 
     num_classes: int
@@ -65,7 +68,7 @@ class WideResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array) -> dict[str, Array]:
-        """Features before the last layer, and logits.
+        """Computes the features before the last layer, and the logits.
 
         Args:
           images: (B, H, W, C) float32 in [-1, 1], of any size.
@@ -74,7 +77,7 @@ class WideResNet(nn.Module):
           "pool" (B, 64 * width) and "logits" (B, num_classes), float32.
 
         Raises:
-          ValueError: there are no networks of this depth.
+          ValueError: there is no network of this depth.
         """
         blocks, rest = divmod(self.depth - 4, 6)
         if rest or blocks < 1:
@@ -82,17 +85,16 @@ class WideResNet(nn.Module):
         x = _conv(images, 16, "conv", 3, self.stride)
         for stage, channels in enumerate((16, 32, 64), 1):
             for block in range(1, blocks + 1):
-                name, stride = f"block_{stage}_{block}", 2 if stage > 1 and block == 1 else 1
-                x = self._block(x, channels * self.width, stride, name)
+                stride = 2 if stage > 1 and block == 1 else 1
+                x = self._block(x, channels * self.width, stride, f"block_{stage}_{block}")
         pool = _Norm(name="norm")(x).mean(axis=(1, 2))
-        return {
-            "pool": pool,
-            "logits": nn.Dense(self.num_classes, precision=Precision.HIGHEST, name="fc")(pool),
-        }
+        logits = nn.Dense(self.num_classes, precision=Precision.HIGHEST, name="fc")(pool)
+        return {"pool": pool, "logits": logits}
 
     def _block(self, x: Array, width: int, stride: int, name: str) -> Array:
-        """Norm, ReLU, convolution, twice; where the shape changes, the shortcut starts after the
-        first ReLU.
+        """Applies norm, ReLU and a convolution, twice, and adds the shortcut.
+
+        If the shape changes, the shortcut starts after the first ReLU.
         """
         active = _Norm(name=f"{name}_norm1")(x)
         changed = stride > 1 or x.shape[-1] != width

@@ -18,12 +18,10 @@ from ddaepp_jax.base import parallel
 from ddaepp_jax.base.dispatch import InFlight, progress_bar
 from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.base.files import replace, write_json
-from ddaepp_jax.base.results import refuse_other
-from ddaepp_jax.config import saved as run_config
-from ddaepp_jax.config import validation
+from ddaepp_jax.config import saved, validation
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.reporting.bottleneck import Curves, figure
-from ddaepp_jax.run import weights_to_start_from
+from ddaepp_jax.run.opened import weights_to_start_from
 from ddaepp_jax.search.decision import decide, score
 from ddaepp_jax.training import graft
 from ddaepp_jax.training.program import Program, compile_program
@@ -72,7 +70,7 @@ def search(
     blocks, weights = _candidates(config, data, candidates)
     if data.nbytes <= config.data.device_bytes:
         data = data.resident()  # Read once, not once a run.
-    _claim(config, workdir)
+    saved.claim(workdir / "short_run.json", config, "a search", _differences)
     rows = _read(workdir / "curves.jsonl")
     runs = [(seed, block) for seed in seeds for block in blocks if (seed, block) not in rows]
     hidden = not runs or jax.process_index() != 0
@@ -221,36 +219,13 @@ def _append(row: dict[str, Any], stop: int, totals: Mapping[str, Any]) -> bool:
     return True
 
 
-def _claim(config: ConfigDict, workdir: Path) -> None:
-    """Makes the directory, or checks that it holds a search by this config.
-
-    The config's seed and bottleneck may differ.
-    """
-    file = workdir / "short_run.json"
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        if file.exists():
-            old = run_config.from_json(file.read_text(errors="replace"), str(file))
-            differences = _differences(old, config)
-            if differences:
-                refuse_other(file, "a search", differences, "use another --workdir")
-        elif any(workdir.iterdir()):
-            raise InputError(f"--workdir: {workdir} is not empty and holds no search; use another")
-        else:
-            file.write_text(run_config.to_json(config))
-    except OSError as error:
-        raise InputError(
-            f"--workdir: cannot write {workdir} ({error.strerror}); use another"
-        ) from None
-
-
 def _differences(old: ConfigDict, config: ConfigDict) -> list[str]:
     """Returns what differs between the configs of two searches, the length of a run included,
     which training itself may change.
     """
     old.seed = config.seed
     old.model.bottleneck = config.model.bottleneck
-    changes = run_config.changes(old, config)
+    changes = saved.changes(old, config)
     length = f"train.steps: {old.train.steps} -> {config.train.steps}"
     if old.train.steps != config.train.steps and length not in changes:
         changes = [length, *changes]

@@ -1,3 +1,1 @@
-"""The sharded train step and what surrounds it: state, optimizer, EMA, loop, checkpoints,
-writers.
-"""
+"""Training: the sharded step, its state, the loop around it, and what the loop saves and writes."""

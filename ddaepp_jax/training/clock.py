@@ -1,9 +1,10 @@
-"""Time: durations resolved to steps, and rates that leave out compilation and pauses."""
+"""Durations in steps, and the speed of training without compilation and pauses."""
 
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-# Peak dense bfloat16 FLOP/s of one device, by the vendors' data sheets; a part of
+# Peak dense bfloat16 FLOP/s of one device, from the vendors' data sheets. A key is a part of
 # ``jax.Device.device_kind``.
 PEAK_FLOPS = {
     "TPU v4": 275e12,
@@ -21,7 +22,7 @@ PEAK_FLOPS = {
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Peak FLOP/s of a device, None where it isn't known (CPUs)."""
+    """Returns the peak FLOP/s of one device; None where it is unknown, as on a CPU."""
     return next((peak for name, peak in PEAK_FLOPS.items() if name in device_kind), None)
 
 
@@ -33,16 +34,18 @@ def total_steps(
     batch_size: int,
     num_examples: int,
 ) -> int:
-    """Steps of a duration given as steps, epochs or images, exactly one; rounded up."""
+    """Returns the number of steps, rounded up; exactly one of the first three is not None."""
     if steps is not None:
         return steps
-    wanted = images if images is not None else epochs * num_examples
-    return int(-(-wanted // batch_size))
+    if images is None:
+        images = epochs * num_examples
+    return int(-(-images // batch_size))
 
 
-def next_stop(step: int, total: int, dispatch: int, periods: tuple[int, ...]) -> int:
-    """Where the dispatch that starts at ``step`` ends: at most ``dispatch`` on, never past a
-    multiple of a period.
+def next_stop(step: int, total: int, dispatch: int, periods: Sequence[int]) -> int:
+    """Returns the step at which the dispatch that starts at ``step`` ends.
+
+    It takes at most ``dispatch`` steps and never passes a multiple of a period (0: no period).
     """
     return min(
         step + dispatch, total, *((step // period + 1) * period for period in periods if period)
@@ -50,19 +53,21 @@ def next_stop(step: int, total: int, dispatch: int, periods: tuple[int, ...]) ->
 
 
 class Clock:
-    """Images a second of the loop, pauses (evaluation, checkpoints) left out."""
+    """The time of the loop without its pauses (evaluations, checkpoints)."""
 
     def __init__(self) -> None:
+        """Starts the clock."""
         self._start = time.perf_counter()
         self._paused = 0.0
-        self._mark: tuple[float, int] | None = None
+        self._last: tuple[float, int] | None = None
 
     def active_seconds(self) -> float:
+        """Returns the seconds since the start, without pauses."""
         return time.perf_counter() - self._start - self._paused
 
     @contextmanager
-    def pause(self):
-        """Time inside doesn't count."""
+    def pause(self) -> Iterator[None]:
+        """Leaves the time inside the block out."""
         start = time.perf_counter()
         try:
             yield
@@ -70,7 +75,11 @@ class Clock:
             self._paused += time.perf_counter() - start
 
     def rate(self, step: int) -> float:
-        """Steps a second since the last call; the first call only marks."""
-        now, mark = self.active_seconds(), self._mark
-        self._mark = (now, step)
-        return (step - mark[1]) / max(now - mark[0], 1e-9) if mark else 0.0
+        """Returns the steps per second since the last call; 0 at the first call."""
+        now = self.active_seconds()
+        last = self._last
+        self._last = (now, step)
+        if last is None:
+            return 0.0
+        last_time, last_step = last
+        return (step - last_step) / max(now - last_time, 1e-9)

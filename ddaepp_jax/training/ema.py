@@ -1,5 +1,6 @@
-"""Averages of the parameters: exponential ones, and ones whose profile is a power of time (EDM2,
-arXiv 2312.02696).
+"""Averages of the parameters: exponential ones, and ones whose profile is a power of time.
+
+Equation and section numbers are those of EDM2 (arXiv 2312.02696), which introduced the second kind.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,11 +13,9 @@ import numpy as np
 import optax
 from jax import Array
 
-POWER = "sigma_rel"  # what the name of a power-function average starts with
-WIDTHS = (
-    0.001,
-    12**-0.5,
-)  # of a power-function average: [narrowest, that of the plain mean of all steps)
+POWER = "sigma_rel"  # The name of a power-function average begins with it.
+# Relative widths of power-function averages: from the narrowest to below the plain mean's.
+WIDTHS = (0.001, 12**-0.5)
 
 
 def init(
@@ -25,55 +24,59 @@ def init(
     sigma_rels: Sequence[float] = (),
     teachers: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """An average a decay ("0.9999"), a relative width ("sigma_rel0.05") and a teacher; each starts
-    as a copy.
+    """Returns the averages of step 0, each a copy of ``params``.
+
+    Args:
+      decays: one exponential average each, named by its decay ("0.9999").
+      sigma_rels: one power-function average each, named by its relative width ("sigma_rel0.05").
+      teachers: names of further averages, each with a decay schedule of its own.
     """
     names = [*map(str, decays), *map(power_name, sigma_rels), *teachers]
     return {name: jax.tree.map(jnp.copy, params) for name in names}
 
 
 def power_name(sigma_rel: float) -> str:
-    """The name of a power-function average in the state."""
+    """Returns the name that a power-function average has in the state."""
     return f"{POWER}{float(sigma_rel)}"
 
 
 def decay_at(decay: float, step: Array, ramp: bool) -> Array:
-    """The decay of the n-th update, n = 0, 1, ..; ramped, min(decay, 1 - (1 + n)^(-2/3)) (DDAE's).
+    """Returns the decay of update n = ``step``, counted from 0.
 
-    The ramp makes the first updates forget the initialisation, which a short run's average would
-    otherwise remain.
+    With ``ramp`` it is DDAE's, min(decay, 1 - (1 + n)^(-2/3)): the first updates then forget the
+    initialisation, which a short run's average would otherwise still consist of.
     """
     ramped = 1 - (1 + step.astype(jnp.float32)) ** (-2 / 3)
     return jnp.minimum(decay, ramped) if ramp else jnp.float32(decay)
 
 
 def width(gamma: Any) -> Any:
-    """sigma_rel of the profile tau^gamma on [0, t]: its standard deviation over t, at gamma >= 0 at
-    most 1/sqrt(12).
+    """Returns sigma_rel of the profile tau^gamma on [0, t], its standard deviation divided by t.
 
-    Section 3.1, and eq. 123 as the authors' code numbers it. Floats or float64 arrays.
+    Section 3.1, and eq. 123 as the authors' code numbers it. It is at most 1/sqrt(12) at
+    gamma >= 0. Takes floats or float64 arrays.
     """
     return np.sqrt(gamma + 1) / ((gamma + 2) * np.sqrt(gamma + 3))
 
 
 def exponent(sigma_rel: Any) -> Any:
-    """The gamma of a relative width in ``WIDTHS``, inverse of ``width``. Floats or float64 arrays.
+    """Returns the gamma of a relative width in ``WIDTHS``, the inverse of ``width``.
 
-    With x = gamma + 2 and s = sigma_rel^-2, eq. 123 is x^3 + x^2 - s x + s = 0; of its three real
-    roots the largest has gamma >= 0, and Viete's formula gives it.
+    With x = gamma + 2 and s = sigma_rel^-2, eq. 123 is x^3 + x^2 - s x + s = 0. Only the largest of
+    its three real roots has gamma >= 0; Viete's formula gives it. Takes floats or float64 arrays.
     """
     s = np.asarray(sigma_rel, np.float64) ** -2
-    p, q = (s + 1 / 3) / 3, 2 * s / 3 + 1 / 27  # with u = x + 1/3: u^3 - 3 p u + 2 q = 0
+    p, q = (s + 1 / 3) / 3, 2 * s / 3 + 1 / 27  # With u = x + 1/3: u^3 - 3 p u + 2 q = 0.
     return 2 * np.sqrt(p) * np.cos(np.arccos(-q / p**1.5) / 3) - 7 / 3
 
 
 def power_rate(sigma_rel: float, step: Array) -> Array:
-    """1 - beta of the n-th update, n = 0, 1, ..: beta = (1 - 1/t)^(gamma + 1) at t = n + 1 (section
-    3.1; eq. 127).
+    """Returns 1 - beta of update n = ``step``, counted from 0 (section 3.1; eq. 127).
 
-    So update tau weighs (tau^(gamma + 1) - (tau - 1)^(gamma + 1)) / t^(gamma + 1) after t updates,
-    which is the profile (gamma + 1) tau^gamma / t^(gamma + 1) integrated over its step; the
-    initialisation weighs nothing. Late in a run beta rounds to 1 in float32, 1 - beta does not.
+    beta = (1 - 1/t)^(gamma + 1) at t = n + 1. After t updates, update tau then has the weight
+    (tau^(gamma + 1) - (tau - 1)^(gamma + 1)) / t^(gamma + 1), which is the integral of the profile
+    (gamma + 1) tau^gamma / t^(gamma + 1) over its step; the initialisation has the weight 0. Late
+    in a run beta rounds to 1 in float32, while 1 - beta stays accurate.
     """
     t = (step + 1).astype(jnp.float32)
     return -jnp.expm1(float(exponent(sigma_rel) + 1) * jnp.log1p(-1 / t))
@@ -86,8 +89,12 @@ def update(
     ramp: bool,
     teachers: Mapping[str, optax.Schedule] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """All averages moved towards ``params``: a <- d a + (1 - d) p, with d a decay, a teacher's of
-    this step, beta.
+    """Moves each average a towards ``params`` p: a <- d a + (1 - d) p.
+
+    Args:
+      step: () number of the update, from 0.
+      ramp: see ``decay_at``.
+      teachers: decay d of each teacher by the number of the update.
     """
 
     def move(name: str, average: Any) -> Any:

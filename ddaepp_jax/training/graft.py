@@ -1,6 +1,4 @@
-"""Starting from another run: what both networks have is taken, what only this one has stays as
-initialised.
-"""
+"""Starting a run from the weights of another one."""
 
 from typing import Any
 
@@ -18,42 +16,53 @@ def _by_name(tree: Any) -> dict[str, Any]:
 
 
 def check(network: Any, weights: Any) -> None:
-    """Refuse weights that don't fit the network's shapes; leaves that only one of the two has are
-    fine.
+    """Checks that the leaves which both trees have are of the same shapes.
+
+    Args:
+      network: parameters of the network, or their shapes.
+      weights: parameters to start from.
+
+    Raises:
+      InputError: a leaf has another shape.
     """
-    given = _by_name(weights)
+    leaves = _by_name(weights)
     for name, leaf in _by_name(network).items():
-        if name in given and given[name].shape != leaf.shape:
-            there = given[name].shape
+        if name in leaves and leaves[name].shape != leaf.shape:
             raise InputError(
-                f"init_from: {name} has shape {there} there and {leaf.shape} here; the models differ"
+                f"init_from: {name} has shape {leaves[name].shape} in that run and {leaf.shape} in "
+                "this one; start from a run of the same model"
             )
 
 
 def graft(state: TrainState, weights: Any) -> tuple[TrainState, list[str]]:
-    """A fresh state with ``weights`` (host arrays) in its network's places and shardings, in every
-    average too.
+    """Puts weights into the network of a fresh state, and into each of its averages.
+
+    Leaves that only the network has keep their initial values.
+
+    Args:
+      weights: host arrays; the state's shardings place them.
 
     Returns:
-      The state, and lines that say which leaves were not there and which were not used.
+      The state, and lines that tell which leaves were missing and which were not used.
     """
-    given, network = _by_name(weights), state.params["network"]
+    leaves = _by_name(weights)
+    network = state.params["network"]
     own = _by_name(network)
-    leaves = [
-        parallel.put(given[name], leaf.sharding) if name in given else leaf
+    grafted = [
+        parallel.put(leaves[name], leaf.sharding) if name in leaves else leaf
         for name, leaf in own.items()
     ]
+    params = {**state.params, "network": jax.tree.unflatten(jax.tree.structure(network), grafted)}
+    averages = {name: jax.tree.map(jnp.copy, params) for name in state.ema}
     lines = []
-    for what, names in (
-        ("initialises", own.keys() - given.keys()),
-        ("does not use", given.keys() - own.keys()),
-    ):
-        if names:
-            first = sorted(names)[0]
-            lines.append(
-                f"init_from: the network {what} {first}{f' and {len(names) - 1} more' * (len(names) > 1)}"
-            )
-    params = {**state.params, "network": jax.tree.unflatten(jax.tree.structure(network), leaves)}
-    return state.replace(
-        params=params, ema={decay: jax.tree.map(jnp.copy, params) for decay in state.ema}
-    ), lines
+    if missing := own.keys() - leaves.keys():
+        lines.append(f"init_from: the network initialises {_listed(missing)}")
+    if unused := leaves.keys() - own.keys():
+        lines.append(f"init_from: the network does not use {_listed(unused)}")
+    return state.replace(params=params, ema=averages), lines
+
+
+def _listed(names: set[str]) -> str:
+    """Returns the first name, and the number of the others."""
+    first = min(names)
+    return first if len(names) == 1 else f"{first} and {len(names) - 1} more"

@@ -1,6 +1,4 @@
-"""The training loss on held-out images, by noise level, with noise that is the same at every
-evaluation.
-"""
+"""The training loss of held-out images by noise level, with the same noise at each evaluation."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,25 +27,30 @@ def make_heldout_loss(
     batch_size: int,
     mesh: Mesh,
 ) -> Callable[[Any], dict[str, float]]:
-    """A function of the network's parameters: the loss at each level ("t0112", "sigma0.259"), and
-    their "mean".
+    """Makes a function of the network's parameters that measures the held-out loss.
 
     Args:
       images: (N, H, W, C) uint8.
-      labels: (N,) int, or None where the network takes none.
+      labels: (N,) int; None where the network takes no labels.
+      levels: noise levels, in the process's unit.
+
+    Returns:
+      A function that returns the mean loss at each level ("t0112", "sigma0.259") and "mean", the
+      mean of these.
     """
 
     def losses(
         params: Any, images: Array, labels: Array | None, ids: Array, number: Array, level: Array
     ) -> Array:
+        """Returns the (B,) losses at the level of this number."""
         x0 = to_float(images)
-        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(
-            image_keys(seed, "heldout", ids), number
-        )
-        noise, levels = image_noise(keys, x0.shape[1:]), jnp.full(ids.shape, level)
-        inputs = process.inputs(process.perturb(x0, noise, levels), levels)
-        out, _ = network.apply({"params": params}, *inputs, labels, capture=())
-        return process.loss_terms(out, x0, noise, levels)
+        keys = image_keys(seed, "heldout", ids)
+        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)
+        noise = image_noise(keys, x0.shape[1:])
+        image_levels = jnp.full(ids.shape, level)
+        x, t = process.inputs(process.perturb(x0, noise, image_levels), image_levels)
+        out, _ = network.apply({"params": params}, x, t, labels, capture=())
+        return process.loss_terms(out, x0, noise, image_levels)
 
     compiled = jax.jit(losses, out_shardings=parallel.replicated(mesh))
 
@@ -55,13 +58,13 @@ def make_heldout_loss(
         totals = np.zeros(len(levels))
         for rows, count in parallel.batches(len(images), batch_size, mesh):
             pixels, ids = parallel.place(mesh, images[rows], rows)
-            given = None if labels is None else parallel.place(mesh, labels[rows])[0]
-            # All levels are under way before the first is read.
-            queued = [
-                compiled(params, pixels, given, ids, jnp.uint32(i), jnp.asarray(level))
+            classes = None if labels is None else parallel.place(mesh, labels[rows])[0]
+            # Dispatch all levels before reading the first.
+            dispatched = [
+                compiled(params, pixels, classes, ids, jnp.uint32(i), jnp.asarray(level))
                 for i, level in enumerate(levels)
             ]
-            totals += [np.asarray(loss, np.float64)[:count].sum() for loss in queued]
+            totals += [np.asarray(loss, np.float64)[:count].sum() for loss in dispatched]
         means = totals / len(images)
         names = [f"{level:04d}" if isinstance(level, int) else f"{level:g}" for level in levels]
         values = {

@@ -1,18 +1,15 @@
-"""The train loop: it dispatches, reads metrics a dispatch late, evaluates, saves; it never waits
-otherwise.
-"""
+"""The train loop: it dispatches steps, reads metrics one dispatch late, evaluates and saves."""
 
-import sys
-from collections import deque
+import dataclasses
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 from PIL import Image
-from tqdm import tqdm
 
 from ddaepp_jax.base import parallel
+from ddaepp_jax.base.dispatch import InFlight, progress_bar
 from ddaepp_jax.base.errors import NonFiniteError
 from ddaepp_jax.training.checkpoint import Checkpoints
 from ddaepp_jax.training.clock import Clock, peak_flops
@@ -23,124 +20,110 @@ from ddaepp_jax.training.source import Source
 from ddaepp_jax.training.step import TrainState
 from ddaepp_jax.training.writers import Writer
 
-# dispatches that the host may be ahead: the device never idles, and batches don't pile up in its
-# memory
-IN_FLIGHT = 2
+
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """Where training puts its results.
+
+    Attributes:
+      writer: of metrics and pictures.
+      checkpoints: of the whole state.
+      snapshots: of the power-function averages; None where ``Schedule.snapshot_every`` is 0.
+      meta: saved with each checkpoint, beside its step.
+      trace_dir: directory of the profiler's trace.
+    """
+
+    writer: Writer
+    checkpoints: Checkpoints
+    snapshots: Snapshots | None
+    meta: dict[str, Any]
+    trace_dir: str
 
 
 class _Report:
-    """Turns totals into rows of metrics and the state of the progress bar, a dispatch after they
-    were handed over.
+    """Writes metrics and shows them beside the progress bar.
+
+    Totals are held for one dispatch before they are read, so that reading them never leaves the
+    device idle.
     """
 
     def __init__(
-        self,
-        program: Program,
-        schedule: Schedule,
-        mesh: Mesh,
-        writer: Writer,
-        clock: Clock,
-        start: int,
+        self, program: Program, schedule: Schedule, mesh: Mesh, writer: Writer, start: int
     ) -> None:
-        self._program, self._schedule, self._writer, self._clock = program, schedule, writer, clock
-        self._devices, self._peak = mesh.size, peak_flops(mesh.devices.flat[0].device_kind)
-        # A log file gets a line now and then, a terminal a bar.
-        interval = 0.5 if sys.stderr.isatty() else 30
-        self.bar = tqdm(
-            total=schedule.total,
-            initial=start,
-            unit="step",
-            mininterval=interval,
-            dynamic_ncols=True,
-            disable=jax.process_index() != 0,
-        )
-        self._pending: tuple[int, dict[str, Any]] | None = None
-        clock.rate(start)
+        self._program = program
+        self._batch_size = schedule.batch_size
+        self._devices = mesh.size
+        self._peak = peak_flops(mesh.devices.flat[0].device_kind)
+        self._writer = writer
+        self._held: tuple[int, dict[str, Any]] | None = None
+        self.bar = progress_bar(schedule.total, "step", initial=start)
+        self.clock = Clock()
+        self.clock.rate(start)
 
-    def later(self, step: int, totals: dict[str, Any]) -> None:
-        """Hand over the totals of the steps up to ``step``."""
-        self._pending = step, totals
+    def hold(self, step: int, totals: dict[str, Any]) -> None:
+        """Takes the totals of the steps up to ``step``; ``write`` reads them."""
+        self._held = step, totals
 
-    def settle(self) -> None:
-        """Read and write what was handed over.
+    def write(self) -> None:
+        """Reads and writes the totals held, if any.
 
         Raises:
-          NonFiniteError: names the first step that was not finite, and its leaf.
+          NonFiniteError: a loss or gradient was not finite; the message names the first such step,
+            and the leaf.
         """
-        if self._pending:
-            self._write(*self._pending)
-            self._pending = None
-
-    def _write(self, step: int, totals: dict[str, Any]) -> None:
+        if self._held is None:
+            return
+        step, totals = self._held
+        self._held = None
         totals = jax.device_get(totals)
-        rate = self._clock.rate(step)
+        rate = self.clock.rate(step)
         if totals["bad_step"] >= 0:
-            raise NonFiniteError(self._bad(totals))
+            raise NonFiniteError(self._describe_bad(totals))
         values = {
             name: float(np.float64(total) / totals["count"])
             for name, total in totals["sums"].items()
         }
-        if rate:
-            values["images_per_second_per_device"] = (
-                rate * self._schedule.batch_size / self._devices
-            )
-            if self._peak:
-                values["mfu"] = rate * self._program.flops / self._peak
-        self._writer.scalars(step, values)
         shown = {"loss": f"{values['loss']:.4f}"}
         if rate:
-            shown["img/s/dev"] = f"{values['images_per_second_per_device']:.0f}"
-        if "mfu" in values:
+            images = rate * self._batch_size / self._devices
+            values["images_per_second_per_device"] = images
+            shown["img/s/dev"] = f"{images:.0f}"
+        if rate and self._peak:
+            values["mfu"] = rate * self._program.flops / self._peak
             shown["MFU"] = f"{values['mfu']:.1%}"
+        self._writer.scalars(step, values)
         self.bar.set_postfix(shown, refresh=False)
 
-    def _bad(self, totals: dict[str, Any]) -> str:
-        leaves = [
-            n for n, bad in zip(self._program.leaf_names, totals["bad_leaves"], strict=True) if bad
-        ]
-        where = (
+    def _describe_bad(self, totals: dict[str, Any]) -> str:
+        flags = zip(self._program.leaf_names, totals["bad_leaves"], strict=True)
+        leaves = [name for name, bad in flags if bad]
+        part = (
             f"the gradient of {leaves[0]} ({len(leaves)} leaves in all)" if leaves else "the loss"
         )
         return (
-            f"step {int(totals['bad_step'])}: {where} is not finite; nothing was saved since. The same command resumes "
-            "from the newest checkpoint; lower optimizer.learning_rate, or set optimizer.clip_norm, or use float32"
+            f"step {int(totals['bad_step'])}: {part} is not finite; nothing was "
+            "saved since. The same command resumes from the newest checkpoint; lower "
+            "optimizer.learning_rate, or set optimizer.clip_norm, or use float32"
         )
 
 
-class _InFlight:
-    """The dispatches that the device has not done yet: at most IN_FLIGHT."""
-
-    def __init__(self, bar: tqdm) -> None:
-        self._bar = bar
-        self._dispatches: deque[tuple[jax.Array, int]] = deque()
-
-    def add(self, done: jax.Array, steps: int) -> None:
-        self._dispatches.append((done, steps))
-        self.land(IN_FLIGHT)
-
-    def land(self, left: int = 0) -> None:
-        """Wait until no more than ``left`` are under way."""
-        while len(self._dispatches) > left:
-            done, steps = self._dispatches.popleft()
-            jax.block_until_ready(done)
-            self._bar.update(steps)
-
-
 class _Trace:
-    """The profiler's window of the schedule, into a folder."""
+    """The profiler's trace of the steps that the schedule names."""
 
-    def __init__(self, schedule: Schedule, folder: str) -> None:
-        self._start, self._folder, self._on = schedule.profile_start, folder, False
+    def __init__(self, schedule: Schedule, directory: str) -> None:
+        self._start = schedule.profile_start
         self._stop = min(schedule.profile_start + schedule.profile_steps, schedule.total)
+        self._directory = directory
+        self._on = False
 
     def before(self, step: int) -> None:
-        """Open it where it starts at ``step``."""
+        """Starts the trace if it starts at ``step``."""
         if step == self._start < self._stop:
-            jax.profiler.start_trace(self._folder)
+            jax.profiler.start_trace(self._directory)
             self._on = True
 
     def after(self, step: int, state: TrainState) -> None:
-        """Close it where it ends at ``step``, whose state is waited for."""
+        """Stops the trace if it stops at ``step``, once the device has computed ``state``."""
         if self._on and step == self._stop:
             jax.block_until_ready(state)
             jax.profiler.stop_trace()
@@ -152,33 +135,26 @@ def train(
     state: TrainState,
     source: Source,
     schedule: Schedule,
-    *,
     mesh: Mesh,
-    writer: Writer,
-    checkpoints: Checkpoints,
-    snapshots: Snapshots | None,
-    meta: dict[str, Any],
-    trace_dir: str,
+    outputs: Outputs,
 ) -> TrainState:
-    """Train from ``state`` to ``schedule.total`` steps.
-
-    Args:
-      snapshots: where ``schedule.snapshot_every`` asks for some.
-      meta: saved with every checkpoint, beside its step.
-      trace_dir: where the profiler's window goes.
+    """Trains from ``state`` up to step ``schedule.total``.
 
     Raises:
-      NonFiniteError: names the step and the leaf. What was saved before is good.
+      NonFiniteError: a loss or gradient is not finite; the message names the step and the leaf.
+        What was saved before is good.
     """
     everywhere = parallel.replicated(mesh)
     step = int(state.step)
-    batches, clock, totals = source.open(step, schedule.total), Clock(), program.zeros()
-    report = _Report(program, schedule, mesh, writer, clock, step)
-    in_flight, trace = _InFlight(report.bar), _Trace(schedule, trace_dir)
+    snapshots = outputs.snapshots
     if step and schedule.due(step).snapshot:
-        snapshots.save(
-            step, state
-        )  # the checkpoint's own, where the run was stopped between the two
+        # The run may have stopped between the checkpoint of this step and its snapshot.
+        snapshots.save(step, state)
+    batches = source.open(step, schedule.total)
+    totals = program.zeros()
+    report = _Report(program, schedule, mesh, outputs.writer, step)
+    in_flight = InFlight(report.bar)
+    trace = _Trace(schedule, outputs.trace_dir)
 
     with report.bar:
         while step < schedule.total:
@@ -188,54 +164,54 @@ def train(
             limit = parallel.put(np.int32(stop), everywhere)
             with jax.transfer_guard("disallow"):
                 state, totals, done = program.run(state, totals, data, limit)
-            report.settle()  # of the dispatch before, while this one runs
+            report.write()  # The metrics of the dispatch before, while this one runs.
             in_flight.add(done, stop - step)
             step = stop
             trace.after(step, state)
             due = schedule.due(step)
             if due.log or due.pauses:
-                report.later(step, totals)
+                report.hold(step, totals)
                 totals = program.zeros()
             if due.pauses:
-                report.settle()
-                with clock.pause():
-                    _evaluate_and_save(step, state, due, writer, checkpoints, snapshots, meta)
-        report.settle()
-        in_flight.land()
+                report.write()
+                with report.clock.pause():
+                    _evaluate_and_save(step, state, due, outputs)
+        report.write()
+        in_flight.finish()
     return state
 
 
-def _evaluate_and_save(
-    step: int,
-    state: TrainState,
-    due: Due,
-    writer: Writer,
-    checkpoints: Checkpoints,
-    snapshots: Snapshots | None,
-    meta: dict[str, Any],
-) -> None:
-    values = {name: _evaluate(writer, step, name, e, state) for name, e in due.evaluations.items()}
+def _evaluate_and_save(step: int, state: TrainState, due: Due, outputs: Outputs) -> None:
+    values = {
+        name: _evaluate(name, evaluation, step, state, outputs.writer)
+        for name, evaluation in due.evaluations.items()
+    }
     if due.checkpoint:
-        measured = {name: values[name][e.rank] for name, e in due.evaluations.items() if e.rank}
-        if snapshots:
-            snapshots.wait()  # a run that resumes here makes those before it no more
-        checkpoints.save(state, {**meta, "step": step, "measured": measured})
+        measured = {
+            name: values[name][evaluation.best]
+            for name, evaluation in due.evaluations.items()
+            if evaluation.best
+        }
+        if outputs.snapshots:
+            # A run resumed from this checkpoint does not recreate earlier snapshots, so wait until
+            # they are on disk.
+            outputs.snapshots.wait()
+        outputs.checkpoints.save(state, {**outputs.meta, "step": step, "measured": measured})
     if due.snapshot:
-        snapshots.save(step, state)
+        outputs.snapshots.save(step, state)
 
 
 def _evaluate(
-    writer: Writer, step: int, name: str, evaluation: Evaluation, state: TrainState
+    name: str, evaluation: Evaluation, step: int, state: TrainState, writer: Writer
 ) -> dict[str, float | Image.Image]:
+    """Measures, and writes pictures and numbers."""
     values = evaluation.measure(state)
+    numbers = {}
     for key, value in values.items():
         if isinstance(value, Image.Image):
             writer.picture(step, key, value)
-    numbers = {
-        f"{name}/{key}": value
-        for key, value in values.items()
-        if not isinstance(value, Image.Image)
-    }
+        else:
+            numbers[f"{name}/{key}"] = value
     if numbers:
         writer.scalars(step, numbers)
     return values

@@ -1,9 +1,9 @@
-"""The optimizer of a config: clipping, learning-rate schedule, update rule, decay mask."""
+"""The optimizer: gradient clipping, learning-rate schedule, update rule and weight decay."""
 
 import jax
 import optax
 
-from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.base.choice import choose
 
 NAMES = ("adamw", "adam", "sgd")
 SCHEDULES = ("constant", "cosine")
@@ -13,22 +13,26 @@ DECAY_MASKS = ("all", "matrices")
 def learning_rate(
     peak: float, schedule: str, warmup_steps: int, total_steps: int
 ) -> optax.Schedule:
-    """Linear warm-up from 0, then constant, or a cosine to 0 at ``total_steps``."""
-    if schedule == "cosine":
+    """Makes a learning-rate schedule with a linear warm-up from 0.
+
+    Args:
+      schedule: "constant", or "cosine" to 0 at ``total_steps``.
+
+    Raises:
+      InputError: optimizer.schedule is unknown.
+    """
+    if choose("optimizer.schedule", schedule, SCHEDULES) == "cosine":
         decay = optax.cosine_decay_schedule(peak, max(1, total_steps - warmup_steps))
     else:
         decay = optax.constant_schedule(peak)
     if warmup_steps == 0:
         return decay
-    return optax.join_schedules(
-        [optax.linear_schedule(0.0, peak, warmup_steps), decay], [warmup_steps]
-    )
+    warmup = optax.linear_schedule(0.0, peak, warmup_steps)
+    return optax.join_schedules([warmup, decay], [warmup_steps])
 
 
-def _matrices(params: optax.Params) -> optax.Params:
-    """True where weight decay belongs by the usual exemption: kernels, not biases, norms or
-    embeddings.
-    """
+def _is_matrix(params: optax.Params) -> optax.Params:
+    """Returns True for kernels; biases, norms and embeddings are usually exempt from decay."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: path[-1].key == "kernel" and leaf.ndim > 1, params
     )
@@ -44,20 +48,26 @@ def make_optimizer(
     decay_mask: str,
     clip_norm: float,
 ) -> optax.GradientTransformation:
-    """``name`` is one of NAMES; ``decay_mask`` one of DECAY_MASKS: U-ViT's released training decays
-    everything.
+    """Makes the optimizer.
+
+    Args:
+      name: one of ``NAMES``.
+      b1, b2: of Adam and AdamW.
+      weight_decay: of AdamW.
+      decay_mask: "all" decays every parameter, as U-ViT's released training does; "matrices" decays
+        kernels only.
+      clip_norm: largest norm of the gradient (0: no clipping).
+
+    Raises:
+      InputError: optimizer.name or optimizer.decay_mask is unknown.
     """
-    if decay_mask not in DECAY_MASKS:
-        raise InputError(
-            f"optimizer.decay_mask: no mask {decay_mask!r}; there are {', '.join(DECAY_MASKS)}"
-        )
+    choose("optimizer.name", name, NAMES)
+    choose("optimizer.decay_mask", decay_mask, DECAY_MASKS)
     if name == "adamw":
-        mask = _matrices if decay_mask == "matrices" else None
+        mask = _is_matrix if decay_mask == "matrices" else None
         rule = optax.adamw(learning_rate, b1, b2, weight_decay=weight_decay, mask=mask)
     elif name == "adam":
         rule = optax.adam(learning_rate, b1, b2)
-    elif name == "sgd":
-        rule = optax.sgd(learning_rate)
     else:
-        raise InputError(f"optimizer.name: no optimizer {name!r}; there are {', '.join(NAMES)}")
+        rule = optax.sgd(learning_rate)
     return optax.chain(optax.clip_by_global_norm(clip_norm), rule) if clip_norm else rule

@@ -1,6 +1,4 @@
-"""When things happen in training: evaluations, checkpoints, snapshots, logs, and where a dispatch
-ends.
-"""
+"""When training evaluates, saves and logs, and where a dispatch ends."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -11,25 +9,27 @@ from PIL import Image
 from ddaepp_jax.training.clock import next_stop
 from ddaepp_jax.training.step import TrainState
 
-# step's state -> values by name: numbers go to the metrics, pictures to files.
+# A state -> values by name: numbers go to the metrics, pictures to files.
 Evaluator = Callable[[TrainState], dict[str, float | Image.Image]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Something measured every ``every`` steps.
+    """A measurement in training.
 
     Attributes:
-      rank: the value that ranks checkpoints; "": none does.
+      every: steps from one measurement to the next.
+      measure: measures a state.
+      best: name of the value that ranks checkpoints; "": no value does.
     """
 
     every: int
     measure: Evaluator
-    rank: str = ""
+    best: str = ""
 
 
 class Due(NamedTuple):
-    """What happens after a step."""
+    """What is due after a step."""
 
     evaluations: Mapping[str, Evaluation]
     checkpoint: bool
@@ -38,15 +38,22 @@ class Due(NamedTuple):
 
     @property
     def pauses(self) -> bool:
-        """Whether something happens that takes its time, and wants the metrics so far to be
-        good.
-        """
+        """Whether training pauses; the metrics so far must then be read and finite first."""
         return bool(self.evaluations) or self.checkpoint or self.snapshot
 
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """When things happen, in steps."""
+    """When things happen, in steps; a period of 0 is never due.
+
+    Attributes:
+      total: steps of the whole run.
+      dispatch: most steps of one dispatch.
+      log_every, checkpoint_every, snapshot_every: periods.
+      batch_size: images of one step.
+      evaluations: by name.
+      profile_start, profile_steps: first step of the profiler's trace, and its length.
+    """
 
     total: int
     dispatch: int
@@ -59,7 +66,7 @@ class Schedule:
     profile_steps: int = 0
 
     def due(self, step: int) -> Due:
-        """What happens after ``step`` steps; everything does at the end."""
+        """Returns what is due after ``step`` steps; at the end everything is."""
         due = lambda period: period > 0 and (step % period == 0 or step == self.total)
         return Due(
             {
@@ -73,9 +80,9 @@ class Schedule:
         )
 
     def stop(self, step: int) -> int:
-        """Where the dispatch that starts after ``step`` steps ends."""
-        every = (self.log_every, self.checkpoint_every, self.snapshot_every)
-        periods = (*every, *(e.every for e in self.evaluations.values()))
+        """Returns the step at which the dispatch that starts at ``step`` ends."""
+        periods = [self.log_every, self.checkpoint_every, self.snapshot_every]
+        periods += [evaluation.every for evaluation in self.evaluations.values()]
         stop = next_stop(step, self.total, self.dispatch, periods)
         if self.profile_steps:
             edges = (self.profile_start, self.profile_start + self.profile_steps)

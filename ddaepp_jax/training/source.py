@@ -1,8 +1,7 @@
-"""Where a step's batch comes from: the data set in device memory, or batches streamed from the
-host.
+"""Where the batches come from: a data set in device memory, or a stream from the host.
 
-Both give the same images for a step: batch = f(seed, step), whatever the number of devices and
-  processes.
+Both give the same images for a step: the batch is a function of (seed, step), whatever the number
+of devices and processes.
 """
 
 import dataclasses
@@ -27,12 +26,11 @@ class Source:
     """Batches for the train program.
 
     Attributes:
-      looped: one dispatch takes many steps: the whole set is on the device.
-      shapes: of what the program is handed at a dispatch.
-      fetch: ``(what it is handed, step) -> {"image" uint8, "label", "index"}``, the global batch;
-        traced.
-      open: ``(first step, last) -> iterator`` of what the program is handed; a resident set comes
-        again and again.
+      looped: whether one dispatch takes many steps, as the whole set is in device memory.
+      shapes: shapes of the arrays that a dispatch receives.
+      fetch: ``(arrays, step) -> {"image" uint8, "label", "index"}``, the global batch; traced.
+      open: ``(first step, last step) -> iterator`` over the arrays of each dispatch; for a resident
+        set they are always the same.
     """
 
     looped: bool
@@ -42,34 +40,34 @@ class Source:
 
 
 def _shapes(rows: int, data: Dataset, placed: NamedSharding) -> dict[str, jax.ShapeDtypeStruct]:
-    numbers = jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=placed)
     return {
         "image": jax.ShapeDtypeStruct((rows, *data.image_shape), jnp.uint8, sharding=placed),
-        "label": numbers,
+        "label": jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=placed),
     }
 
 
 def resident(data: Dataset, seed: int, batch_size: int, mesh: Mesh, looped: bool = True) -> Source:
-    """The whole set as uint8 on every device; each device gathers its part of the batch."""
+    """Makes a source that holds the whole set as uint8 on every device.
+
+    Each device gathers its own part of the batch.
+    """
+    replicated = parallel.replicated(mesh)
     split = NamedSharding(mesh, parallel.BATCH)
 
     def fetch(arrays: Mapping[str, Array], step: Array) -> dict[str, Array]:
-        index = jax.lax.with_sharding_constraint(
-            batch_indices(seed, step, batch_size, len(data)), split
-        )
+        index = batch_indices(seed, step, batch_size, len(data))
+        index = jax.lax.with_sharding_constraint(index, split)
         return {"image": arrays["image"][index], "label": arrays["label"][index], "index": index}
 
     def open(start: int, stop: int) -> Iterator[dict[str, Any]]:
         images, labels = data.arrays()
-        return itertools.repeat(
-            parallel.put({"image": images, "label": labels}, parallel.replicated(mesh))
-        )
+        return itertools.repeat(parallel.put({"image": images, "label": labels}, replicated))
 
-    return Source(looped, _shapes(len(data), data, parallel.replicated(mesh)), fetch, open)
+    return Source(looped, _shapes(len(data), data, replicated), fetch, open)
 
 
 def streamed(data: Dataset, seed: int, batch_size: int, mesh: Mesh, threads: int) -> Source:
-    """Each process reads its rows of the batch ahead of the step."""
+    """Makes a source in which each process reads its rows of the batches ahead of the steps."""
     split = NamedSharding(mesh, parallel.BATCH)
 
     def open(start: int, stop: int) -> Iterator[dict[str, Any]]:
@@ -83,10 +81,11 @@ def streamed(data: Dataset, seed: int, batch_size: int, mesh: Mesh, threads: int
             }
 
     shapes = _shapes(batch_size, data, split)
-    return Source(False, shapes | {"index": shapes["label"]}, lambda batch, step: batch, open)
+    shapes["index"] = shapes["label"]
+    return Source(False, shapes, lambda batch, step: batch, open)
 
 
 def _local_rows(split: NamedSharding, batch_size: int) -> np.ndarray:
-    """Positions in the global batch that this process's devices hold, ascending."""
+    """Returns the positions in the global batch that this process's devices hold, ascending."""
     indices = split.addressable_devices_indices_map((batch_size,))
     return np.unique(np.concatenate([np.arange(batch_size)[index] for index in indices.values()]))

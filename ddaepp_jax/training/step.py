@@ -1,4 +1,4 @@
-"""One step of training, ``(state, batch) -> (state, metrics)``, and the state that it moves."""
+"""One step of training, ``(state, batch) -> (state, metrics)``, and the state that it updates."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -19,14 +19,14 @@ from ddaepp_jax.training import ema
 
 @struct.dataclass
 class TrainState:
-    """All that training changes.
+    """Everything that training changes.
 
     Attributes:
-      step: () int32, steps taken.
+      step: () int32, number of steps taken.
       params: ``{"network": .., "objectives": {name: heads}}``.
-      ema: ``{name of an average: tree like params}``, see ``ddaepp_jax.training.ema``; an
-        objective's teacher is the average of the objective's name.
-      opt_state: optax's.
+      ema: averages of ``params`` by name (see ``ddaepp_jax.training.ema``); an objective's teacher
+        is the average that has the objective's name.
+      opt_state: optax's state.
     """
 
     step: Array
@@ -37,12 +37,12 @@ class TrainState:
 
 @dataclasses.dataclass(frozen=True)
 class Learner:
-    """All that training doesn't change: the parts that a step is made of.
+    """Everything that a step uses and training does not change.
 
     Attributes:
       objectives: name -> (objective, its weight by the number of the step).
       ema_decays, ema_ramp, ema_sigma_rels: see ``ddaepp_jax.training.ema``.
-      seed: of every random number of the run.
+      seed: determines every random number of the run.
     """
 
     network: nn.Module
@@ -55,19 +55,20 @@ class Learner:
     seed: int
 
     def stream(self, name: str) -> Array:
-        """The key of a named stream of random numbers."""
+        """Returns the key of a named random stream."""
         return named(jax.random.key(self.seed), name)
 
     @property
     def teachers(self) -> dict[str, optax.Schedule]:
-        """The decay of each teacher, by its objective's name."""
+        """The decay of each teacher, by the name of its objective."""
         decays = {name: objective.teacher_decay for name, (objective, _) in self.objectives.items()}
         return {name: decay for name, decay in decays.items() if decay}
 
 
 def init_state(learner: Learner, image_shape: tuple[int, int, int]) -> TrainState:
-    """The state of step 0; pure, so that ``jax.jit`` with output shardings never holds an unsharded
-    copy.
+    """Makes the state of step 0.
+
+    It is a pure function, so that under ``jax.jit`` with output shardings no unsharded copy exists.
     """
     rng = learner.stream("init")
     x, t = jnp.zeros((1, *image_shape)), jnp.zeros((1,))
@@ -83,47 +84,53 @@ def init_state(learner: Learner, image_shape: tuple[int, int, int]) -> TrainStat
     return TrainState(jnp.zeros((), jnp.int32), params, averages, learner.optimizer.init(params))
 
 
-def _run(learner: Learner, params: Any, given: Pass, dropout_rng: Array) -> Result:
-    x_t = learner.process.perturb(given.view, given.noise, given.level)
-    x, t = learner.process.inputs(x_t, given.level)
+def run_pass(learner: Learner, params: Any, request: Pass, dropout_rng: Array) -> Result:
+    """Runs one pass through the network with the parameters ``params``."""
+    x_t = learner.process.perturb(request.x0, request.noise, request.level)
+    x, t = learner.process.inputs(x_t, request.level)
     out, features = learner.network.apply(
         {"params": params},
         x,
         t,
-        given.label,
-        given.augment_label,
-        train=not given.teacher,
-        capture=given.capture,
-        stop=not given.denoises,
+        request.label,
+        request.augment_label,
+        train=not request.teacher,
+        capture=request.capture,
+        stop=not request.denoises,
         rngs={"dropout": dropout_rng},
     )
-    return Result(given, out, features)
+    return Result(request, out, features)
 
 
 def total_loss(
     learner: Learner, params: Any, state: TrainState, batch: Mapping[str, Array]
 ) -> tuple[Array, dict[str, Array]]:
-    """The weighted sum of the objectives' losses at ``params``, each pass run once; and metrics.
+    """Computes the weighted sum of the objectives' losses at ``params``.
+
+    A pass that several objectives request runs once.
 
     Args:
-      state: its step draws the random numbers, its teachers run theirs.
-      batch: as ``train_step``'s.
+      state: its step determines the random numbers, its averages are the teachers' parameters.
+      batch: see ``train_step``.
+
+    Returns:
+      The loss, and metrics: scalars by name.
     """
     rng = jax.random.fold_in(learner.stream("train"), state.step)
-    passes: dict[str, Pass] = {}
+    requests: dict[str, Pass] = {}
     for objective, _ in learner.objectives.values():
-        for name, given in objective.passes(rng, batch).items():
-            passes[name] = united(passes[name], given) if name in passes else given
+        for name, request in objective.passes(rng, batch).items():
+            requests[name] = united(requests[name], request) if name in requests else request
     results = {}
-    for name, given in passes.items():
-        weights = state.ema[given.teacher] if given.teacher else params
-        results[name] = _run(learner, weights["network"], given, named(rng, f"dropout/{name}"))
+    for name, request in requests.items():
+        weights = state.ema[request.teacher] if request.teacher else params
+        dropout_rng = named(rng, f"dropout/{name}")
+        results[name] = run_pass(learner, weights["network"], request, dropout_rng)
     total, metrics = jnp.zeros(()), {}
     for name, (objective, weight) in learner.objectives.items():
-        teacher = state.ema[name]["objectives"][name] if name in learner.teachers else {}
-        loss, more = objective.loss(
-            params["objectives"][name], teacher, results, named(rng, f"loss/{name}")
-        )
+        heads = params["objectives"][name]
+        teacher_heads = state.ema[name]["objectives"][name] if name in learner.teachers else {}
+        loss, more = objective.loss(heads, teacher_heads, results, named(rng, f"loss/{name}"))
         total += weight(state.step) * loss
         metrics |= {f"{name}/{key}": value for key, value in {"loss": loss, **more}.items()}
     return total, metrics
@@ -132,16 +139,15 @@ def total_loss(
 def train_step(
     learner: Learner, state: TrainState, batch: Mapping[str, Array]
 ) -> tuple[TrainState, dict[str, Array]]:
-    """One update.
+    """Takes one step.
 
     Args:
-      batch: "image" (B, H, W, C) float32 in [-1, 1], "label" (B,) int32 and, where images are
-        transformed, "augment_label" (B, D); "views" where an objective compares some.
+      batch: "image" (B, H, W, C) float32 in [-1, 1]; "label" (B,) int32; "augment_label" (B, D)
+        where images are transformed; "views" where an objective compares views.
 
     Returns:
-      The new state, and metrics: scalars by name, and "finite", (number of leaves,) bool: whether
-        each leaf's gradient
-      is finite.
+      The new state, and metrics: scalars by name, and "finite", (number of leaves,) bool, which
+      tells whether the gradient of each leaf is finite.
     """
     loss_fn = lambda params: total_loss(learner, params, state, batch)
     (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)

@@ -1,6 +1,4 @@
-"""Where metrics and pictures go: metrics.jsonl, TensorBoard events, samples/*.png, and Weights &
-Biases if asked.
-"""
+"""Writes metrics and pictures: metrics.jsonl, TensorBoard, PNG files, and Weights & Biases."""
 
 import json
 from pathlib import Path
@@ -13,10 +11,10 @@ from ddaepp_jax.base.errors import InputError
 
 
 class Writer:
-    """The files of a run, written by the first process alone (``active``).
+    """The metrics and pictures of a run; only the first process writes them.
 
-    A resumed run continues them: rows past the restored step are cut, so that nothing is there
-      twice.
+    A resumed run continues the files. Rows after the step at which it resumes are removed, so that
+    no step appears twice.
     """
 
     def __init__(
@@ -29,14 +27,29 @@ class Writer:
         wandb: bool,
         config: dict[str, Any],
     ) -> None:
-        self._directory, self._active, self._events, self._wandb = workdir, active, None, None
+        """Opens the files.
+
+        Args:
+          active: whether this process writes.
+          start: step at which training starts or resumes.
+          tensorboard: also write TensorBoard events.
+          wandb: also log to Weights & Biases.
+          config: logged to Weights & Biases.
+
+        Raises:
+          InputError: ``wandb`` is asked for but not installed.
+        """
+        self._directory = workdir
+        self._active = active
+        self._events = None
+        self._wandb = None
         if not active:
             return
         self._file = workdir / "metrics.jsonl"
         rows = self._file.read_text().splitlines(keepends=True) if self._file.exists() else []
-        self._file.write_text(
-            "".join(row for row in rows if row.endswith("\n") and json.loads(row)["step"] <= start)
-        )
+        # A row without its newline was cut off when a process died.
+        complete = [row for row in rows if row.endswith("\n")]
+        self._file.write_text("".join(row for row in complete if json.loads(row)["step"] <= start))
         if tensorboard:
             from tensorboardX import SummaryWriter
 
@@ -47,7 +60,7 @@ class Writer:
             self._wandb = _wandb_run(workdir, config)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """One row of metrics.jsonl: {"step": .., name: value, ..}."""
+        """Writes one row to metrics.jsonl: {"step": .., name: value, ..}."""
         if not self._active:
             return
         with self._file.open("a") as file:
@@ -59,7 +72,7 @@ class Writer:
             self._wandb.log(values, step=step)
 
     def picture(self, step: int, name: str, picture: Image.Image) -> None:
-        """A picture to ``<name>/<step>.png``."""
+        """Writes a picture to ``<name>/<step>.png``."""
         if not self._active:
             return
         path = self._directory / name / f"{step:08d}.png"
@@ -71,6 +84,7 @@ class Writer:
             )
 
     def close(self) -> None:
+        """Flushes and closes TensorBoard and Weights & Biases."""
         if self._events:
             self._events.close()
         if self._wandb:

@@ -1,10 +1,10 @@
-"""Fixed stand-ins for trained weights and for inputs, so that the golden files need not hold any.
+"""Fixed random weights and inputs, so that the golden files need not store any.
 
-A tensor is drawn from its name and shape alone. The raw bits come from ``numpy.random.PCG64``,
-whose stream NumPy promises to keep; its ``Generator`` methods, which it may change, are not used.
+A tensor depends on its name and shape alone. The raw bits come from ``numpy.random.PCG64``, whose
+stream NumPy promises to keep; the methods of ``Generator`` are not used, as NumPy may change them.
 Names and shapes are those of the reference's PyTorch ``state_dict``:
 ``in_blocks.0.attn.qkv.weight`` is ``(3 * dim, dim)``, a convolution is ``(out, in, height,
-width)``. Draw in that layout, then transpose.
+width)``. Draw a tensor in that layout, then transpose it.
 """
 
 import math
@@ -17,20 +17,22 @@ from numpy.typing import NDArray
 
 
 def _uniform(name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """Numbers uniform in [-1, 1) that depend on the name alone, in row-major order of the shape."""
+    """Draws numbers uniform in [-1, 1) that depend on the name alone, in row-major order."""
     raw = np.random.PCG64(zlib.crc32(name.encode())).random_raw(math.prod(shape))
     return ((raw >> np.uint64(11)) * 2.0**-52 - 1.0).reshape(shape)
 
 
 def drawn(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """The parameter of this name, in PyTorch's layout. With ``u`` uniform in [-1, 1):
+    """Draws the parameter with this name, in PyTorch's layout.
 
-    - position and label embeddings (``pos_embed``, ``label_emb.weight``): ``0.5 u``;
-    - biases, and the means of batch norms: ``0.1 u``;
-    - scales of norms (rank 1): ``1 + 0.1 u``; variances of batch norms: half that, as ReLUs halve
-      the second moment;
-    - other weights: ``sqrt(3 / fan_in) u``, of variance ``1 / fan_in``, where fan_in is the product
-      of all dimensions but the first.
+    With ``u`` uniform in [-1, 1), the values are
+
+    - for position and label embeddings (``pos_embed``, ``label_emb.weight``): ``0.5 u``;
+    - for biases and the means of batch norms: ``0.1 u``;
+    - for scales of norms (rank 1): ``1 + 0.1 u``;
+    - for variances of batch norms: half that, as ReLUs halve the second moment;
+    - for other weights: ``sqrt(3 / fan_in) u``, with variance ``1 / fan_in``, where fan_in is the
+      product of all dimensions but the first.
     """
     u = _uniform(name, shape)
     if name in ("pos_embed", "label_emb.weight"):
@@ -47,7 +49,7 @@ def drawn(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
 
 
 def drawn_inputs(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """An input of this name: uniform, of zero mean and unit variance."""
+    """Draws the input with this name: uniform, with zero mean and unit variance."""
     return (math.sqrt(3.0) * _uniform(name, shape)).astype(np.float32)
 
 
@@ -59,25 +61,27 @@ def drawn_params(
     ] = lambda path, tensor, shape: tensor,
     path: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """A Flax tree of parameters, each drawn by its reference name in PyTorch's layout,
-    ``arranged``, then transposed.
+    """Draws a Flax tree of parameters.
 
-    ``shapes`` is the tree of anything with a ``shape``; ``arranged`` brings a tensor's rows into
-    our layer's order.
+    Each parameter is drawn by its reference name in PyTorch's layout, arranged, then transposed.
+
+    Args:
+      shapes: tree whose leaves have a ``shape``.
+      reference_name: maps a Flax path to the reference's name.
+      arranged: maps a Flax path, a tensor, and the shape of our parameter to the tensor with its
+        rows in our layer's order.
+      path: Flax path of the tree.
     """
     tree = {}
-    for name, like in shapes.items():
+    for name, leaf in shapes.items():
         here = (*path, name)
-        if isinstance(like, Mapping):
-            tree[name] = drawn_params(like, reference_name, arranged, here)
+        if isinstance(leaf, Mapping):
+            tree[name] = drawn_params(leaf, reference_name, arranged, here)
             continue
-        to_ours = (
-            {2: (1, 0), 4: (2, 3, 1, 0)}[len(like.shape)]
-            if name == "kernel"
-            else range(len(like.shape))
-        )
-        shape = tuple(like.shape[i] for i in np.argsort(to_ours))
-        tree[name] = np.transpose(
-            arranged(here, drawn(reference_name(here), shape), like.shape), to_ours
-        )
+        order = range(len(leaf.shape))
+        if name == "kernel":
+            order = {2: (1, 0), 4: (2, 3, 1, 0)}[len(leaf.shape)]
+        shape = tuple(leaf.shape[i] for i in np.argsort(order))
+        tensor = drawn(reference_name(here), shape)
+        tree[name] = np.transpose(arranged(here, tensor, leaf.shape), order)
     return tree

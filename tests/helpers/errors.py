@@ -1,6 +1,4 @@
-"""How tests look at the error that a user's mistake ends in: its field and a keyword, never its
-wording.
-"""
+"""Checks of errors that users see: their field and keywords, never their wording."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,12 +15,11 @@ TINY = f"--config={CONFIG}:tiny"
 
 @contextmanager
 def expect_error(field: str, *keywords: str) -> Iterator[None]:
-    """The block ends in an ``InputError``: one short line that begins with what is wrong and says
-    more.
+    """Checks that the block raises an ``InputError`` with one short line.
 
     Args:
-      field: the field, argument or file that is wrong; the line begins with it.
-      keywords: words of the line, such as the value that was given, a choice there is, or the mend.
+      field: field, argument or file that is wrong, with which the line begins.
+      keywords: words in the line, such as the wrong value, a possible choice, or the mend.
     """
     with pytest.raises(InputError) as caught:
         yield

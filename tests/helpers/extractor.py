@@ -1,6 +1,4 @@
-"""An extractor for tests: a classifier of digits that was never trained, which takes no time to
-make.
-"""
+"""An extractor for tests: an untrained classifier of digits, which is quick to make."""
 
 from pathlib import Path
 
@@ -15,9 +13,8 @@ SHAPE = (8, 8, 1)
 
 
 def untrained_classifier(directory: Path, seed: int = 0) -> Path:
-    """``directory``, with ``CLASSIFIER`` in it; its weights differ by the seed."""
-    params = jax.jit(CLASSIFIER.init)(jax.random.key(seed), np.zeros((1, *SHAPE), np.float32))[
-        "params"
-    ]
-    extractors.save(directory, CLASSIFIER, params, {"accuracy": 10.0}, SHAPE)
+    """Writes ``CLASSIFIER`` to a directory, with weights that depend on the seed; returns it."""
+    images = np.zeros((1, *SHAPE), np.float32)
+    variables = jax.jit(CLASSIFIER.init)(jax.random.key(seed), images)
+    extractors.save(directory, CLASSIFIER, variables["params"], {"accuracy": 10.0}, SHAPE)
     return directory

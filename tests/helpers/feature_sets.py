@@ -1,4 +1,4 @@
-"""Sets of features that scores are tested on, and what the references' own code says of them."""
+"""Sets of features on which scores are tested, and the references' scores of them."""
 
 import json
 from pathlib import Path
@@ -16,17 +16,16 @@ SIZES = {
 
 
 def feature_set(name: str, n: int, dims: int) -> np.ndarray:
-    """(n, dims) float64: rectified mixtures of drawn numbers, correlated and of unequal variances;
-    not Gaussian.
+    """Draws features (n, dims) float64 that are correlated, unequal in variance, and not Gaussian.
+
+    They are rectified mixtures of drawn numbers.
     """
-    x, mix = (
-        np.float64(drawn_inputs(f"{name}.{part}", (rows, dims)))
-        for part, rows in (("x", n), ("mix", dims))
-    )
+    x = np.float64(drawn_inputs(f"{name}.x", (n, dims)))
+    mix = np.float64(drawn_inputs(f"{name}.mix", (dims, dims)))
     return np.maximum(x @ mix / np.sqrt(dims) * np.geomspace(1, 0.1, dims) + 0.5, 0)
 
 
 def real_and_fake(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The two sets of a case of ``SIZES``."""
+    """Draws the two sets of a case of ``SIZES``."""
     real, fake, dims = SIZES[name]
     return feature_set(f"{name}.real", real, dims), feature_set(f"{name}.fake", fake, dims)

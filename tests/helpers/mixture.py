@@ -1,6 +1,4 @@
-"""A Gaussian mixture in the plane, as images of 1x1x2: its exact denoiser, moments and modes are
-known.
-"""
+"""A Gaussian mixture in the plane, as 1x1x2 images, with its exact denoiser, moments and modes."""
 
 from collections.abc import Callable
 
@@ -22,14 +20,13 @@ COVARIANCE = np.einsum("k,kij->ij", WEIGHTS, COVARIANCES) + np.cov(
 
 
 def exact_x0(x: jax.Array, signal: jax.Array, sigma: jax.Array) -> jax.Array:
-    """E[x_0 | signal x_0 + sigma noise = x]; x (B, 1, 1, 2), signal and sigma (B,)."""
+    """Computes E[x0 | signal x0 + sigma noise = x]; x (B, 1, 1, 2), signal and sigma (B,)."""
     means, weights, axes, variances = (
         jnp.asarray(a, jnp.float32) for a in (MEANS, WEIGHTS, AXES, VARIANCES)
     )
     signal, sigma = signal[:, None, None], sigma[:, None, None]
-    noisy = (
-        signal**2 * variances[None] + sigma**2
-    )  # along each component's own axes, as all that follows, (B, K, 2)
+    # Variances and offsets are along each component's own axes, (B, K, 2).
+    noisy = signal**2 * variances[None] + sigma**2
     off = jnp.einsum("bki,kij->bkj", x[:, 0, 0][:, None] - signal * means[None], axes)
     log_density = jnp.log(weights)[None] - (off**2 / noisy + jnp.log(noisy)).sum(-1) / 2
     moved = jnp.einsum("bkj,kij->bki", signal * variances[None] * off / noisy, axes)
@@ -39,12 +36,12 @@ def exact_x0(x: jax.Array, signal: jax.Array, sigma: jax.Array) -> jax.Array:
 def denoiser(
     levels: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """The exact denoiser of a process; ``levels`` gives signal and sigma of (B,) noise levels."""
+    """Returns a process's exact denoiser; ``levels`` maps (B,) noise levels to signal and sigma."""
     return lambda x, level: exact_x0(x, *levels(level))
 
 
 def modes(samples: np.ndarray) -> np.ndarray:
-    """(N, 2) -> (N,) the most probable component of each sample."""
+    """Returns the most probable component (N,) of samples (N, 2)."""
     off = samples[:, None] - MEANS
     distances = np.einsum("nki,kij,nkj->nk", off, np.linalg.inv(COVARIANCES), off)
     return np.argmax(
@@ -53,7 +50,7 @@ def modes(samples: np.ndarray) -> np.ndarray:
 
 
 def drawn(n: int, seed: int = 0) -> np.ndarray:
-    """(n, 2) samples of the mixture itself."""
+    """Draws samples (n, 2) of the mixture itself."""
     rng = np.random.default_rng(seed)
     component = rng.choice(len(WEIGHTS), n, p=WEIGHTS)
     return MEANS[component] + np.einsum(

@@ -1,14 +1,14 @@
-"""What it means for uint8 samples to be the same."""
+"""Check that uint8 samples are the same."""
 
 import numpy as np
 
 
 def check_pixels_equal(one, other):
-    """Pixels differ by a level at most, and 99.9 % are equal, as a forward pass rounds differently
-    in other batches.
+    """Checks that pixels differ by one level at most, and that 99.9% are equal.
 
-    A pixel's value is off by 1e-4 of a level, so one in 30,000 rounds to the other side of a half.
-    The images must therefore have so many pixels that one or two are less than one in a thousand.
+    A forward pass rounds differently in other batches. A pixel's value is off by 1e-4 of a level,
+    so one pixel in 30,000 rounds to the other side of a half. The images must therefore have so
+    many pixels that one or two are less than one in a thousand.
     """
     assert one.size >= 2000
     assert one.dtype == other.dtype == np.uint8

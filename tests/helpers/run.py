@@ -1,5 +1,6 @@
-"""Tiny runs for tests: the config's own path on chosen devices, in float32; and the programs
-compiled last.
+"""Tiny runs for tests: a config's train program on chosen devices, and programs as processes.
+
+The programs compiled last are kept.
 """
 
 import functools
@@ -36,7 +37,7 @@ PLAIN = dict(
     optimizer__schedule="constant",  # a run may then be resumed with another length
 )
 
-# Trained enough for its layers to differ. Steps of one size, so that averages of different widths
+# Trained enough for its layers to differ. Steps have one size, so that averages of different widths
 # lie apart.
 CONDITIONAL = NO_EVALS | dict(
     model__class_conditional=True,
@@ -53,59 +54,59 @@ CONDITIONAL = NO_EVALS | dict(
 
 
 def config(**overrides) -> ConfigDict:
-    """The tiny digits run; overrides by dotted name, dots written as two underscores."""
-    made = schema.get_config("tiny")
-    made.update_from_flattened_dict(
+    """Returns the tiny config of digits; ``__`` in an override's name stands for a dot."""
+    tiny = schema.get_config("tiny")
+    tiny.update_from_flattened_dict(
         {name.replace("__", "."): value for name, value in overrides.items()}
     )
-    return made
+    return tiny
 
 
 def compiled(
     config: ConfigDict, mesh: tuple[int, int, int] = (1, 1, 1)
 ) -> tuple[Program, Source, jax.sharding.Mesh]:
-    """The train program of a config on the first devices."""
+    """Compiles the train program of a config on the first devices."""
     return _compiled(run_config.to_json(config), mesh)
 
 
 @functools.lru_cache(maxsize=16)
 def _compiled(config: str, mesh: tuple[int, int, int]) -> tuple[Program, Source, jax.sharding.Mesh]:
     config = run_config.from_json(config, "config.json")
-    made = parallel.make_mesh(mesh, jax.devices()[: int(np.prod(mesh))])
+    devices = parallel.make_mesh(mesh, jax.devices()[: int(np.prod(mesh))])
     data = build.dataset(config, config.data.split)
     learner = build.learner(config, data.image_shape, data.num_classes, config.train.steps)
-    source = build.source(config, data, made)
-    return (
-        compile_program(learner, made, config.mesh.rules, source, build.prepare(config)),
-        source,
-        made,
-    )
+    source = build.source(config, data, devices)
+    program = compile_program(learner, devices, config.mesh.rules, source, build.prepare(config))
+    return program, source, devices
 
 
 def train(config: ConfigDict, mesh: tuple[int, int, int] = (1, 1, 1), stops: tuple[int, ...] = ()):
-    """The initial and final state of ``config.train.steps`` steps, and the mean loss of each
-    dispatch; on the host.
+    """Trains for ``config.train.steps`` steps; a dispatch ends at each of ``stops``.
+
+    Returns:
+      The initial state, the final state, and the mean loss of each dispatch, on the host.
     """
-    program, source, made = compiled(config, mesh)
-    state, losses = program.init(), []
+    program, source, devices = compiled(config, mesh)
+    state = program.init()
     start = jax.device_get(state)
+    losses = []
     batches = source.open(0, config.train.steps)
     for stop in stops or range(1, config.train.steps + 1):
-        limit = parallel.put(np.int32(stop), parallel.replicated(made))
+        limit = parallel.put(np.int32(stop), parallel.replicated(devices))
         state, totals, _ = program.run(state, program.zeros(), next(batches), limit)
         losses.append(float(totals["sums"]["loss"] / jnp.maximum(totals["count"], 1)))
     return start, jax.device_get(state), losses
 
 
 def rows(workdir: str | os.PathLike) -> list[dict]:
-    """The rows of a run's metrics.jsonl."""
+    """Reads the rows of a run's metrics.jsonl."""
     return [json.loads(line) for line in (Path(workdir) / "metrics.jsonl").read_text().splitlines()]
 
 
 def snapshots(
     workdir: Path, step: int, widths: tuple[float, ...] = CONDITIONAL["ema__sigma_rel"]
 ) -> list:
-    """The networks' parameters of a run's snapshots at a step, one tree a width."""
+    """Reads the parameters of a run's snapshots at a step, one tree for each width."""
     everywhere = parallel.replicated(parallel.make_mesh((-1, 1, 1)))
     names = [ema.power_name(width) for width in widths]
     return list(restore_networks(workdir / "snapshots", step, names, everywhere).values())
@@ -115,9 +116,7 @@ def snapshots(
 
 
 def command(program: str, fields: dict | None = None, *arguments: object) -> list[str]:
-    """The command of a program; ``fields`` override the tiny config's, as those of ``config``
-    do.
-    """
+    """Returns the command of a program; ``fields`` override the tiny config as in ``config``."""
     start = [sys.executable, "-m", f"ddaepp_jax.{program}"]
     if fields is not None:
         start.append(f"--config={schema.__file__}:tiny")
@@ -126,5 +125,5 @@ def command(program: str, fields: dict | None = None, *arguments: object) -> lis
 
 
 def environment(devices: int = 1) -> dict[str, str]:
-    """The environment of a process with so many simulated devices."""
+    """Returns the environment of a process with simulated devices."""
     return os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}

@@ -1,8 +1,8 @@
-"""What it means that two trainings give the same numbers.
+"""Check that two trainings give the same numbers.
 
-"The same" is the project's: SGD at learning rate 0.1 without warm-up, 5 steps, per leaf |p8 - p1| /
-|p1 - p0| <= 1e-4, and one rounding beside (a norm's scale that went from 1 to 1.0001 is stored in
-units of 1.2e-7); with the real optimizer, losses to 1e-5.
+The project defines "the same" as follows. SGD takes 5 steps at learning rate 0.1 without warm-up,
+and for each leaf |p8 - p1| / |p1 - p0| <= 1e-4, with one rounding allowed (a norm's scale that went
+from 1 to 1.0001 is stored in units of 1.2e-7). With the real optimizer, losses agree to 1e-5.
 """
 
 import jax
@@ -20,6 +20,7 @@ SGD = dict(
 
 
 def check_same(one, other):
+    """Checks two trainings, each (initial state, final state, losses) as ``run.train`` returns."""
     start, end, losses = one
     other_start, other_end, other_losses = other
     jax.tree.map(

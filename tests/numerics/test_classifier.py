@@ -1,4 +1,4 @@
-"""A data set's own classifier: it learns and resumes; tests/parallel has it on eight devices."""
+"""The classifier of a data set learns and resumes; tests/parallel trains it on eight devices."""
 
 import dataclasses
 
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from helpers.errors import expect_error
 
+from ddaepp_jax.base import dispatch
 from ddaepp_jax.data.datasets import digits
 from ddaepp_jax.scoring import classifier
 from ddaepp_jax.scoring.classifier import Recipe
@@ -26,7 +27,7 @@ def trained(saved, devices=1, seed=0, images=600):
 
 
 def distance(ours, theirs):
-    """The largest between two trees of parameters."""
+    """Returns the largest difference between two trees of parameters."""
     apart = jax.tree.map(lambda a, b: np.abs(np.asarray(a) - np.asarray(b)).max(), ours, theirs)
     return max(jax.tree.leaves(apart))
 
@@ -37,7 +38,7 @@ def test_it_learns_digits(tmp_path):
     test = digits("test")
     ours = classifier.accuracy(module, params, test, batch_size=128, mesh=mesh(1))
     assert ours > 90
-    # 297 images: an uneven last batch counts each once.
+    # 297 images: each counts once, though the last batch is padded.
     images, labels = test.arrays()
     logits = jax.jit(module.apply)({"params": params}, images / np.float32(127.5) - 1)["logits"]
     right = int((np.asarray(logits).argmax(1) == labels).sum())
@@ -47,7 +48,8 @@ def test_it_learns_digits(tmp_path):
 
 def test_a_stopped_training_goes_on_where_it_was_saved(tmp_path, monkeypatch):
     _, whole = trained(tmp_path / "whole")
-    saved, replace = tmp_path / "saved", classifier.replace
+    saved = tmp_path / "saved"
+    replace = classifier.replace
 
     class Stopped(Exception):
         pass
@@ -56,13 +58,14 @@ def test_a_stopped_training_goes_on_where_it_was_saved(tmp_path, monkeypatch):
         replace(file, content)
         raise Stopped
 
-    monkeypatch.setattr(classifier, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(dispatch, "SAVE_SECONDS", 0)
     monkeypatch.setattr(classifier, "replace", stop)
-    for _ in range(4):  # a step each
+    for _ in range(4):  # One step each.
         with pytest.raises(Stopped):
             trained(saved)
     monkeypatch.undo()
-    steps, make = [], classifier.make_step
+    steps = []
+    make = classifier.make_step
 
     def counted(*args, **kwargs):
         take = make(*args, **kwargs)
@@ -73,7 +76,7 @@ def test_a_stopped_training_goes_on_where_it_was_saved(tmp_path, monkeypatch):
     assert steps == list(range(4, 10))
     assert distance(whole, resumed) == 0
     steps.clear()
-    trained(saved, seed=1)  # another training's state is not its own
+    trained(saved, seed=1)  # Another training doesn't continue this one.
     assert steps == list(range(10))
 
 

@@ -1,16 +1,13 @@
-"""What features are like: closed forms, plain loops, and that collapse is named where there is
-some, and only there.
-"""
+"""Diagnostics of features against closed forms and loops, and when a collapse is named."""
 
 import math
-from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
+from helpers.evaluations import evaluations, state, untrained
 from helpers.run import config
 
-from ddaepp_jax import build, evaluators
 from ddaepp_jax.base.parallel import make_mesh
 from ddaepp_jax.probing import diagnostics
 from ddaepp_jax.probing.diagnostics import (
@@ -41,7 +38,7 @@ def test_alignment():
 
 
 @pytest.mark.parametrize("block", [1, 7, 50, 1024])
-def test_uniformity_is_that_of_all_pairs_in_blocks_of_any_size(block, monkeypatch):
+def test_uniformity_does_not_depend_on_the_block_size(block, monkeypatch):
     monkeypatch.setattr(diagnostics, "BLOCK", block)
     z = normal(50, 3)
     unit = [x / math.sqrt(x @ x) for x in z]
@@ -60,7 +57,7 @@ def test_uniformity_at_its_ends():
 
 
 def frame(n, d):
-    """``n`` opposite pairs of orthogonal directions in ``d`` dimensions: their mean is zero."""
+    """Returns ``n`` opposite pairs of orthogonal directions in ``d`` dimensions, with mean zero."""
     q = np.linalg.qr(normal(d, d))[0][:n]
     return np.concatenate([q, -q])
 
@@ -109,7 +106,7 @@ def test_features_of_zeros_among_others():
     )
 
 
-def test_collapse_is_named_and_random_features_are_none():
+def test_collapse_is_named_and_random_features_have_not_collapsed():
     assert collapse(diagnose(normal(64, 16), normal(64, 16))) == ""
     same = np.ones((64, 16)) + 1e-5 * normal(64, 16)
     assert "nearly the same" in collapse(diagnose(same, same))
@@ -117,23 +114,13 @@ def test_collapse_is_named_and_random_features_are_none():
     assert "a direction or two (effective rank 1." in collapse(diagnose(plane, plane))
 
 
-def measured(devices, **overrides):
-    """``evals.features`` of an untrained network on so many devices."""
-    made = config(**overrides)
-    mesh = make_mesh((devices, 1, 1), jax.devices()[:devices])
-    data = build.dataset(made, "train")
-    learner = build.learner(made, data.image_shape, data.num_classes, 4)
-    evaluation = evaluators.evaluators(made, learner, data, None, mesh)["features"]
-    x, t = np.zeros((1, *data.image_shape), np.float32), np.zeros(1, np.float32)
-    params = learner.network.init(jax.random.key(0), x, t)["params"]
-
-    return evaluation, SimpleNamespace(ema={"0.999": {"network": params}})
-
-
 def test_in_training_collapse_is_said_in_a_line(capsys):
-    evaluation, state = measured(1, evals__features__layer="in_1", evals__features__level=101.0)
-    params = jax.tree.map(np.zeros_like, state.ema["0.999"]["network"])
-    state.ema = {"0.999": {"network": params}}
-    evaluation.measure(state)
-    line = "warning: in_1/t101: the features have collapsed: all images have nearly the same (spread 0)\n"
+    mesh = make_mesh((1, 1, 1), jax.devices()[:1])
+    made = config(evals__features__layer="in_1", evals__features__level=101.0)
+    params = jax.tree.map(np.zeros_like, untrained(made, mesh))
+    evaluations(made, mesh)["features"].measure(state(params))
+    line = (
+        "warning: in_1/t101: the features have collapsed: "
+        "all images have nearly the same (spread 0)\n"
+    )
     assert capsys.readouterr().out == line

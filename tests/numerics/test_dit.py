@@ -125,10 +125,10 @@ def test_output_and_features_equal_the_reference(case):
 )
 def test_parameter_counts_are_the_references(kind, arguments, count):
     family = {"dit": dit, "lightningdit": lightningdit}[kind]
-    x = jax.ShapeDtypeStruct((1, *family.image_shape(**arguments)), "float32")
-    shapes = jax.eval_shape(
-        family.module(**arguments).init, jax.random.key(0), x, jax.ShapeDtypeStruct((1,), "float32")
-    )
+    reference = family.Arguments(**arguments)
+    x = jax.ShapeDtypeStruct((1, *reference.input_shape), "float32")
+    t = jax.ShapeDtypeStruct((1,), "float32")
+    shapes = jax.eval_shape(reference.network().init, jax.random.key(0), x, t)
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == count
 
 

@@ -1,5 +1,6 @@
-"""The augmentation against EDM's own (tests/golden/README.md), and the laws of the plane and of
-chance.
+"""The geometric augmentation: EDM's own numbers, plane geometry, and the draws' distributions.
+
+tests/golden/README.md describes EDM's numbers.
 """
 
 from pathlib import Path
@@ -24,27 +25,30 @@ INDEX = np.arange(16)
 apply = jax.jit(geometric.apply)
 
 
-def transforms(count: int, **given: float | tuple[float, float]) -> Transforms:
-    """The identity of ``count`` images but for what is given, the same for all."""
-    numbers, shift = np.zeros((4, count), np.float32), np.zeros((count, 2), np.float32)
-    identity = Transforms(*np.zeros((2, count), bool), *numbers, shift)
-    return identity._replace(**{k: np.full_like(getattr(identity, k), v) for k, v in given.items()})
+def transforms(count: int, **fields: float | tuple[float, float]) -> Transforms:
+    """Returns the identity for ``count`` images, except for ``fields``, the same for all images."""
+    flips = np.zeros((2, count), bool)
+    numbers = np.zeros((4, count), np.float32)
+    identity = Transforms(*flips, *numbers, np.zeros((count, 2), np.float32))
+    changed = {name: np.full_like(getattr(identity, name), x) for name, x in fields.items()}
+    return identity._replace(**changed)
 
 
 @pytest.mark.parametrize("case", ["square", "wide"])
-def test_pixels_and_labels_are_those_of_edm(case: str) -> None:
+def test_pixels_and_labels_equal_edms(case: str) -> None:
     with np.load(GOLDEN) as golden:
         stored = {
             key.removeprefix(f"{case}."): golden[key] for key in golden if key.startswith(case)
         }
-    given = Transforms(*(stored[field] for field in Transforms._fields))
-    np.testing.assert_allclose(apply(to_float(stored["images"]), given), stored["out"], atol=2e-5)
+    drawn = Transforms(*(stored[field] for field in Transforms._fields))
+    np.testing.assert_allclose(apply(to_float(stored["images"]), drawn), stored["out"], atol=2e-5)
     # Sines and cosines may differ by the last bit of a float32 below 1.
-    np.testing.assert_allclose(geometric.label(given), stored["label"], rtol=0, atol=1e-7)
+    np.testing.assert_allclose(geometric.label(drawn), stored["label"], rtol=0, atol=1e-7)
 
 
-def test_the_filter_has_six_vanishing_moments_and_gives_back_what_it_doubled() -> None:
-    taps, k = np.array(geometric._SYM6), np.arange(12)
+def test_the_filter_has_six_vanishing_moments_and_undoes_its_doubling() -> None:
+    taps = np.array(geometric._SYM6)
+    k = np.arange(12)
     moments = [(taps * (-1.0) ** k * (k - 5.5) ** m).sum() for m in range(6)]
     np.testing.assert_allclose(moments, 0, atol=1e-8)
     np.testing.assert_allclose(taps.sum(), np.sqrt(2), rtol=1e-11)
@@ -52,7 +56,7 @@ def test_the_filter_has_six_vanishing_moments_and_gives_back_what_it_doubled() -
     np.testing.assert_allclose(matrix @ matrix.T, np.eye(20), atol=1e-6)
 
 
-def test_the_identity_gives_the_images_back_to_the_border_under_a_label_of_zeros() -> None:
+def test_the_identity_keeps_images_to_the_border_and_has_a_label_of_zeros() -> None:
     np.testing.assert_allclose(apply(NOISE, transforms(16)), NOISE, atol=2e-6)
     out = geometric.label(transforms(16))
     assert out.dtype == np.float32
@@ -66,7 +70,7 @@ def test_flips_mirror_and_undo_themselves() -> None:
         np.testing.assert_allclose(apply(once, transforms(16, **{name: True})), NOISE, atol=4e-6)
 
 
-def test_whole_pixels_shift_right_and_down_and_the_reflection_follows() -> None:
+def test_whole_pixels_shift_right_and_down_and_the_reflection_fills_in() -> None:
     out = apply(NOISE, transforms(16, shift=(2 / (12 / 8), -3 / (8 / 8))))
     padded = np.pad(NOISE, ((0, 0), (0, 3), (2, 0), (0, 0)), mode="reflect")
     np.testing.assert_allclose(out, padded[:, 3:, :12], atol=1e-5)
@@ -74,8 +78,8 @@ def test_whole_pixels_shift_right_and_down_and_the_reflection_follows() -> None:
 
 def test_a_quarter_turn_is_counterclockwise() -> None:
     out = apply(SMOOTH, transforms(1, angle=np.pi / 2))
-    # The filter's centre of mass is a twentieth of a pixel off its place, and that does not turn
-    # with the image.
+    # The filter's centre of mass is off by a twentieth of a pixel, which does not turn with the
+    # image.
     np.testing.assert_allclose(
         out[:, 2:-2, 2:-2], np.rot90(SMOOTH, axes=(1, 2))[:, 2:-2, 2:-2], atol=0.05
     )
@@ -83,22 +87,22 @@ def test_a_quarter_turn_is_counterclockwise() -> None:
 
 def test_scale_times_stretch_doubles_the_width_alone() -> None:
     out = apply(SMOOTH, transforms(1, scale=2.5, stretch=2.5))
-    want = np.sin(np.linspace(0, 3, 16)[:, None] + 2.5 + np.linspace(-1.25, 1.25, 16))
-    np.testing.assert_allclose(out[0, 2:-2, 2:-2, 0], want[2:-2, 2:-2], atol=0.02)
+    expected = np.sin(np.linspace(0, 3, 16)[:, None] + 2.5 + np.linspace(-1.25, 1.25, 16))
+    np.testing.assert_allclose(out[0, 2:-2, 2:-2, 0], expected[2:-2, 2:-2], atol=0.02)
     across = apply(SMOOTH, transforms(1, scale=2.5, stretch=-2.5, frame=np.pi / 2))
     np.testing.assert_allclose(across, out, atol=1e-4)
 
 
 def test_beyond_one_reflection_are_zeros() -> None:
-    out = apply(
-        np.ones((1, 32, 32, 1), np.float32), transforms(1, scale=-10)
-    )  # 8x8, and 23x23 with its reflection
+    # The image shrinks to 8x8, and to 23x23 with its reflection.
+    out = apply(np.ones((1, 32, 32, 1), np.float32), transforms(1, scale=-10))
     np.testing.assert_allclose(out[:, 9:-9, 9:-9], 1, atol=1e-5)
     np.testing.assert_array_equal(out[:, [0, 0, -1, -1], [0, -1, 0, -1]], 0)
 
 
-def test_the_draws_have_their_frequencies_means_and_spreads() -> None:
-    n, p = 20_000, 0.12
+def test_the_draws_have_the_right_frequencies_means_and_variances() -> None:
+    n = 20_000
+    p = 0.12
     drawn = jax.device_get(jax.jit(geometric.draw)(0, 0, np.arange(n), p))
     near = lambda values, mean, std: (
         abs(np.mean(values) - mean) < 4 * std / np.sqrt(np.size(values))
@@ -115,7 +119,7 @@ def test_the_draws_have_their_frequencies_means_and_spreads() -> None:
     on = {name: (np.asarray(getattr(drawn, name)) != 0).reshape(n, -1)[:, 0] for name in chances}
     for name, chance in chances.items():
         assert near(on[name], chance, np.sqrt(chance * (1 - chance))), name
-    assert near(on["scale"] & on["angle"], p * p, p), "one does not come with the other"
+    assert near(on["scale"] & on["angle"], p * p, p), "the two are drawn independently"
     for normal in (
         drawn.scale[on["scale"]],
         drawn.stretch[on["stretch"]],

@@ -1,6 +1,4 @@
-"""Inception-v3 against the references' numbers: every resizing, sizes of images, batches; and its
-weights' names.
-"""
+"""Inception-v3 against the references' numbers for all resizings, and the names of its weights."""
 
 from pathlib import Path
 
@@ -19,7 +17,7 @@ GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "inception_fid.npz")
 
 
 def images(height, width):
-    """The golden files' two images of this size, uint8."""
+    """Returns the golden file's two images of a size, uint8."""
     raw = np.random.PCG64(height).random_raw(2 * height * width * 3)
     return (raw >> np.uint64(56)).astype(np.uint8).reshape(2, height, width, 3)
 
@@ -54,16 +52,14 @@ SIZES = [(32, 32), (75, 50), (320, 320)]
     ],
 )
 def test_features_equal_the_reference(reference, resizing, size):
-    """Drawn networks tell images apart by 1% of their features' size, hence far below the design's
-    bound of 1e-4.
-    """
+    """Random networks' features differ by only 1% between images, so the bound is below 1e-4."""
     module, variables = reference
-    found = jax.jit(module.clone(resizing=resizing).apply)(variables, images(*size))
-    assert {name: (leaf.shape, leaf.dtype) for name, leaf in found.items()} == {
+    features = jax.jit(module.clone(resizing=resizing).apply)(variables, images(*size))
+    assert {name: (leaf.shape, leaf.dtype) for name, leaf in features.items()} == {
         name: ((2, length), jnp.float32)
         for name, length in (("pool", 2048), ("spatial", 2023), ("logits", 1008))
     }
-    for name, ours in found.items():
+    for name, ours in features.items():
         assert relative_error(ours, GOLDEN[f"{resizing}.{size[0]}x{size[1]}.{name}"]) < 2e-5, name
 
 
@@ -75,7 +71,7 @@ def test_kinds_of_numbers_and_batches_agree(reference):
     floating = apply(variables, images(32, 32) / np.float32(255))
     alone = apply(variables, images(32, 32)[1:])
     for name, ours in whole.items():
-        # Float32's rounding, which the golden numbers are met to as well.
+        # The rounding of float32, as in the comparison with the golden numbers.
         assert relative_error(floating[name], ours) < 3e-6, name
         assert relative_error(alone[name], ours[1:]) < 3e-6, name
 
@@ -83,9 +79,7 @@ def test_kinds_of_numbers_and_batches_agree(reference):
 @pytest.mark.parametrize("resizing", ["pytorch", "tensorflow1"])
 @pytest.mark.parametrize("size", [1, 32, 299, 320, 700])
 def test_resizing_is_bilinear(resizing, size):
-    """Against a loop over the definition: a pixel out lies between two pixels in, or on the
-    border.
-    """
+    """A loop over the definition: each new pixel lies between two old ones, or on the border."""
     matrix = resizing_matrix(resizing, size)
     expected = np.zeros((299, size))
     for i in range(299):
@@ -102,7 +96,7 @@ def test_resizing_is_bilinear(resizing, size):
 
 
 def test_the_resizings_differ_by_half_a_pixel():
-    """What a ramp becomes: the coordinates themselves, in the interior."""
+    """A ramp becomes the coordinates themselves, in the interior."""
     ramp = np.arange(32.0)
     pytorch, tensorflow1 = (resizing_matrix(name, 32) @ ramp for name in ("pytorch", "tensorflow1"))
     np.testing.assert_allclose((tensorflow1 - pytorch)[20:-20], 0.5 - 0.5 * 32 / 299, atol=1e-12)
@@ -115,7 +109,7 @@ def test_parameter_count_is_the_references(tensors):
     assert len(sizes) == 94 * 5 + 2
 
 
-def test_what_no_inference_needs_is_left_out_of_the_weights(tensors):
+def test_weights_that_inference_does_not_need_are_dropped(tensors):
     extra = {
         "Conv2d_1a_3x3.bn.num_batches_tracked": np.zeros(()),
         "AuxLogits.fc.bias": np.zeros(1008),
@@ -126,9 +120,9 @@ def test_what_no_inference_needs_is_left_out_of_the_weights(tensors):
 
 def test_weights_that_do_not_fit_are_named(tensors):
     name = "Mixed_6c.branch7x7dbl_4.conv.weight"
-    less = {each: tensor for each, tensor in tensors.items() if each != name}
-    for given, field, *words in (
-        (less, "tensors", "missing", name),
+    fewer = {each: tensor for each, tensor in tensors.items() if each != name}
+    for wrong, field, *words in (
+        (fewer, "tensors", "missing", name),
         (
             tensors | {name: np.zeros((160, 160, 1, 7))},
             f"tensor {name}",
@@ -144,7 +138,7 @@ def test_weights_that_do_not_fit_are_named(tensors):
         (tensors | {"Mixed_8a.conv.weight": np.zeros(1)}, "tensors", "not", "Mixed_8a.conv.weight"),
     ):
         with expect_error(field, *words):
-            load_reference("inception-fid", given)
+            load_reference("inception-fid", wrong)
     assert inception_fid.arguments(tensors) == dict(num_classes=1008)
     with expect_error("inception-fid", "'resize_input'"):
         load_reference("inception-fid", tensors, resize_input=False)

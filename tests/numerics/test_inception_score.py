@@ -1,6 +1,4 @@
-"""The Inception score against torch-fidelity's numbers, plain loops and what it is in the
-extremes.
-"""
+"""The Inception Score against torch-fidelity, plain loops and extreme cases."""
 
 import math
 
@@ -27,7 +25,8 @@ def test_equals_torch_fidelity(case):
 
 
 def test_equals_plain_loops():
-    logits, scores = drawn_logits("103x7"), []
+    logits = drawn_logits("103x7")
+    scores = []
     for i in range(3):
         part = [[math.exp(x) for x in row] for row in logits[i * 103 // 3 : (i + 1) * 103 // 3]]
         p = [[x / sum(row) for x in row] for row in part]
@@ -42,14 +41,13 @@ def test_equals_plain_loops():
 
 @pytest.mark.parametrize("size", [50.0, 1e4, 1e300])
 def test_sure_and_different_answers_score_the_number_of_classes(size):
-    """Probabilities underflow to zero here, and a class may have none at all."""
+    """Probabilities underflow to zero here, and some classes never occur."""
     sure = size * np.eye(8)[np.arange(80) % 8]
     assert inception_score(sure) == pytest.approx((8, 0))
-    assert inception_score(
-        np.concatenate([sure, np.full((80, 2), -size)], axis=1)
-    ) == pytest.approx((8, 0))
-    assert inception_score(sure[::8]) == pytest.approx((1, 0))  # sure, and always of the same
-    assert inception_score(np.zeros((80, 8))) == pytest.approx((1, 0))  # never sure
+    two_more = np.concatenate([sure, np.full((80, 2), -size)], axis=1)
+    assert inception_score(two_more) == pytest.approx((8, 0))
+    assert inception_score(sure[::8]) == pytest.approx((1, 0))  # Sure, always of the same class.
+    assert inception_score(np.zeros((80, 8))) == pytest.approx((1, 0))  # Never sure.
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 30), st.integers(1, 9))

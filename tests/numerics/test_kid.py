@@ -1,4 +1,4 @@
-"""KID against torch-fidelity's numbers, plain loops and the laws of an unbiased estimate."""
+"""KID against torch-fidelity, plain loops and the laws of an unbiased estimate."""
 
 import numpy as np
 import pytest
@@ -12,11 +12,10 @@ from ddaepp_jax.scoring.kid import kid
 @pytest.mark.parametrize("case", ["small", "medium"])
 def test_equals_torch_fidelity(case):
     real, fake = real_and_fake(case)
-    for subsets, size in ((3, 40), (5, 20)):  # its default seed draws its very subsets
-        theirs = SCORES["kid"][f"{case}.{subsets}x{size}"]
-        assert kid(real, fake, subsets=subsets, subset_size=size, seed=2020) == pytest.approx(
-            theirs, rel=1e-9
-        )
+    for subsets, size in ((3, 40), (5, 20)):
+        theirs = pytest.approx(SCORES["kid"][f"{case}.{subsets}x{size}"], rel=1e-9)
+        # 2020 is torch-fidelity's default seed, and draws the same subsets.
+        assert kid(real, fake, subsets=subsets, subset_size=size, seed=2020) == theirs
     n = min(len(real), len(fake))
     mean, std = kid(real[:n], fake[:n], subsets=1, seed=5)
     assert mean == pytest.approx(SCORES["kid"][f"{case}.whole"][0], rel=1e-9) and std == 0
@@ -38,38 +37,34 @@ def test_equals_plain_loops():
 @settings(max_examples=30, deadline=None)
 def test_laws(seed, n, dims):
     rng = np.random.default_rng(seed)
-    a, b = rng.normal(size=(n, dims)), rng.normal(size=(n, dims)) + 1
-    found = kid(a, b, subsets=1)[0]
-    assert kid(b, a, subsets=1)[0] == pytest.approx(found, rel=1e-9, abs=1e-9)
-    assert kid(rng.permutation(a), b, subsets=1)[0] == pytest.approx(found, rel=1e-9, abs=1e-9)
+    a = rng.normal(size=(n, dims))
+    b = rng.normal(size=(n, dims)) + 1
+    same = pytest.approx(kid(a, b, subsets=1)[0], rel=1e-9, abs=1e-9)
+    assert kid(b, a, subsets=1)[0] == same
+    assert kid(rng.permutation(a), b, subsets=1)[0] == same
     turned = np.linalg.qr(rng.normal(size=(dims, dims)))[0]
-    assert kid(a @ turned, b @ turned, subsets=1)[0] == pytest.approx(found, rel=1e-9, abs=1e-9)
+    assert kid(a @ turned, b @ turned, subsets=1)[0] == same
 
 
 def test_is_unbiased():
-    """Over halves of one distribution it averages to zero, on either side of it; a biased estimate
-    is above.
-    """
+    """Between halves of one distribution the mean is zero; a biased estimate is always above."""
     features = feature_set("unbiased", 4000, 8)
-    each = np.array([kid(*np.split(part, 2), subsets=1)[0] for part in np.split(features, 100)])
-    assert abs(each.mean()) < 3 * each.std() / 10 and each.min() < 0 < each.max()
+    values = np.array([kid(*np.split(part, 2), subsets=1)[0] for part in np.split(features, 100)])
+    assert abs(values.mean()) < 3 * values.std() / 10 and values.min() < 0 < values.max()
 
 
-def test_subsets_are_the_seeds_and_no_larger_than_a_set():
+def test_the_seed_draws_subsets_no_larger_than_a_set():
     real, fake = real_and_fake("medium")
-    real32 = real.astype(np.float32)
-    assert kid(real, fake, subsets=4, subset_size=50) == kid(
-        real, fake, subsets=4, subset_size=50, seed=0
-    )
-    assert kid(real, fake, subsets=4, subset_size=50) != kid(
-        real, fake, subsets=4, subset_size=50, seed=1
-    )
-    assert kid(real, fake, subsets=2, subset_size=1000) == kid(
-        real, fake, subsets=2, subset_size=400
-    )
-    assert kid(real32, fake, subsets=2) == kid(
-        np.float64(real32), fake, subsets=2
-    )  # float64 within
+    score = lambda **options: kid(real, fake, **options)
+    assert score(subsets=4, subset_size=50) == score(subsets=4, subset_size=50, seed=0)
+    assert score(subsets=4, subset_size=50) != score(subsets=4, subset_size=50, seed=1)
+    assert score(subsets=2, subset_size=1000) == score(subsets=2, subset_size=400)
+
+
+def test_computes_in_float64():
+    real, fake = real_and_fake("medium")
+    real = real.astype(np.float32)
+    assert kid(real, fake, subsets=2) == kid(np.float64(real), fake, subsets=2)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""Edits against torchvision's (tests/golden/README.md), and the laws of chance."""
+"""The photometric augmentation: torchvision's numbers, and the distributions of the draws.
+
+tests/golden/README.md describes torchvision's numbers.
+"""
 
 from itertools import permutations, product
 from pathlib import Path
@@ -38,7 +41,7 @@ def uniform(values: np.ndarray, low: float, high: float) -> bool:
 
 
 @pytest.mark.parametrize("case", ["square", "wide"])
-def test_every_edit_is_that_of_torchvision(case: str) -> None:
+def test_every_edit_equals_torchvisions(case: str) -> None:
     with np.load(GOLDEN) as golden:
         stored = {
             key.removeprefix(f"{case}."): golden[key] for key in golden if key.startswith(case)
@@ -48,17 +51,16 @@ def test_every_edit_is_that_of_torchvision(case: str) -> None:
     np.testing.assert_allclose(out, stored["out"], rtol=0, atol=1e-5)
 
 
-def test_where_nothing_is_drawn_images_stay_but_for_the_coin_of_the_flip() -> None:
+def test_without_other_edits_images_are_only_flipped_at_random() -> None:
     for view, images in enumerate((NOISE[:, :, :8], NOISE[:, :, 4:, :1])):
         out = np.asarray(augment(images, NOTHING, 0, 0, INDEX, view))
-        kept, flipped = (
-            np.abs(out - other).max((1, 2, 3)) < 2e-6 for other in (images, images[:, :, ::-1])
-        )
+        kept = np.abs(out - images).max((1, 2, 3)) < 2e-6
+        flipped = np.abs(out - images[:, :, ::-1]).max((1, 2, 3)) < 2e-6
         assert out.dtype == np.float32 and (kept ^ flipped).all() and 0 < flipped.sum() < 16
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_black_white_and_grey_stay_within_the_levels_and_without_colour(channels: int) -> None:
+def test_black_white_and_grey_stay_in_range_and_without_colour(channels: int) -> None:
     flat = np.array([-1, 0, 1], np.float32).repeat(100)[:, None, None, None]
     out = np.asarray(
         augment(np.broadcast_to(flat, (300, 8, 8, channels)), SURE, 0, 0, np.arange(300), 1)
@@ -68,7 +70,7 @@ def test_black_white_and_grey_stay_within_the_levels_and_without_colour(channels
 
 
 @pytest.mark.parametrize("view", [0, 1])
-def test_the_draws_have_their_frequencies_and_ranges(view: int) -> None:
+def test_the_draws_have_the_right_frequencies_and_ranges(view: int) -> None:
     p = Photometric(flip=0.3)
     e = jax.device_get(draw(p, 0, 0, np.arange(N), view, (32, 32)))
     jittered, blurred = (e.factors != 1).all(1), e.sigma != 0
@@ -84,7 +86,7 @@ def test_the_draws_have_their_frequencies_and_ranges(view: int) -> None:
     assert uniform(sure.sigma, 0.1, 2.0) and near(sure.grey & sure.solarise, 0.1, 0.3)
 
 
-def test_each_of_the_24_orders_is_as_frequent() -> None:
+def test_all_24_orders_are_equally_frequent() -> None:
     e = jax.device_get(draw(Photometric(), 0, 0, np.arange(N), 0, (8, 8)))
     drawn = [
         (*order, place) for order, place in zip(e.order.tolist(), e.hue_after.tolist(), strict=True)
@@ -93,31 +95,32 @@ def test_each_of_the_24_orders_is_as_frequent() -> None:
         assert near(np.array([d == (*order, place) for d in drawn]), 1 / 24, np.sqrt(23) / 24)
 
 
-def test_crops_are_those_of_random_resized_crop() -> None:
-    """Against tries made one by one in plain Python, in size; and uniform in place."""
-    rng, sizes = np.random.default_rng(0), []
+def test_crops_are_distributed_as_in_random_resized_crop() -> None:
+    """Sizes are compared with tries made one by one in plain Python; places are uniform."""
+    rng = np.random.default_rng(0)
+    sizes = []
     while len(sizes) < N:
-        area, aspect = (
-            32 * 32 * rng.uniform(0.08, 1),
-            np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3))),
-        )
+        area = 32 * 32 * rng.uniform(0.08, 1)
+        aspect = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
         size = round(np.sqrt(area / aspect)), round(np.sqrt(area * aspect))
-        if max(size) <= 32:  # that ten tries fail happens once in 10^10 images
+        if max(size) <= 32:  # ten tries fail for one image in 10^10, so that case is left out
             sizes.append(size)
     top, left, height, width = np.asarray(
         draw(Photometric(), 0, 0, np.arange(N), 0, (32, 32)).box
     ).T
-    want_height, want_width = np.array(sizes).T
+    expected_height, expected_width = np.array(sizes).T
     for f in (lambda h, w: h, lambda h, w: w, lambda h, w: h * w, lambda h, w: np.log(w / h) ** 2):
-        got, want = f(height, width), f(want_height, want_width)
-        assert abs(got.mean() - want.mean()) < 4 * np.sqrt((got.var() + want.var()) / N)
+        actual = f(height, width)
+        expected = f(expected_height, expected_width)
+        error = abs(actual.mean() - expected.mean())
+        assert error < 4 * np.sqrt((actual.var() + expected.var()) / N)
     assert min(top.min(), left.min()) == 0 and max((top + height).max(), (left + width).max()) == 32
     for corner, free in ((top, 32 - height), (left, 32 - width)):
         share = (corner[free > 0] / free[free > 0]).astype(float)
         assert near(share, 1 / 2, share.std()) and share.max() == 1
 
 
-def test_where_no_crop_fits_the_middle_is_taken() -> None:
+def test_the_middle_is_taken_if_no_crop_fits() -> None:
     for size, box in (
         ((32, 30), [0, 0, 32, 30]),
         ((12, 40), [0, 12, 12, 16]),

@@ -1,6 +1,4 @@
-"""Precision and recall against torch-fidelity's numbers and against the plain definition, to the
-last tie.
-"""
+"""Precision and recall against torch-fidelity and, exactly, against the plain definition."""
 
 import time
 
@@ -15,7 +13,7 @@ from ddaepp_jax.scoring.precision_recall import precision_recall
 
 
 def plain(real, fake, k):
-    """The definition, a pair at a time."""
+    """Computes the definition, pair by pair."""
     distance = lambda a, b: np.square(np.float64(a) - np.float64(b)).sum()
 
     def share(features, others):
@@ -30,7 +28,7 @@ def plain(real, fake, k):
     return share(fake, real), share(real, fake)
 
 
-@pytest.mark.parametrize("rows", [2048, 64])  # of one piece, of several
+@pytest.mark.parametrize("rows", [2048, 64])  # One piece, and several.
 @pytest.mark.parametrize("k", [1, 3, 10])
 @pytest.mark.parametrize("case", ["small", "medium"])
 def test_equals_torch_fidelity(case, k, rows, monkeypatch):
@@ -40,27 +38,28 @@ def test_equals_torch_fidelity(case, k, rows, monkeypatch):
 
 
 @given(
-    seed=st.integers(0, 2**32 - 1), sizes=st.tuples(*[st.integers(4, 15)] * 2), dims=st.integers(1, 5),
-    k=st.integers(1, 3), kind=st.sampled_from(["spread", "grid", "near", "far", "same"]), rows=st.integers(1, 16),
-)  # fmt: skip
+    seed=st.integers(0, 2**32 - 1),
+    sizes=st.tuples(*[st.integers(4, 15)] * 2),
+    dims=st.integers(1, 5),
+    k=st.integers(1, 3),
+    kind=st.sampled_from(["spread", "grid", "near", "far", "same"]),
+    rows=st.integers(1, 16),
+)
 @settings(max_examples=150, deadline=None)
 def test_equals_the_plain_definition(seed, sizes, dims, k, kind, rows):
-    """Exactly, where distances tie (on a grid), where they vanish beside the norms, and where all
-    features are one.
-    """
+    """Also if distances tie (on a grid), vanish beside the norms, or all features are equal."""
     rng = np.random.default_rng(seed)
     real, fake = (rng.normal(size=(n, dims)) for n in sizes)
     if kind == "grid":
         real, fake = np.round(2 * real), np.round(2 * fake)
-    elif (
-        kind == "near"
-    ):  # clusters 2 apart, 1e-9 wide: a product of two has no digit left for the distance
+    elif kind == "near":
+        # Clusters 2 apart and 1e-9 wide: a product has no digit left for the distance.
         real, fake = (np.sign(x[:, :1]) + 1e-9 * np.round(x, 1) for x in (real, fake))
     elif kind == "far":
         real, fake = (np.float32(x + 1000) for x in (real, fake))
     elif kind == "same":
         real, fake = 0 * real + 0.1, 0 * fake + 0.1
-    fake[: seed % 4] = real[: seed % 4]  # images that were learnt by heart
+    fake[: seed % 4] = real[: seed % 4]  # Memorised images.
     before, module.ROWS = module.ROWS, rows
     try:
         assert precision_recall(real, fake, k) == plain(real, fake, k)
@@ -69,17 +68,14 @@ def test_equals_the_plain_definition(seed, sizes, dims, k, kind, rows):
 
 
 def test_the_kth_neighbour_itself_is_inside():
-    """And what is beyond it is not; a last bit of difference between two roundings of one distance
-    would show.
-    """
+    """What is beyond it is outside; two roundings of one distance must agree to the last bit."""
     rng = np.random.default_rng(0)
     for _ in range(50):
-        real = rng.normal(size=(2, 33))  # each is the other's neighbour, at the ball's boundary
+        real = rng.normal(size=(2, 33))  # Each is the other's neighbour, on the ball's boundary.
         beyond = real[1] + 1e-3 * np.arange(1, 4)[:, None] * (real[1] - real[0])
-        assert (
-            precision_recall(real, np.concatenate([real[1:], beyond]), 1)[0] == 1
-        )  # in the ball of the second
-        mirrored = 2 * real[0] - real[1]  # on the boundary too, up to rounding
+        fake = np.concatenate([real[1:], beyond])
+        assert precision_recall(real, fake, 1)[0] == 1  # All are in the second ball.
+        mirrored = 2 * real[0] - real[1]  # Also on the boundary, up to rounding.
         fake = np.stack([mirrored, *(mirrored + real[0] - real[1])[None]])
         assert precision_recall(real, fake, 1) == plain(real, fake, 1)
 
@@ -88,7 +84,7 @@ def test_a_set_and_itself_and_a_set_far_away():
     real, fake = real_and_fake("medium")
     assert precision_recall(real, real) == precision_recall(real, real[::-1]) == (1, 1)
     assert precision_recall(real, fake + 100) == (0, 0)
-    one = np.repeat(real[:1], 50, axis=0)  # always the same image, and a real one
+    one = np.repeat(real[:1], 50, axis=0)  # The same real image 50 times.
     assert precision_recall(real, one) == (1, 1 / len(real))
 
 
@@ -96,7 +92,8 @@ def test_a_set_and_itself_and_a_set_far_away():
 @settings(max_examples=25, deadline=None)
 def test_laws(seed, k):
     rng = np.random.default_rng(seed)
-    real, fake = rng.normal(size=(20, 4)), rng.normal(size=(15, 4)) + 0.5
+    real = rng.normal(size=(20, 4))
+    fake = rng.normal(size=(15, 4)) + 0.5
     precision, recall = precision_recall(real, fake, k)
     assert precision_recall(fake, real, k) == (recall, precision)
     assert precision_recall(rng.permutation(real), rng.permutation(fake), k) == (precision, recall)
@@ -126,7 +123,7 @@ def test_refusals(real, fake, k, reason):
 def test_ten_thousand_images_take_a_minute():
     rng = np.random.default_rng(0)
     real, fake = (rng.standard_normal((10_000, 2048), np.float32) for _ in range(2))
-    start = time.process_time()  # whatever else the machine does
-    found = precision_recall(real, fake)
-    assert time.process_time() - start < 240  # of all threads; 30 were measured
-    assert all(0 < share < 1 for share in found)
+    start = time.process_time()  # Other work on the machine doesn't count.
+    shares = precision_recall(real, fake)
+    assert time.process_time() - start < 240  # All threads; 30 were measured.
+    assert all(0 < share < 1 for share in shares)

@@ -1,6 +1,4 @@
-"""Linear heads against scikit-learn and against themselves one by one; neighbours against a plain
-loop.
-"""
+"""Linear heads against scikit-learn and heads trained one by one; neighbours against a loop."""
 
 import dataclasses
 
@@ -17,24 +15,25 @@ from ddaepp_jax.data.augment import crop_and_flip, to_float
 from ddaepp_jax.data.datasets import digits
 from ddaepp_jax.diffusion.noise import image_keys
 from ddaepp_jax.probing import features, online
-from ddaepp_jax.probing import heads as probes
-from ddaepp_jax.probing.heads import PROTOCOLS
+from ddaepp_jax.probing import heads as linear
+from ddaepp_jax.probing.neighbours import knn_accuracy
+from ddaepp_jax.probing.protocols import PROTOCOLS
+from ddaepp_jax.probing.scaling import scaled, standard_scale
+from ddaepp_jax.probing.splits import split_rows
 
 
 @pytest.fixture(scope="module")
 def layers():
-    """Three "layers" of the digits, two of one width, none of them easy: random rectified
-    projections.
-    """
+    """Three layers {name: features} and labels: rectified random projections of the digits."""
     data, rng = digits("train"), np.random.default_rng(0)
     images, labels = data.arrays()
     flat = images.reshape(len(images), -1) / 255.0
     widths = {"b": 24, "a": 24, "c": 40}
-    made = {
+    projections = {
         n: np.maximum(flat @ rng.normal(size=(64, w)) + 5, 0).astype(np.float32)
         for n, w in widths.items()
     }
-    return made, labels
+    return projections, labels
 
 
 def protocol(**changed):
@@ -53,15 +52,13 @@ FIT, TEST = slice(0, 1000), slice(1000, 1500)
 )  # an older scikit-learn, a newer SciPy
 @pytest.mark.parametrize("l2", [1e-3, 3e-2])
 def test_heads_equal_scikit_learn(layers, l2):
-    """Equally regularised logistic regression on standardised features: loss, probabilities'
-    argmax, accuracy.
-    """
-    made, labels = layers
-    scales = probes.standard_scale(part(made, FIT))
-    how = protocol(epochs=300, batch_size=500, learning_rates=(3e-2,), l2=l2)
-    heads = probes.fit(part(made, FIT), labels[FIT], scales, how, num_classes=10)
-    ours = probes.accuracies(heads, part(made, TEST), labels[TEST], scales)
-    for name, feature in made.items():
+    """Loss and accuracy are those of logistic regression with the same regularisation."""
+    projections, labels = layers
+    scales = standard_scale(part(projections, FIT))
+    settings = protocol(epochs=300, batch_size=500, learning_rates=(3e-2,), l2=l2)
+    heads = linear.fit(part(projections, FIT), labels[FIT], scales, settings, num_classes=10)
+    ours = linear.accuracies(heads, part(projections, TEST), labels[TEST], scales)
+    for name, feature in projections.items():
         scaler = StandardScaler().fit(feature[FIT].astype(np.float64))
         x, z = (
             scaler.transform(feature[FIT].astype(np.float64)),
@@ -72,7 +69,7 @@ def test_heads_equal_scikit_learn(layers, l2):
         assert abs(ours[name][0] - theirs.score(z, labels[TEST])) <= 0.005
 
         width = str(feature.shape[1])
-        place = probes.by_width({n: f.shape[1] for n, f in made.items()})[width].index(name)
+        place = linear.by_width({n: f.shape[1] for n, f in projections.items()})[width].index(name)
         kernel, bias = (np.float64(heads.params[width][k][0, place]) for k in ("kernel", "bias"))
 
         def objective(kernel, bias, x=x):
@@ -85,28 +82,30 @@ def test_heads_equal_scikit_learn(layers, l2):
 
 
 def test_heads_trained_together_equal_heads_trained_one_by_one(layers):
-    made, labels = layers
-    rates, how = (1e-3, 4e-3, 3e-2), protocol(epochs=10, batch_size=100)
-    scales = probes.standard_scale(part(made, FIT))
-    together = probes.fit(
-        part(made, FIT),
+    projections, labels = layers
+    rates, settings = (1e-3, 4e-3, 3e-2), protocol(epochs=10, batch_size=100)
+    scales = standard_scale(part(projections, FIT))
+    together = linear.fit(
+        part(projections, FIT),
         labels[FIT],
         scales,
-        dataclasses.replace(how, learning_rates=rates),
+        dataclasses.replace(settings, learning_rates=rates),
         num_classes=10,
         seed=3,
     )
-    accuracy = probes.accuracies(together, part(made, TEST), labels[TEST], scales)
-    for name, feature in made.items():
+    accuracy = linear.accuracies(together, part(projections, TEST), labels[TEST], scales)
+    for name, feature in projections.items():
         for i, rate in enumerate(rates):
-            alone = dataclasses.replace(how, learning_rates=(rate,))
-            one = probes.fit(
+            alone = dataclasses.replace(settings, learning_rates=(rate,))
+            one = linear.fit(
                 {name: feature[FIT]}, labels[FIT], scales, alone, num_classes=10, seed=3
             )
-            (single,) = probes.accuracies(one, {name: feature[TEST]}, labels[TEST], scales)[name]
+            (single,) = linear.accuracies(one, {name: feature[TEST]}, labels[TEST], scales)[name]
             assert abs(single - accuracy[name][i]) <= 0.003
             width = str(feature.shape[1])
-            place = probes.by_width({n: f.shape[1] for n, f in made.items()})[width].index(name)
+            place = linear.by_width({n: f.shape[1] for n, f in projections.items()})[width].index(
+                name
+            )
             # Adam turns rounding noise into steps where a gradient is small.
             ours, theirs = (
                 together.params[width]["kernel"][i, place],
@@ -120,14 +119,14 @@ def test_heads_trained_together_equal_heads_trained_one_by_one(layers):
 
 
 def test_a_step_is_adams_on_each_heads_own_loss():
-    """Against float64 numpy: two steps with a cosine, weights and biases."""
+    """The reference is two steps in float64 numpy, with a cosine schedule."""
     rng = np.random.default_rng(1)
     x, labels = rng.normal(size=(20, 6)), rng.integers(0, 3, 20)
-    heads = probes.init({"x": 6}, 3, 2)
+    heads = linear.init({"x": 6}, 3, 2)
     rates, l2, batch = np.array([0.1, 0.3]), 0.05, {"x": jnp.asarray(x, jnp.float32)}
     for number in (0, 1):
         done = jnp.float32(number / 2)
-        heads = probes.step(
+        heads = linear.step(
             heads, batch, jnp.asarray(labels), jnp.asarray(rates, jnp.float32), done, l2
         )
     for i, rate in enumerate(rates):
@@ -154,60 +153,64 @@ def test_a_step_is_adams_on_each_heads_own_loss():
 
 
 def test_order_of_layers_does_not_matter(layers):
-    made, labels = layers
-    how, scales = protocol(epochs=5), {}
+    projections, labels = layers
+    settings, scales = protocol(epochs=5), {}
     fits = [
-        probes.fit(
-            {name: made[name][FIT] for name in names}, labels[FIT], scales, how, num_classes=10
+        linear.fit(
+            {name: projections[name][FIT] for name in names},
+            labels[FIT],
+            scales,
+            settings,
+            num_classes=10,
         )
         for names in ("bac", "cab")
     ]
     jax.tree.map(np.testing.assert_array_equal, *fits)
-    # A traced dict is sorted by name; one made inside a trace is not.
-    stacked = probes._stack({name: made[name] for name in "bac"})
-    np.testing.assert_array_equal(stacked["24"][0], made["a"])
+    # JAX sorts a dictionary that it traces, but not one that is built inside a trace.
+    stacked = linear._stack({name: projections[name] for name in "bac"})
+    np.testing.assert_array_equal(stacked["24"][0], projections["a"])
 
 
 def test_accuracies_count_every_image_once(layers, monkeypatch):
-    made, labels = layers
-    heads = probes.fit(part(made, FIT), labels[FIT], {}, protocol(epochs=5), num_classes=10)
-    whole = probes.accuracies(heads, part(made, TEST), labels[TEST], {})
-    monkeypatch.setattr(probes, "CHUNK", 77)
-    pieces = probes.accuracies(heads, part(made, TEST), labels[TEST], {})
+    projections, labels = layers
+    heads = linear.fit(part(projections, FIT), labels[FIT], {}, protocol(epochs=5), num_classes=10)
+    whole = linear.accuracies(heads, part(projections, TEST), labels[TEST], {})
+    monkeypatch.setattr(linear, "CHUNK", 77)
+    pieces = linear.accuracies(heads, part(projections, TEST), labels[TEST], {})
     for name, values in whole.items():
         np.testing.assert_allclose(values * 500, np.round(values * 500), atol=1e-9)
         np.testing.assert_allclose(pieces[name], values, atol=1 / 500 + 1e-9)
 
 
 def test_scale_is_that_of_the_features_and_dead_channels_stay(layers):
-    made, _ = layers
-    dead = np.concatenate([made["a"], np.full((1500, 1), 3.0, np.float32)], axis=1)
-    scales = probes.standard_scale({"a": dead})
-    scaled = np.asarray(probes.scaled({"a": dead}, scales)["a"], np.float64)
-    np.testing.assert_allclose(scaled.mean(0), 0, atol=1e-5)
-    np.testing.assert_allclose(scaled[:, :-1].std(0), 1, atol=1e-5)
-    assert (scaled[:, -1] == 0).all() and np.isfinite(scaled).all()
+    projections, _ = layers
+    dead = np.concatenate([projections["a"], np.full((1500, 1), 3.0, np.float32)], axis=1)
+    scales = standard_scale({"a": dead})
+    z = np.asarray(scaled({"a": dead}, scales)["a"], np.float64)
+    np.testing.assert_allclose(z.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(z[:, :-1].std(0), 1, atol=1e-5)
+    assert (z[:, -1] == 0).all() and np.isfinite(z).all()
 
 
 def test_neighbours_vote_by_cosine():
-    """Against float64 numpy, image by image."""
+    """The reference is float64 numpy, image by image."""
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(4, 8))
     bank_labels, labels = rng.integers(0, 4, 200), rng.integers(0, 4, 60)
-    bank, asked = (
+    bank, query = (
         10 + centres[y] + 1.2 * rng.normal(size=(len(y), 8)) for y in (bank_labels, labels)
     )
-    raw = bank, asked  # with a mean that would make all cosines one
-    asked, bank = ((x - bank.mean(0)) / bank.std(0) for x in (asked, bank))
+    raw_bank, raw_query = bank, query  # Their mean would make all cosines one.
+    query, bank = ((x - bank.mean(0)) / bank.std(0) for x in (query, bank))
     for k in (1, 7, 500):
         right = 0
-        for feature, label in zip(asked, labels, strict=True):
+        for feature, label in zip(query, labels, strict=True):
             cosine = bank @ feature / np.linalg.norm(bank, axis=1) / np.linalg.norm(feature)
             nearest = np.argsort(-cosine)[:k]
             votes = np.zeros(4)
             np.add.at(votes, bank_labels[nearest], np.exp(cosine[nearest] / 0.07))
             right += votes.argmax() == label
-        ours = probes.knn_accuracy(np.float32(raw[0]), bank_labels, np.float32(raw[1]), labels, k)
+        ours = knn_accuracy(np.float32(raw_bank), bank_labels, np.float32(raw_query), labels, k)
         assert 0.3 < ours < 1 and abs(ours - right / 60) <= 1 / 60 + 1e-9
 
 
@@ -215,20 +218,20 @@ def test_neighbours_vote_by_cosine():
     ("n", "part", "held_out"), [(1500, 0.1, 150), (50_000, 0.1, 5000), (10, 0.0, 0), (7, 0.5, 4)]
 )
 def test_rows_are_split_without_loss(n, part, held_out):
-    fit, choose = probes.split_rows(n, part, seed=0)
+    train, choose = split_rows(n, part, seed=0)
     assert len(choose) == held_out
-    np.testing.assert_array_equal(np.sort(np.concatenate([fit, choose])), np.arange(n))
+    np.testing.assert_array_equal(np.sort(np.concatenate([train, choose])), np.arange(n))
     if n > 100:
         assert (
             abs(choose.mean() / n - 0.5) < 0.1
-        )  # drawn from all over, as folders are sorted by class
+        )  # drawn from everywhere, as folders are sorted by class
 
 
 def test_pixels_are_averaged_down_where_images_are_large():
     images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 64, 96, 3)), jnp.float32)
-    found = features.pixels({}, images, None, None, None)["pixels"]
-    assert found.shape == (2, 32 * 32 * 3)
-    np.testing.assert_allclose(found.mean(1), images.mean((1, 2, 3)), atol=0.02)
+    pixels = features.pixels({}, images, None, None, None)["pixels"]
+    assert pixels.shape == (2, 32 * 32 * 3)
+    np.testing.assert_allclose(pixels.mean(1), images.mean((1, 2, 3)), atol=0.02)
     small = images[:, :8, :8]
     np.testing.assert_array_equal(
         features.pixels({}, small, None, None, None)["pixels"], small.reshape(2, -1)
@@ -236,9 +239,7 @@ def test_pixels_are_averaged_down_where_images_are_large():
 
 
 def test_online_heads_see_a_draw_and_a_crop_of_each_step():
-    """Against a step of the heads on features of the crop and the draw of its number, at the rate
-    of its number.
-    """
+    """The reference is a step of the heads on that number's crop, noise and learning rate."""
     mesh, rates = make_mesh((1, 1, 1), jax.devices()[:1]), np.array([0.1, 0.3], np.float32)
     images = np.random.default_rng(0).integers(0, 256, (8, 6, 6, 1), np.uint8)
     labels, ids = np.arange(8) % 3, np.arange(20, 28)
@@ -253,15 +254,20 @@ def test_online_heads_see_a_draw_and_a_crop_of_each_step():
             crop_and_flip(jnp.asarray(images), 5, number, jnp.asarray(ids), pad=2, flip=True)
         )
         seen = features({}, x0, image_keys(5, "probe", jnp.asarray(ids)), number, 0.5)
-        return probes.step(
-            probes.init({"x": 36}, 3, 2), seen, labels, rates, number / 8, 0.1
+        return linear.step(
+            linear.init({"x": 36}, 3, 2), seen, labels, rates, number / 8, 0.1
         ).params
 
-    step = online.make_online_step(features, flip=True, pad=2, l2=0.1, mesh=mesh)
+    step = online.make_online_step(features, mesh, pad=2, flip=True, l2=0.1)
     constants = {"seed": np.uint32(5), "level": 0.5, "steps": np.float32(8), "rates": rates}
     for number in (0, 6):
         heads, _ = step(
-            {}, probes.init({"x": 36}, 3, 2), images, labels, ids, {}, constants, jnp.int32(number)
+            {},
+            linear.init({"x": 36}, 3, 2),
+            (images, labels, ids),
+            {},
+            constants,
+            jnp.int32(number),
         )
         check = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
         jax.tree.map(check, heads.params, expected(jnp.int32(number)))

@@ -6,9 +6,8 @@ from flax import linen as nn
 
 from ddaepp_jax.base.parallel import make_mesh
 from ddaepp_jax.diffusion.flow import Flow
-from ddaepp_jax.diffusion.flow_samplers import euler
-from ddaepp_jax.diffusion.guidance import Guidance
 from ddaepp_jax.sampling.draw import make_sample_batch, sample_images
+from ddaepp_jax.sampling.settings import Sampling
 
 
 class Pulled(nn.Module):
@@ -36,10 +35,8 @@ def test_every_networks_parameters_are_arguments_and_a_variance_is_left_out():
     sample_batch = make_sample_batch(
         Pulled(learned=True),
         Flow(),
-        euler,
+        Sampling("euler", 6, guidance=1.5, autoguidance=2.0),
         image_shape=(4, 2, 3),
-        steps=6,
-        guidance=Guidance(1.5, autoguidance=2.0),
         mesh=mesh,
         guide=(Pulled(learned=False), Flow()),
     )

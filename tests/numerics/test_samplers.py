@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from helpers import mixture
 
-from ddaepp_jax.diffusion import flow_samplers, samplers
 from ddaepp_jax.diffusion.ddpm import DDPM
 from ddaepp_jax.diffusion.edm import EDM
 from ddaepp_jax.diffusion.flow import Flow
 from ddaepp_jax.diffusion.noise import image_keys, image_noise, step_noise
+from ddaepp_jax.diffusion.samplers import edm as edm_samplers
+from ddaepp_jax.diffusion.samplers import flow as flow_samplers
+from ddaepp_jax.diffusion.samplers import variance_preserving as samplers
 from ddaepp_jax.diffusion.vp import VP
 
 N = 10_000
@@ -23,14 +25,14 @@ DETERMINISTIC = {
     "ddim, continuous": (VP(), samplers.ddim, {}, 250),
     "dpmpp_2m": (DDPM(), samplers.dpmpp_2m, {}, 100),
     "dpmpp_2m, continuous": (VP(), samplers.dpmpp_2m, {}, 100),
-    "heun": (EDM(), samplers.heun, {}, 40),
+    "heun": (EDM(), edm_samplers.heun, {}, 40),
     "euler": (Flow(), flow_samplers.euler, {}, 400),
     "heun_flow": (Flow(), flow_samplers.heun_flow, {}, 40),
 }
 STOCHASTIC = {
     "ddpm": (DDPM(), samplers.ddpm, {}, 1000),
     "ddpm, continuous": (VP(), samplers.ddpm, {}, 1000),
-    "heun with churn": (EDM(), samplers.heun, CHURN, 100),
+    "heun with churn": (EDM(), edm_samplers.heun, CHURN, 100),
     "euler_maruyama": (Flow(), flow_samplers.euler_maruyama, {}, 1000),
 }
 ALL = DETERMINISTIC | STOCHASTIC
@@ -121,13 +123,15 @@ def test_heun_takes_one_euler_step_at_the_end():
         jax.debug.callback(lambda s: seen.append(float(s[0])), sigma)
         return x / 2
 
-    out = samplers.heun(process, denoiser, x, image_keys(0, "sample", jnp.arange(1)), 5, clip=False)
+    out = edm_samplers.heun(
+        process, denoiser, x, image_keys(0, "sample", jnp.arange(1)), 5, clip=False
+    )
     jax.effects_barrier()
     grid = process.grid(5)
     expected = [grid[0], *(sigma for step in grid[1:5] for sigma in (step, step))]
     np.testing.assert_allclose(sorted(seen, reverse=True), expected, rtol=1e-5)
     assert np.isfinite(out).all()
-    once = samplers.heun(
+    once = edm_samplers.heun(
         process, lambda x, s: jnp.full_like(x, 0.25), x, image_keys(0, "sample", jnp.arange(1)), 1
     )
     np.testing.assert_allclose(once, 0.25, atol=1e-5)
@@ -174,9 +178,9 @@ def test_noise_of_the_flows_sde():
 
 def test_churn_belongs_to_the_image_and_to_its_range():
     process, options = EDM(), CHURN
-    draw = lambda n, **more: sampled(process, samplers.heun, options | more, 6, n=n)
+    draw = lambda n, **more: sampled(process, edm_samplers.heun, options | more, 6, n=n)
     np.testing.assert_allclose(draw(4), draw(8)[:4], atol=1e-5)
-    plain = sampled(process, samplers.heun, {}, 6, n=4)
+    plain = sampled(process, edm_samplers.heun, {}, 6, n=4)
     np.testing.assert_array_equal(draw(4, s_min=90.0, s_max=100.0), plain)
     assert np.abs(draw(4) - plain).max() > 0.01
 
@@ -215,7 +219,7 @@ def test_churn_is_the_papers(churn):
     process, steps, keys = EDM(), 8, image_keys(0, "test", jnp.arange(3))
     x = image_noise(keys, (2, 2, 1))
     denoiser = lambda x, sigma: x / (1 + sigma)
-    ours = samplers.heun(
+    ours = edm_samplers.heun(
         process,
         lambda x, sigma: denoiser(x, sigma[:, None, None, None]),
         x,

@@ -1,6 +1,4 @@
-"""A step by its parts: what its random numbers and its images are functions of, and which bad step
-is told.
-"""
+"""The train step: random numbers, passes, teachers, averages, and the report of bad steps."""
 
 import dataclasses
 from collections import OrderedDict
@@ -16,10 +14,9 @@ from ddaepp_jax.diffusion.ddpm import DDPM
 from ddaepp_jax.objectives.denoising import Denoising
 from ddaepp_jax.objectives.passes import Pass
 from ddaepp_jax.training import ema
-from ddaepp_jax.training import step as steps
 from ddaepp_jax.training.program import add_totals, compile_program
 from ddaepp_jax.training.source import Source
-from ddaepp_jax.training.step import Learner, init_state, total_loss, train_step
+from ddaepp_jax.training.step import Learner, init_state, run_pass, total_loss, train_step
 
 
 class Scaled(nn.Module):
@@ -31,7 +28,7 @@ class Scaled(nn.Module):
 
 
 class Seen:
-    """An objective whose metrics are the first and the last image of the batch."""
+    """An objective whose metrics are the means of the first and the last image of the batch."""
 
     teacher_decay = None
 
@@ -39,12 +36,12 @@ class Seen:
         return {}
 
     def passes(self, rng, batch):
-        view = batch["image"]
-        return {"seen": Pass(view, jnp.zeros_like(view), jnp.ones(len(view), jnp.int32))}
+        x0 = batch["image"]
+        return {"seen": Pass(x0, jnp.zeros_like(x0), jnp.ones(len(x0), jnp.int32))}
 
     def loss(self, params, teacher_params, results, rng):
-        view, out = results["seen"].given.view, results["seen"].out
-        return jnp.square(out).mean(), {"first": view[0].mean(), "last": view[-1].mean()}
+        x0, out = results["seen"].request.x0, results["seen"].out
+        return jnp.square(out).mean(), {"first": x0[0].mean(), "last": x0[-1].mean()}
 
 
 def learner(objective):
@@ -54,18 +51,14 @@ def learner(objective):
 
 def test_each_step_draws_its_own_noise_and_levels():
     parts = learner(Denoising(DDPM()))
-    state, batch = (
-        init_state(parts, (2, 2, 1)),
-        {"image": jnp.zeros((4, 2, 2, 1)), "label": jnp.zeros(4, jnp.int32)},
-    )
-    loss = lambda step: float(
-        total_loss(parts, state.params, state.replace(step=jnp.int32(step)), batch)[0]
-    )
-    losses = [loss(step) for step in (0, 1, 2, 0)]
+    state = init_state(parts, (2, 2, 1))
+    batch = {"image": jnp.zeros((4, 2, 2, 1)), "label": jnp.zeros(4, jnp.int32)}
+    states = [state.replace(step=jnp.int32(step)) for step in (0, 1, 2, 0)]
+    losses = [float(total_loss(parts, state.params, state, batch)[0]) for state in states]
     assert losses[0] == losses[3] and len(set(losses)) == 3
 
 
-def test_images_are_prepared_by_the_step_and_their_numbers():
+def test_preparation_of_images_depends_on_the_step_and_their_numbers():
     mesh = parallel.make_mesh((1, 1, 1), jax.devices()[:1])
     placed = parallel.replicated(mesh)
     data = {
@@ -79,19 +72,17 @@ def test_images_are_prepared_by_the_step_and_their_numbers():
     prepare = lambda images, step, index: {
         "image": (images + 100.0 * step) + index[:, None, None, None]
     }
-    program = compile_program(
-        learner(Seen()), mesh, (), Source(True, shapes, fetch, lambda *_: iter(())), prepare
-    )
+    source = Source(True, shapes, fetch, lambda *_: iter(()))
+    program = compile_program(learner(Seen()), mesh, (), source, prepare)
     state = program.init()
     for step in range(3):
-        state, totals, _ = program.run(
-            state, program.zeros(), data, parallel.put(np.int32(step + 1), placed)
-        )
+        stop = parallel.put(np.int32(step + 1), placed)
+        state, totals, _ = program.run(state, program.zeros(), data, stop)
         first, last = (float(totals["sums"][f"denoising/{name}"]) for name in ("first", "last"))
         assert (first, last) == (101 * step + 7, 101 * step + 3)
 
 
-def test_the_first_bad_step_is_the_one_that_is_told():
+def test_totals_keep_the_first_bad_step():
     totals = {
         "sums": {"loss": jnp.zeros(())},
         "count": jnp.int32(0),
@@ -103,29 +94,22 @@ def test_the_first_bad_step_is_the_one_that_is_told():
         (5, 2.0, (True, False)),
         (6, np.nan, (False, False)),
     ):
-        totals = add_totals(
-            totals, {"loss": jnp.float32(loss), "finite": jnp.array(finite)}, jnp.int32(step)
-        )
+        metrics = {"loss": jnp.float32(loss), "finite": jnp.array(finite)}
+        totals = add_totals(totals, metrics, jnp.int32(step))
     assert int(totals["bad_step"]) == 5 and int(totals["count"]) == 3
     np.testing.assert_array_equal(totals["bad_leaves"], [False, True])
 
 
-def test_a_teacher_moves_by_the_decay_of_its_step():
-    moved = [
-        ema.update(
-            {"own": {"w": jnp.zeros(())}},
-            {"w": jnp.ones(())},
-            jnp.int32(n),
-            True,
-            {"own": lambda n: n / 8},
-        )
-        for n in (0, 2, 6)
-    ]
+def test_teacher_moves_by_the_decay_of_its_step():
+    averages, params = {"own": {"w": jnp.zeros(())}}, {"w": jnp.ones(())}
+    teachers = {"own": lambda n: n / 8}
+    moved = [ema.update(averages, params, jnp.int32(n), True, teachers) for n in (0, 2, 6)]
     assert [float(average["own"]["w"]) for average in moved] == [1.0, 0.75, 0.25]
 
 
-def test_losses_are_summed_by_their_weights_at_the_step():
-    seen, batch = Seen(), {"image": jax.random.normal(jax.random.key(0), (4, 2, 2, 1))}
+def test_losses_are_summed_with_their_weights_at_the_step():
+    seen = Seen()
+    batch = {"image": jax.random.normal(jax.random.key(0), (4, 2, 2, 1))}
     parts = dataclasses.replace(
         learner(seen), objectives={"a": (seen, lambda n: n / 4), "b": (seen, lambda n: 2.0)}
     )
@@ -138,26 +122,23 @@ def test_losses_are_summed_by_their_weights_at_the_step():
 
 
 class Dropping(nn.Module):
-    """A network that says whether it drops out."""
+    """A network whose output is 1 with dropout and 0 without."""
 
     def __call__(self, x, t, y=None, augment_label=None, train=False, capture=None, stop=False):
         return jnp.full_like(x, train), OrderedDict()
 
 
-def test_a_student_drops_out_and_a_teacher_does_not():
+def test_students_use_dropout_and_teachers_do_not():
     parts = dataclasses.replace(learner(Seen()), network=Dropping())
-    given = Pass(jnp.zeros((1, 2, 2, 1)), jnp.zeros((1, 2, 2, 1)), jnp.array([3]))
+    zeros = jnp.zeros((1, 2, 2, 1))
     for teacher, train in (("", 1), ("own", 0)):
-        result = steps._run(
-            parts, {}, dataclasses.replace(given, teacher=teacher), jax.random.key(0)
-        )
+        request = Pass(zeros, zeros, jnp.array([3]), teacher=teacher)
+        result = run_pass(parts, {}, request, jax.random.key(0))
         np.testing.assert_array_equal(result.out, np.full((1, 2, 2, 1), train))
 
 
 class Taught(Seen):
-    """An objective whose loss is what its teacher says of a batch of ones, and its own head beside
-    it.
-    """
+    """An objective whose loss is its teacher's mean output plus 10 times its teacher's head."""
 
     teacher_decay = staticmethod(lambda n: 0.5)
 
@@ -171,24 +152,22 @@ class Taught(Seen):
         return results["taught"].out.mean() + 10 * teacher_params["head"], {}
 
 
-def test_a_teachers_pass_is_by_its_own_weights_and_has_no_gradient():
+def test_teachers_pass_uses_its_own_weights_and_has_no_gradient():
     parts = dataclasses.replace(learner(Seen()), objectives={"taught": (Taught(), lambda n: 1.0)})
     state, batch = init_state(parts, (1, 1, 1)), {"image": jnp.ones((2, 1, 1, 1))}
-    state = state.replace(
-        ema={**state.ema, "taught": jax.tree.map(lambda leaf: 3 * leaf, state.params)}
-    )
+    teacher = jax.tree.map(lambda leaf: 3 * leaf, state.params)
+    state = state.replace(ema={**state.ema, "taught": teacher})
     value = lambda params: total_loss(parts, params, state, batch)[0]
     loss, gradient = jax.value_and_grad(value)(state.params)
     np.testing.assert_allclose(loss, 3 * np.sqrt(DDPM().alpha_bar[1]) + 30, rtol=1e-6)
     assert all(leaf == 0 for leaf in jax.tree.leaves(gradient))
 
 
-def test_averages_take_in_the_parameters_after_the_step():
+def test_averages_include_the_parameters_after_the_step():
     parts = dataclasses.replace(learner(Seen()), optimizer=optax.sgd(0.5))
     state, batch = init_state(parts, (2, 2, 1)), {"image": jnp.ones((4, 2, 2, 1))}
     moved, _ = train_step(parts, state, batch)
     old, new = (tree.params["network"]["scale"] for tree in (state, moved))
     assert abs(new - old) > 0.1 and moved.step == 1
-    np.testing.assert_allclose(
-        moved.ema["0.9"]["network"]["scale"], 0.9 * old + 0.1 * new, rtol=1e-6
-    )
+    average = moved.ema["0.9"]["network"]["scale"]
+    np.testing.assert_allclose(average, 0.9 * old + 0.1 * new, rtol=1e-6)

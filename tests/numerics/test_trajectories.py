@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from helpers.drawn import drawn_params
 
-from ddaepp_jax.diffusion import samplers
 from ddaepp_jax.diffusion.ddpm import DDPM
 from ddaepp_jax.diffusion.edm import EDM
+from ddaepp_jax.diffusion.samplers import edm as edm_samplers
+from ddaepp_jax.diffusion.samplers import variance_preserving as samplers
 from ddaepp_jax.diffusion.vp import VP
 from ddaepp_jax.released import ddae_unet
 
@@ -23,9 +24,9 @@ SCHEDULES = np.load(GOLDEN / "schedules.npz")
 
 @pytest.fixture(scope="module")
 def network():
-    module = ddae_unet.module(
+    module = ddae_unet.Arguments(
         image_shape=(3, 8, 8), n_channels=32, ch_mults=(1, 2), is_attn=(False, True), n_blocks=1
-    )
+    ).network()
     shapes = jax.eval_shape(
         module.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)), jnp.zeros((1,))
     )["params"]
@@ -48,7 +49,7 @@ def test_ddim_with_ddaes_table(network):
         samplers.ddim, process, partial(process.denoised, network), keys=None, steps=20
     )
     start = jnp.asarray(golden["start"])
-    ours = jax.jit(partial(sample, table=process.ddae_alpha_bar))(start)
+    ours = jax.jit(partial(sample, table="ddae"))(start)
     np.testing.assert_allclose(ours, golden["image"], atol=1e-4)
     assert (
         np.abs(jax.jit(sample)(start) - golden["image"]).max() > 0.01
@@ -58,7 +59,7 @@ def test_ddim_with_ddaes_table(network):
 def test_heun(network):
     golden, process = np.load(GOLDEN / "trajectory_edm18.npz"), EDM()
     sample = partial(
-        samplers.heun, process, partial(process.denoised, network), keys=None, steps=18
+        edm_samplers.heun, process, partial(process.denoised, network), keys=None, steps=18
     )
     np.testing.assert_allclose(
         jax.jit(sample)(jnp.asarray(golden["start"])), golden["image"], atol=1e-4

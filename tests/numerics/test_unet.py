@@ -66,7 +66,7 @@ def count(shapes):
 @pytest.mark.parametrize("case", [pytest.param(case, marks=MARKS.get(case, ())) for case in CASES])
 def test_output_and_features_equal_the_reference(case):
     golden = np.load(GOLDEN / f"{case}.npz")
-    network = ddae_unet.module(**CASES[case])
+    network = ddae_unet.Arguments(**CASES[case]).network()
     x, t = jnp.asarray(golden["x"]), jnp.asarray(golden["t"])
     label = jnp.asarray(golden["augment_label"]) if "augment_label" in golden else None
     shapes = shapes_of(network, x, t)
@@ -97,7 +97,8 @@ def test_output_and_features_equal_the_reference(case):
     ids=["DDPM", "DDPM++"],
 )
 def test_parameter_counts_are_the_papers(arguments, bottleneck, plain, added):
-    network, inputs = ddae_unet.module(**arguments), (jnp.zeros((1, 32, 32, 3)), jnp.zeros((1,)))
+    network = ddae_unet.Arguments(**arguments).network()
+    inputs = (jnp.zeros((1, 32, 32, 3)), jnp.zeros((1,)))
     assert network.bottleneck == bottleneck
     assert count(shapes_of(network, *inputs)) == plain
     conditioned = count(shapes_of(network.clone(self_condition=True), *inputs))

@@ -1,6 +1,4 @@
-"""The continuous variance-preserving process: its schedule against the integral of beta, and
-against DDPM's.
-"""
+"""The continuous variance-preserving process against the integral of beta, and against DDPM."""
 
 import jax
 import jax.numpy as jnp
@@ -24,14 +22,16 @@ def test_alpha_bar_is_the_exponential_of_betas_integral():
         )
 
 
-def test_ddpm_is_its_discretisation():
-    """alpha_bar differs by the step's length (0.5 % of its logarithm in the middle), and so do the
-    probes' levels.
+def test_ddpm_is_the_discretisation():
+    """alpha_bar and the probe levels differ by the step's length.
+
+    In the middle that is 0.5 % of alpha_bar's logarithm.
     """
     steps = np.array([11, 100, 500, 1000])
-    ours, discrete = PROCESS.alpha_bar_at(steps / 1000), DDPM().alpha_bar[steps]
-    np.testing.assert_allclose(np.log(ours), np.log(discrete), rtol=0.06)
-    np.testing.assert_allclose(np.log(ours[1:]), np.log(discrete[1:]), rtol=0.01)
+    continuous = np.log(PROCESS.alpha_bar_at(steps / 1000))
+    discrete = np.log(DDPM().alpha_bar[steps])
+    np.testing.assert_allclose(continuous, discrete, rtol=0.06)
+    np.testing.assert_allclose(continuous[1:], discrete[1:], rtol=0.01)
     np.testing.assert_allclose(np.multiply(PROCESS.probe_levels(), 1000), DDPM().probe_levels())
 
 
@@ -47,9 +47,8 @@ def test_levels_and_times():
     levels = np.asarray(PROCESS.sample_noise_level(jax.random.key(0), 100_000))
     assert levels.min() >= 0 and levels.max() < 1
     counts = np.histogram(levels, bins=10, range=(0, 1))[0]
-    assert (
-        np.square(counts - 10_000).sum() / 10_000 < 27.9
-    )  # chi-square, 9 degrees of freedom, p = 0.001
+    # Chi-square with 9 degrees of freedom, p = 0.001.
+    assert np.square(counts - 10_000).sum() / 10_000 < 27.9
     for form, expected in (("t", 0.5), ("999t", 499.5)):
         _, t = VP(time_input=form).inputs(jnp.zeros((1, 2, 2, 1)), jnp.array([0.5]))
         np.testing.assert_allclose(t, [expected])
@@ -59,7 +58,9 @@ def test_levels_and_times():
             PROCESS.as_level(wrong)
 
 
-@pytest.mark.parametrize("fields", [dict(beta_min=2.0, beta_max=1.0), dict(last=0.0)], ids=str)
+@pytest.mark.parametrize(
+    "fields", [dict(beta_min=2.0, beta_max=1.0), dict(last=0.0), dict(time_input="t/T")], ids=str
+)
 def test_impossible_processes_are_refused(fields):
     with pytest.raises(ValueError, match=next(iter(fields))):
         VP(**fields)

@@ -1,4 +1,4 @@
-"""Finding a network in a file, and what is said of tensors that don't fit."""
+"""Finding a network in a file, reading its arguments, and errors about tensors."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from helpers.references import state_dict
 
 from ddaepp_jax.models.unet import UNet
 from ddaepp_jax.models.uvit import UViT
-from ddaepp_jax.released import ddae_unet, dit, lightningdit, u_vit, weights
+from ddaepp_jax.released import ddae_unet, dit, lightningdit, read, u_vit, weights
 
 MARKS = ("a.weight", "b.weight")
 
@@ -17,7 +17,7 @@ def names(*prefixes):
 
 
 @pytest.mark.parametrize(
-    ("prefixes", "found"),
+    ("prefixes", "expected"),
     [
         ([""], ""),
         (["module."], "module."),
@@ -29,15 +29,15 @@ def names(*prefixes):
     ],
     ids=str,
 )
-def test_the_averaged_network_is_found_behind_its_prefixes(prefixes, found):
-    assert weights.prefix_of(names(*prefixes), MARKS) == found
+def test_the_averaged_network_is_found_behind_its_prefixes(prefixes, expected):
+    assert read.find_prefix(names(*prefixes), MARKS) == expected
 
 
 def test_another_network_or_several_are_refused():
     with expect_error("no tensors", "b.weight", "kind"):
-        weights.prefix_of(["a.weight", "c.weight"], MARKS)
+        read.find_prefix(["a.weight", "c.weight"], MARKS)
     with expect_error("several networks", "'one.', 'two.'", "--prefix"):
-        weights.prefix_of(names("one.", "two."), MARKS)
+        read.find_prefix(names("one.", "two."), MARKS)
 
 
 def test_nested_dictionaries_are_flattened_to_their_tensors():
@@ -46,7 +46,7 @@ def test_nested_dictionaries_are_flattened_to_their_tensors():
         "opt": {"state": {0: {"m": np.zeros(1)}}},
         "epoch": 7,
     }
-    assert set(weights.flattened(nested)) == {"ema.net.w", "opt.state.0.m"}
+    assert set(read.flattened(nested)) == {"ema.net.w", "opt.state.0.m"}
 
 
 UNET = dict(
@@ -54,16 +54,13 @@ UNET = dict(
 )
 
 
-def test_what_does_not_fit_is_named():
-    module = ddae_unet.module(**UNET)
+def test_errors_name_tensors_that_do_not_fit():
+    network = ddae_unet.Arguments(**UNET).network()
     whole = state_dict(ddae_unet, **UNET)
-    assert weights.variables(ddae_unet, module, whole, (8, 8, 3))["params"].keys() >= {
-        "in_1",
-        "mid_1",
-        "final",
-    }
+    params = weights.variables(ddae_unet, network, whole, (8, 8, 3))["params"]
+    assert params.keys() >= {"in_1", "mid_1", "final"}
     less = {name: tensor for name, tensor in whole.items() if name != "up.0.res.conv1.weight"}
-    for given, field, *words in (
+    for tensors, field, *words in (
         (less, "tensors", "missing", "up.0.res.conv1.weight"),
         (whole | {"extra.weight": np.zeros(2)}, "tensors", "not", "extra.weight"),
         (
@@ -76,7 +73,7 @@ def test_what_does_not_fit_is_named():
         ({}, "tensors", "missing", " more"),
     ):
         with expect_error(field, *words):
-            weights.variables(ddae_unet, module, given, (8, 8, 3))
+            weights.variables(ddae_unet, network, tensors, (8, 8, 3))
 
 
 @pytest.mark.parametrize(
@@ -95,11 +92,9 @@ def test_what_does_not_fit_is_named():
     ids=["plain", "options"],
 )
 def test_a_unets_arguments_are_read_off_its_tensors(arguments):
-    found = ddae_unet.arguments(state_dict(ddae_unet, **arguments))
-    image_shape = (arguments["image_shape"][0], 32, 32)
-    assert found == dict(use_res_for_updown=False, augment_dim=0) | arguments | dict(
-        image_shape=image_shape
-    )
+    expected = dict(use_res_for_updown=False, augment_dim=0) | arguments
+    expected["image_shape"] = (arguments["image_shape"][0], 32, 32)
+    assert ddae_unet.arguments(state_dict(ddae_unet, **arguments)) == expected
 
 
 @pytest.mark.parametrize(
@@ -120,9 +115,9 @@ def test_a_unets_arguments_are_read_off_its_tensors(arguments):
     ids=["plain", "options"],
 )
 def test_a_uvits_arguments_are_read_off_its_tensors(arguments):
-    found = u_vit.arguments(state_dict(u_vit, **arguments))
     defaults = dict(in_chans=3, mlp_ratio=4.0, qkv_bias=False, mlp_time_embed=False, num_classes=-1)
-    assert found == defaults | dict(conv=True, skip=True) | arguments
+    expected = defaults | dict(conv=True, skip=True) | arguments
+    assert u_vit.arguments(state_dict(u_vit, **arguments)) == expected
 
 
 @pytest.mark.parametrize(
@@ -174,13 +169,12 @@ def test_a_uvits_arguments_are_read_off_its_tensors(arguments):
     ids=["dit", "dit-xl", "lightningdit", "lightningdit-options"],
 )
 def test_a_dits_arguments_are_read_off_its_tensors(family, arguments):
-    found = family.arguments(state_dict(family, **arguments))
     expected = dict(mlp_ratio=4.0, num_classes=1000, learn_sigma=family is dit)
     if family is lightningdit:
         expected |= dict.fromkeys(
             ("use_qknorm", "use_swiglu", "use_rope", "use_rmsnorm", "wo_shift"), False
         )
-    assert found == expected | arguments
+    assert family.arguments(state_dict(family, **arguments)) == expected | arguments
 
 
 def test_a_dit_without_a_null_class_gets_one_of_zeros():
@@ -194,21 +188,20 @@ def test_a_dit_without_a_null_class_gets_one_of_zeros():
         num_classes=2,
     )
     tensors = state_dict(dit, **arguments)
-    tensors["y_embedder.embedding_table.weight"] = tensors["y_embedder.embedding_table.weight"][:2]
-    module = dit.module(**arguments, class_dropout_prob=0.0)
-    table = weights.variables(dit, module, tensors, (4, 4, 1))["params"]["label_embed"]["embedding"]
-    np.testing.assert_array_equal(
-        table, np.concatenate([tensors["y_embedder.embedding_table.weight"], np.zeros((1, 16))])
-    )
+    name = "y_embedder.embedding_table.weight"
+    tensors[name] = tensors[name][:2]
+    network = dit.Arguments(**arguments, class_dropout_prob=0.0).network()
+    params = weights.variables(dit, network, tensors, (4, 4, 1))["params"]
+    expected = np.concatenate([tensors[name], np.zeros((1, 16))])
+    np.testing.assert_array_equal(params["label_embed"]["embedding"], expected)
 
 
-def test_modules_of_the_references_arguments():
-    assert u_vit.module(num_classes=11, depth=13).num_classes == 10
-    assert (
-        isinstance(u_vit.module(use_checkpoint=True), UViT)
-        and u_vit.module(use_checkpoint=True).remat
-    )
-    assert u_vit.image_shape(img_size=32) == (32, 32, 3)
-    assert isinstance(ddae_unet.module(), UNet) and ddae_unet.module().bottleneck == "out_6"
+def test_networks_follow_the_references_arguments():
+    assert u_vit.Arguments(num_classes=11, depth=13).network().num_classes == 10
+    network = u_vit.Arguments(use_checkpoint=True).network()
+    assert isinstance(network, UViT) and network.remat
+    assert u_vit.Arguments(img_size=32).input_shape == (32, 32, 3)
+    network = ddae_unet.Arguments().network()
+    assert isinstance(network, UNet) and network.bottleneck == "out_6"
     with expect_error("qk_scale", "0.1"):
-        u_vit.module(qk_scale=0.1)
+        u_vit.Arguments(qk_scale=0.1).network()

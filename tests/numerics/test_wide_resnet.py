@@ -1,6 +1,4 @@
-"""The classifier's network: the paper's size, its norm against flax's, and features of one image at
-a time.
-"""
+"""The classifier's network: the paper's sizes, Flax's norm, and independent images."""
 
 import jax
 import jax.numpy as jnp
@@ -12,22 +10,19 @@ from ddaepp_jax.scoring.wide_resnet import GROUP, WideResNet, _Norm
 
 
 def parameters(module, shape):
-    """Of a module, by shape alone."""
-    made = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, *shape)))["params"]
-    return sum(leaf.size for leaf in jax.tree.leaves(made))
+    """Returns the number of a module's parameters; nothing is computed."""
+    variables = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, *shape)))
+    return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
 
 
+# The paper has 0.7, 2.2 and 36.5 million.
 @pytest.mark.parametrize(
-    ("depth", "width", "published"),
-    [
-        (16, 2, 691_674),
-        (40, 2, 2_243_546),
-        (28, 10, 36_479_194),
-    ],  # the paper's 0.7, 2.2 and 36.5 million
+    ("depth", "width", "published"), [(16, 2, 691_674), (40, 2, 2_243_546), (28, 10, 36_479_194)]
 )
 def test_size_is_the_papers(depth, width, published):
-    """GroupNorm has the parameters of batch norm. The numbers are the authors' networks' for
-    CIFAR-10, exactly.
+    """The numbers are those of the authors' networks for CIFAR-10.
+
+    GroupNorm has as many parameters as batch norm.
     """
     assert parameters(WideResNet(10, depth, width), (32, 32, 3)) == published
 
@@ -37,9 +32,11 @@ def test_size_is_the_papers(depth, width, published):
 )
 def test_shapes(shape, stride):
     module = WideResNet(7, 10, 2, stride)
-    found = jax.eval_shape(module.init_with_output, jax.random.key(0), jnp.zeros((3, *shape)))[0]
-    assert {name: f.shape for name, f in found.items()} == {"pool": (3, 128), "logits": (3, 7)}
-    assert all(f.dtype == jnp.float32 for f in found.values())
+    images = jnp.zeros((3, *shape))
+    features, _ = jax.eval_shape(module.init_with_output, jax.random.key(0), images)
+    shapes = {name: feature.shape for name, feature in features.items()}
+    assert shapes == {"pool": (3, 128), "logits": (3, 7)}
+    assert all(feature.dtype == jnp.float32 for feature in features.values())
 
 
 def test_depths_that_do_not_exist_are_refused():
@@ -54,10 +51,11 @@ def test_features_of_an_image_do_not_depend_on_its_neighbours():
     module = WideResNet(10, 10, 1)
     params = jax.jit(module.init)(jax.random.key(0), images)["params"]
     apply = jax.jit(lambda x: module.apply({"params": params}, x))
-    ours, theirs = apply(images), apply(others)
-    for name, found in ours.items():
-        np.testing.assert_array_equal(found[0], theirs[name][0])
-        assert np.abs(found[1] - theirs[name][1]).max() > 1e-3
+    a = apply(images)
+    b = apply(others)
+    for name in a:
+        np.testing.assert_array_equal(a[name][0], b[name][0])
+        assert np.abs(a[name][1] - b[name][1]).max() > 1e-3
 
 
 def test_norm_is_flaxs_with_its_gradients():

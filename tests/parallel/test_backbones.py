@@ -1,4 +1,4 @@
-"""Each backbone on eight devices, in the tiny variant of a config that has it."""
+"""Each backbone on eight devices, in the tiny variant of a config."""
 
 import shutil
 
@@ -12,5 +12,6 @@ from helpers.configs import FILES, check_tiny_variant, opened
 def test_tiny_variant_trains_samples_and_probes(name, tmp_path, extractor):
     assert len(jax.devices()) == 8
     (file,) = (file for file in FILES if file.stem == name)
-    own = shutil.copytree(extractor, tmp_path / "classifier")  # reference statistics are kept in it
-    check_tiny_variant(opened(file, ":tiny"), tmp_path, own)
+    # The program writes reference statistics into the extractor's directory.
+    own_extractor = shutil.copytree(extractor, tmp_path / "classifier")
+    check_tiny_variant(opened(file, ":tiny"), tmp_path, own_extractor)

@@ -1,19 +1,16 @@
-"""Computations on eight devices give the numbers of one device, and move no more between devices
-than they have to.
-"""
+"""Computations on eight devices give one device's numbers and communicate no more than needed."""
 
 import math
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from helpers.evaluations import evaluations, state, untrained
 from helpers.run import config
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ddaepp_jax import build, evaluators
 from ddaepp_jax.base import parallel
 from ddaepp_jax.base.parallel import make_mesh
 from ddaepp_jax.data import geometric, photometric
@@ -21,11 +18,10 @@ from ddaepp_jax.data.datasets import digits
 from ddaepp_jax.data.photometric import Photometric
 from ddaepp_jax.diffusion.ddpm import DDPM
 from ddaepp_jax.diffusion.flow import Flow
-from ddaepp_jax.diffusion.flow_samplers import euler
-from ddaepp_jax.diffusion.guidance import Guidance
 from ddaepp_jax.diffusion.noise import image_keys, image_noise
 from ddaepp_jax.objectives.distillation import contrastive_loss
 from ddaepp_jax.sampling.draw import make_sample_batch, sample_images
+from ddaepp_jax.sampling.settings import Sampling
 from ddaepp_jax.scoring import classifier
 from ddaepp_jax.scoring.classifier import Recipe
 from ddaepp_jax.training.heldout_loss import make_heldout_loss
@@ -39,7 +35,7 @@ def first_devices(count):
 
 
 def split_over_all():
-    """The placement of a batch over eight devices."""
+    """Returns the sharding of a batch over eight devices."""
     return NamedSharding(make_mesh((8, 1, 1)), PartitionSpec("data"))
 
 
@@ -51,14 +47,15 @@ def split_over_all():
     ],
     ids=["geometric", "photometric"],
 )
-def test_augmentations_are_those_of_one_device_and_send_nothing(augment):
-    images = (
-        np.random.default_rng(0).integers(0, 256, (16, 8, 12, 3)).astype(np.float32) / 127.5 - 1
-    )
-    index, split = np.arange(16), split_over_all()
-    augment, sharded = jax.jit(augment), jax.device_put((images, index), split)
-    compiled = augment.lower(*sharded).compile().as_text()
-    assert not any(word in compiled for word in COLLECTIVES)
+def test_augmentations_are_those_of_one_device_without_communication(augment):
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 8, 12, 3))
+    images = pixels.astype(np.float32) / 127.5 - 1
+    index = np.arange(16)
+    split = split_over_all()
+    augment = jax.jit(augment)
+    sharded = jax.device_put((images, index), split)
+    program = augment.lower(*sharded).compile().as_text()
+    assert not any(collective in program for collective in COLLECTIVES)
     eight = augment(*sharded)
     assert eight.sharding.is_equivalent_to(split, 4)
     np.testing.assert_allclose(eight, augment(images, index), atol=1e-5)
@@ -72,34 +69,33 @@ def test_start_noise_is_bitwise_that_of_one_device():
 
 @pytest.mark.parametrize(("n", "batch_size"), [(1, 64), (8, 8), (21, 8), (21, 5), (100, 64)])
 def test_every_row_counts_once_in_batches_of_one_shape(n, batch_size):
-    made = list(parallel.batches(n, batch_size, make_mesh((8, 1, 1))))
-    np.testing.assert_array_equal(
-        np.concatenate([rows[:count] for rows, count in made]), np.arange(n)
-    )
-    assert len({rows.shape for rows, _ in made}) == 1 and made[0][0].size % 8 == 0
-    assert all(rows.max() < n for rows, _ in made)
+    batches = list(parallel.batches(n, batch_size, make_mesh((8, 1, 1))))
+    counted = np.concatenate([rows[:count] for rows, count in batches])
+    np.testing.assert_array_equal(counted, np.arange(n))
+    (shape,) = {rows.shape for rows, _ in batches}
+    assert shape[0] % 8 == 0
+    assert all(rows.max() < n for rows, _ in batches)
 
 
 def distance(ours, theirs):
-    """The largest difference between two trees of parameters."""
+    """Returns the largest difference between two trees of parameters."""
     apart = jax.tree.map(lambda a, b: np.abs(np.asarray(a) - np.asarray(b)).max(), ours, theirs)
     return max(jax.tree.leaves(apart))
 
 
 @pytest.mark.slow
-def test_a_classifier_is_trained_as_on_one_device(tmp_path):
-    """Batches of 60 images do not divide by eight: the padding has no part in the mean, nor in the
-    accuracy.
-    """
-    recipe, test = Recipe(depth=10, width=1, stride=1, batch_size=60, images=600), digits("test")
+def test_classifier_is_trained_as_on_one_device(tmp_path):
+    """60 images do not divide by eight: the padding counts neither in the loss nor in accuracy."""
+    recipe = Recipe(depth=10, width=1, stride=1, batch_size=60, images=600)
+    test = digits("test")
     trained = {}
     for devices in (1, 8):
         mesh, saved = first_devices(devices), tmp_path / str(devices)
         trained[devices] = classifier.train(
             digits("train"), recipe, flip=False, seed=0, mesh=mesh, saved=saved
         )
-    (module, one), (_, many) = trained.values()
-    assert distance(one, many) < 1e-4
+    (module, one), (_, eight) = trained.values()
+    assert distance(one, eight) < 1e-4
     start = jax.jit(module.init)(jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32))["params"]
     assert distance(one, start) > 1e-2
     accuracies = [
@@ -138,74 +134,57 @@ def test_heldout_loss_is_that_of_one_device():
 
 
 def test_features_are_diagnosed_as_on_one_device(capsys):
-    found = {}
+    values = {}
     for devices in (8, 1):
-        made, mesh = config(), first_devices(devices)
-        data = build.dataset(made, "train")
-        learner = build.learner(made, data.image_shape, data.num_classes, 4)
-        evaluation = evaluators.evaluators(made, learner, data, None, mesh)["features"]
-        x, t = np.zeros((1, *data.image_shape), np.float32), np.zeros(1, np.float32)
-        params = jax.jit(learner.network.init)(jax.random.key(0), x, t)["params"]
-        found[devices] = evaluation.measure(SimpleNamespace(ema={"0.999": {"network": params}}))
+        mesh = first_devices(devices)
+        evaluation = evaluations(config(), mesh)["features"]
+        values[devices] = evaluation.measure(state(untrained(config(), mesh)))
     names = ("alignment", "uniformity", "effective_rank", "spread")
-    assert list(found[1]) == [f"ema0.999/bottleneck/t11/{name}" for name in names]
-    for name, value in found[1].items():
-        assert math.isfinite(value) and found[8][name] == pytest.approx(value, rel=1e-5)
-    assert (
-        0 < found[1]["ema0.999/bottleneck/t11/alignment"] < 2
-        and "collapsed" not in capsys.readouterr().out
-    )
+    assert list(values[1]) == [f"ema0.999/bottleneck/t11/{name}" for name in names]
+    for name, value in values[1].items():
+        assert math.isfinite(value) and values[8][name] == pytest.approx(value, rel=1e-5)
+    assert 0 < values[1]["ema0.999/bottleneck/t11/alignment"] < 2
+    assert "collapsed" not in capsys.readouterr().out
 
 
 class Pulled(nn.Module):
-    """The velocity from anywhere to the parameter ``to`` plus a tenth of the label."""
+    """A velocity that leads from anywhere to the parameter ``to`` plus a tenth of the label."""
 
     @nn.compact
     def __call__(self, x, t, y=None, capture=None):
-        target = self.param("to", nn.initializers.zeros, ()) + (
-            0 if y is None else y[:, None, None, None] / 10
-        )
+        target = self.param("to", nn.initializers.zeros, ())
+        if y is not None:
+            target = target + y[:, None, None, None] / 10
         return (target - x) / (1 - t)[:, None, None, None], {}
 
 
-def test_an_uneven_batch_of_samples_is_padded_and_counted_once():
-    mesh, labels = make_mesh((-1, 1, 1)), np.arange(5)
+def test_uneven_batch_of_samples_is_padded_and_counted_once():
+    mesh = make_mesh((-1, 1, 1))
+    labels = np.arange(5)
     sample_batch = make_sample_batch(
-        Pulled(),
-        Flow(),
-        euler,
-        image_shape=(4, 2, 3),
-        steps=6,
-        guidance=Guidance(1.5),
-        mesh=mesh,
-        guide=None,
+        Pulled(), Flow(), Sampling("euler", 6, guidance=1.5), image_shape=(4, 2, 3), mesh=mesh
     )
     params = {"to": jnp.float32(-0.2)}
-    made = np.concatenate(
-        list(sample_images(sample_batch, params, 0, np.arange(5), labels, 8, mesh, None))
-    )
-    assert made.shape == (5, 4, 2, 3)
+    pieces = sample_images(sample_batch, params, 0, np.arange(5), labels, 8, mesh, None)
+    images = np.concatenate(list(pieces))
+    assert images.shape == (5, 4, 2, 3)
     expected = np.round(127.5 * (1 - 0.2 + 1.5 * labels / 10))
-    assert np.abs(made - expected[:, None, None, None]).max() <= 1
+    assert np.abs(images - expected[:, None, None, None]).max() <= 1
 
 
 def test_the_keys_of_all_devices_are_negatives():
-    """Each device has its own queries and everybody's keys, and no device has the whole matrix of
-    logits.
-    """
+    """Each device has its own queries and all keys; none has the whole matrix of logits."""
     placed = NamedSharding(parallel.make_mesh((4, 2, 1)), parallel.BATCH)
     shape = jax.ShapeDtypeStruct((64, 12), jnp.float32, sharding=placed)
-    for function in (
-        contrastive_loss,
-        jax.grad(lambda q, k, tau: contrastive_loss(q, k, tau)[0], argnums=(0, 1)),
-    ):
-        text = (
-            jax.jit(lambda q, k, f=function: f(q, k, 0.2)).lower(shape, shape).compile().as_text()
-        )
-        assert "f32[8,64]" in text and "f32[64,64]" not in text and "all-gather" in text
+    gradient = jax.grad(lambda q, k, tau: contrastive_loss(q, k, tau)[0], argnums=(0, 1))
+    for function in (contrastive_loss, gradient):
+        jitted = jax.jit(lambda q, k, f=function: f(q, k, 0.2))
+        program = jitted.lower(shape, shape).compile().as_text()
+        assert "all-gather" in program
+        assert "f32[8,64]" in program and "f32[64,64]" not in program
 
 
-def test_negatives_do_not_depend_on_the_devices():
+def test_contrastive_loss_does_not_depend_on_the_devices():
     rng = np.random.default_rng(0)
     queries, keys = rng.standard_normal((2, 64, 12)).astype(np.float32)
     placed = NamedSharding(parallel.make_mesh((4, 2, 1)), parallel.BATCH)

@@ -1,5 +1,6 @@
-"""Devices, shards and the way of the data change the speed of training, not its numbers (see
-``helpers.same``).
+"""Devices, shards and data sources change training's speed, not its numbers.
+
+``helpers.same`` says which differences count as the same.
 """
 
 import jax
@@ -36,17 +37,19 @@ def test_tensor_axis(one_device):
 
 
 def dit(**model):
-    """A DiT as LightningDiT has it, conditioned, and its process; 10 steps, as at first its blocks
-    are shut.
+    """Returns the config of a small self-conditioned LightningDiT.
+
+    It trains for 10 steps, as the gates of its blocks are closed at first.
     """
-    made = config(**SGD | dict(train__steps=10))
+    tiny = config(**SGD | dict(train__steps=10))
     fields = dict(
         width=32, depth=4, num_heads=2, bottleneck="block_2", rope=True, rmsnorm=True, swiglu=True
     )
-    made.model, made.diffusion = schema.dit(**fields | model), schema.flow(cosine_loss=False)
-    made.optimizer.weight_decay = 0.0
-    made.sampling.sampler = "euler"
-    return made
+    tiny.model = schema.dit(**fields | model)
+    tiny.diffusion = schema.flow(cosine_loss=False)
+    tiny.optimizer.weight_decay = 0.0
+    tiny.sampling.sampler = "euler"
+    return tiny
 
 
 @pytest.mark.slow
@@ -58,10 +61,11 @@ def test_dit_scanned_recomputed_and_on_eight_devices():
 
 @pytest.mark.slow
 def test_a_scans_flops_are_those_of_all_blocks():
-    """XLA counts a loop's body once; throughput in FLOPs must not."""
-    (looped, *_), (scanned, *_) = compiled(dit(scan=False)), compiled(dit(scan=True))
+    """XLA counts a scan's body once; ``Program.flops`` must count each block."""
+    looped, _, _ = compiled(dit(scan=False))
+    scanned, _, _ = compiled(dit(scan=True))
     assert 0.95 < scanned.flops / looped.flops < 1.05
-    (shared, *_) = compiled(dit(scan=True), (8, 1, 1))
+    shared, _, _ = compiled(dit(scan=True), (8, 1, 1))
     assert shared.flops == pytest.approx(scanned.flops / 8, rel=0.01)
 
 
@@ -70,10 +74,10 @@ def test_streamed_data(one_device):
 
 
 def distilled():
-    made = config(**SGD, model__augment_dim=9)
-    made.train.batch_size = 64
-    made.objectives.distillation.update(weight=0.1, hidden=24, embedding=12, geometric=0.5)
-    return made
+    tiny = config(**SGD, model__augment_dim=9)
+    tiny.train.batch_size = 64
+    tiny.objectives.distillation.update(weight=0.1, hidden=24, embedding=12, geometric=0.5)
+    return tiny
 
 
 @pytest.fixture(scope="module")
@@ -84,13 +88,14 @@ def distilled_on_one():
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", [(2, 1, 1), (2, 4, 1)], ids=str)
 def test_self_distillation_on_more_devices(distilled_on_one, mesh):
-    """Batch norms and negatives are of the whole batch; the teacher is the same too."""
+    """Batch norms and negatives use the whole batch; the teacher is the same too."""
     other = train(distilled(), mesh)
     check_same(distilled_on_one, other)
     (start, end, _), (_, other_end, _) = distilled_on_one, other
     flat = lambda tree: np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
-    teacher, others = (flat(state.ema["distillation"]) for state in (end, other_end))
-    assert np.linalg.norm(others - teacher) <= 1e-4 * np.linalg.norm(teacher - flat(start.params))
+    teacher, other_teacher = (flat(state.ema["distillation"]) for state in (end, other_end))
+    moved = np.linalg.norm(teacher - flat(start.params))
+    assert np.linalg.norm(other_teacher - teacher) <= 1e-4 * moved
 
 
 REAL = dict(train__steps=5, model__class_conditional=True)
@@ -98,23 +103,22 @@ REAL = dict(train__steps=5, model__class_conditional=True)
 
 @pytest.mark.slow
 def test_the_real_optimizer_on_eight_devices():
-    (_, _, one), (_, _, eight) = train(config(**REAL)), train(config(**REAL), (2, 4, 1))
+    _, _, one = train(config(**REAL))
+    _, _, eight = train(config(**REAL), (2, 4, 1))
     np.testing.assert_allclose(one, eight, rtol=1e-5)
 
 
 @pytest.mark.slow
-def test_parameters_are_sharded_from_birth():
-    """Under FSDP every large leaf of parameters, moments and EMA lives in parts of an eighth, or a
-    fourth.
+def test_no_unsharded_parameters_exist():
+    """Under FSDP each device holds a fourth of each leaf of parameters, moments and averages.
+
+    Leaves without a dimension that the four devices divide are exceptions.
     """
     program, _, _ = compiled(config(**REAL), (2, 4, 1))
     state = program.init()
     for tree in (state.params["network"], state.ema["0.999"]["network"], state.opt_state):
-        big = [
-            leaf
-            for leaf in jax.tree.leaves(tree)
-            if leaf.ndim and any(size % 4 == 0 for size in leaf.shape)
-        ]
-        assert big
-        for leaf in big:
+        leaves = jax.tree.leaves(tree)
+        divisible = [leaf for leaf in leaves if any(size % 4 == 0 for size in leaf.shape)]
+        assert divisible
+        for leaf in divisible:
             assert leaf.addressable_shards[0].data.size == leaf.size // 4

@@ -1,4 +1,4 @@
-"""The mesh, and rules that say where parameters live."""
+"""The mesh, and the rules that shard parameters."""
 
 import jax
 import jax.numpy as jnp
@@ -35,17 +35,14 @@ def test_fsdp_takes_the_largest_dimension_that_divides():
     assert specs([(".*", ("fsdp",))], (4, 2, 1))[0] == P(None, "fsdp")
 
 
-def test_the_first_rule_that_matches_counts_and_axes_stand_for_the_last_dimensions():
-    assert specs([("kernel", ("tensor", "")), (".*", ())], (2, 2, 2)) == (
-        P("tensor", None),
-        P(None),
-        P(),
-    )
+def test_first_matching_rule_applies_and_axes_stand_for_the_last_dimensions():
+    rules = [("kernel", ("tensor", "")), (".*", ())]
+    assert specs(rules, (2, 2, 2)) == (P("tensor", None), P(None), P())
     assert specs([("a/kernel$", ("", "fsdp"))])[:2] == (P(None, "fsdp"), P())
 
 
 @pytest.mark.parametrize(
-    ("rules", "names"),
+    ("rules", "message"),
     [
         ([("kernle", ("fsdp",))], "'kernle' matches no parameter"),
         ([(".*", ("fsdp",)), ("kernel", ("fsdp",))], "'kernel' matches no parameter"),
@@ -53,6 +50,6 @@ def test_the_first_rule_that_matches_counts_and_axes_stand_for_the_last_dimensio
         ([("kernel", ("fsdp", ""))], "does not divide a/kernel"),
     ],
 )
-def test_rules_that_cannot_be(rules, names):
-    with pytest.raises(InputError, match=names):
+def test_impossible_rules_are_refused(rules, message):
+    with pytest.raises(InputError, match=message):
         specs(rules)

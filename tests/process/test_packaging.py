@@ -54,7 +54,7 @@ def metadata(wheel):
 def test_the_wheel_installs_and_holds_the_whole_package_alone(wheel, tmp_path):
     pip("install", "--no-index", "--no-deps", "--target", tmp_path, wheel)
     installed = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.py")}
-    assert "ddaepp_jax/config.py" in installed
+    assert "ddaepp_jax/config/__init__.py" in installed
     assert installed == {
         str(path.relative_to(ROOT)) for path in (ROOT / "ddaepp_jax").rglob("*.py")
     }

@@ -1,8 +1,10 @@
-"""Released weights: the reference's outputs by ``load_reference``, and run directories that every
-program takes.
+"""Released weights: ``load_reference`` gives the reference's outputs, and every program takes the
+run directories that ``convert`` writes.
 """
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -13,8 +15,13 @@ from helpers.errors import expect_error
 from helpers.references import state_dict
 from safetensors.numpy import save_file
 
-from ddaepp_jax import cli, convert, linear_probe, load, main, report, sample
+from ddaepp_jax import convert, linear_probe, load, report, sample
+from ddaepp_jax.config.overrides import parse_config
 from ddaepp_jax.released import ddae_unet, dit, lightningdit, u_vit
+from ddaepp_jax.released.read import read
+from ddaepp_jax.released.recipes import RECIPES
+from ddaepp_jax.released.reference import FAMILIES
+from ddaepp_jax.run.train import train_and_evaluate
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 DIGITS = dict(
@@ -65,15 +72,15 @@ DIGITS = dict(
 )
 def test_load_reference_gives_the_references_outputs(kind, case, arguments):
     golden = np.load(GOLDEN / f"{case}.npz")
-    family = convert.FAMILIES[kind]
+    family = FAMILIES[kind]
     if kind == "u-vit":
         arguments |= dict(img_size=golden["x"].shape[1], in_chans=golden["x"].shape[3])
     module, variables = convert.load_reference(kind, state_dict(family, **arguments), **arguments)
-    given = [
+    inputs = [
         jnp.asarray(golden[name]) if name in golden else None
         for name in ("x", "t", "y", "augment_label")
     ]
-    out, features = jax.jit(module.apply)(variables, *given)
+    out, features = jax.jit(module.apply)(variables, *inputs)
     assert np.abs(out - golden["out"]).max() < 1e-4 * np.abs(golden["out"]).max()
     for name in set(features) & set(golden):
         assert np.abs(features[name] - golden[name]).max() < 1e-4 * np.abs(golden[name]).max(), name
@@ -82,13 +89,21 @@ def test_load_reference_gives_the_references_outputs(kind, case, arguments):
 def test_wrong_arguments_are_refused():
     with expect_error("kind", "'dcgan'", "lightningdit"):
         convert.load_reference("dcgan", {})
-    with expect_error("u-vit", "'depths'"):
+    with expect_error("u-vit", "'depths'", "embed_dim"):
         convert.load_reference("u-vit", {}, depths=3)
+
+
+def test_the_public_name_is_lazy():
+    code = "import sys, ddaepp_jax.released, ddaepp_jax.base.choice; sys.exit('jax' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert callable(convert.load_reference)
+    with pytest.raises(AttributeError, match="'load_references'"):
+        _ = convert.load_references
 
 
 @pytest.fixture
 def digits(tmp_path):
-    """A config file of digits, fit for what is converted."""
+    """Writes a config file for networks of digits; returns the argument that names it."""
     file = tmp_path / "config.py"
     file.write_text(
         "from ddaepp_jax import config as schema\n"
@@ -100,10 +115,10 @@ def digits(tmp_path):
     return f"--config={file}"
 
 
-def file_of(path, family, arguments, prefix):
-    save_file(
-        {prefix + name: tensor for name, tensor in state_dict(family, **arguments).items()}, path
-    )
+def write_checkpoint(path, family, arguments, prefix):
+    """Writes a file of a reference's tensors; returns the argument that names it."""
+    tensors = state_dict(family, **arguments)
+    save_file({prefix + name: tensor for name, tensor in tensors.items()}, path)
     return f"--checkpoint={path}"
 
 
@@ -117,13 +132,13 @@ def file_of(path, family, arguments, prefix):
     ],
     ids=["ddae-unet", "u-vit", "dit"],
 )
-def test_every_program_takes_what_is_converted(
+def test_every_program_takes_a_converted_run(
     kind, family, arguments, layer, digits, tmp_path, capsys
 ):
-    checkpoint = file_of(tmp_path / "weights.safetensors", family, arguments, "module.")
+    checkpoint = write_checkpoint(tmp_path / "weights.safetensors", family, arguments, "module.")
     workdir = tmp_path / "run"
-    changed = ["--config.train.steps=2", "--config.optimizer.decay_mask=matrices"]
-    convert.main([f"--kind={kind}", checkpoint, f"--workdir={workdir}", digits, *changed])
+    overrides = ["--config.train.steps=2", "--config.optimizer.decay_mask=matrices"]
+    convert.main([f"--kind={kind}", checkpoint, f"--workdir={workdir}", digits, *overrides])
     assert "self_condition=False" in capsys.readouterr().out
     run = load(workdir)
     module, variables = convert.load_reference(kind, state_dict(family, **arguments), **arguments)
@@ -133,14 +148,14 @@ def test_every_program_takes_what_is_converted(
     chosen = linear_probe.settings(run, layers=[layer], levels=[11], epochs=1, knn=0)
     assert linear_probe.probe(run, chosen, workdir / "probe" / "first")["best"]["layer"] == layer
     report.main([f"--workdir={workdir}"])
-    main.train_and_evaluate(run.config, workdir)  # goes on from the released weights
+    train_and_evaluate(run.config, workdir)  # continues from the released weights
     assert load(workdir).step == 2
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert max(row["step"] for row in rows) == 2
 
 
 def test_latent_networks_are_converted_without_data(tmp_path, capsys):
-    """LightningDiT's recipe: its shape and classes are the weights', and it samples latents."""
+    """LightningDiT's shape and classes are read off the weights, and it samples latents."""
     arguments = dict(
         input_size=4,
         patch_size=1,
@@ -151,7 +166,7 @@ def test_latent_networks_are_converted_without_data(tmp_path, capsys):
         num_classes=3,
     )
     arguments |= dict(use_rope=True, use_rmsnorm=True, use_swiglu=True)
-    checkpoint = file_of(
+    checkpoint = write_checkpoint(
         tmp_path / "weights.safetensors", lightningdit, arguments, "ema._orig_mod."
     )
     workdir = tmp_path / "run"
@@ -168,14 +183,17 @@ def test_latent_networks_are_converted_without_data(tmp_path, capsys):
     assert np.load(workdir / "samples" / "step0_seed0.npz")["latents"].shape == (2, 4, 4, 8)
     assert not list(workdir.glob("samples/*.png")) and "latents" in capsys.readouterr().out
     with expect_error("data.name", "autoencoder"):
-        main.train_and_evaluate(run.config, workdir)
+        train_and_evaluate(run.config, workdir)
 
 
 @pytest.mark.slow
 def test_a_learned_variance_loads_and_is_not_trained(digits, tmp_path):
-    """Its half of the output is the reference's (see the golden files); samplers read the mean's;
-    training is refused, and weights converted without it are the mean's half."""
-    checkpoint = file_of(tmp_path / "weights.safetensors", dit, DIGITS["dit"], "")
+    """Samplers read the mean's half of the output, which weights converted without the variance
+    give alone. Training the variance is refused.
+
+    The golden files check the variance's half.
+    """
+    checkpoint = write_checkpoint(tmp_path / "weights.safetensors", dit, DIGITS["dit"], "")
     argv = ["--kind=dit", checkpoint, digits, "--config.optimizer.weight_decay=0"]
     convert.main([*argv, f"--workdir={tmp_path / 'whole'}"])
     convert.main([*argv, f"--workdir={tmp_path / 'mean'}", "--options=learn_sigma=False"])
@@ -188,14 +206,13 @@ def test_a_learned_variance_loads_and_is_not_trained(digits, tmp_path):
     )
     np.testing.assert_array_equal(whole.sample(n=2, steps=2), mean.sample(n=2, steps=2))
     with expect_error("model.learn_sigma", "--options=learn_sigma=False"):
-        main.train_and_evaluate(whole.config, tmp_path / "whole")
+        train_and_evaluate(whole.config, tmp_path / "whole")
 
 
 def test_bad_conversions_are_refused(digits, tmp_path):
-    good = file_of(tmp_path / "weights.safetensors", ddae_unet, DIGITS["unet"], "")
-    coloured = file_of(
-        tmp_path / "rgb.safetensors", ddae_unet, DIGITS["unet"] | dict(image_shape=(3, 8, 8)), ""
-    )
+    good = write_checkpoint(tmp_path / "weights.safetensors", ddae_unet, DIGITS["unet"], "")
+    rgb = DIGITS["unet"] | dict(image_shape=(3, 8, 8))
+    coloured = write_checkpoint(tmp_path / "rgb.safetensors", ddae_unet, rgb, "")
     junk = tmp_path / "junk.safetensors"
     junk.write_text("no tensors")
     (tmp_path / "used").mkdir()
@@ -203,6 +220,7 @@ def test_bad_conversions_are_refused(digits, tmp_path):
     workdir = f"--workdir={tmp_path / 'run'}"
     for argv, field, *words in (
         (["--kind=dcgan", good, workdir], "--kind", "'dcgan'", "lightningdit"),
+        (["--kind=u-vit", workdir], "--checkpoint", "missing", "u-vit"),
         (["--kind=u-vit", good, workdir], "--checkpoint", "pos_embed", "kind"),
         (
             ["--kind=ddae-unet", "--checkpoint=nowhere.pt", workdir],
@@ -216,7 +234,7 @@ def test_bad_conversions_are_refused(digits, tmp_path):
             f"{junk}",
             "tensors",
         ),
-        (["--kind=ddae-unet", coloured, workdir], "data.name", "digits", "1 channels", "3"),
+        (["--kind=ddae-unet", coloured, workdir], "data.name", "digits", "(8, 8, 1)", "(8, 8, 3)"),
         (
             ["--kind=ddae-unet", good, workdir, "--options=n_channels=64"],
             "--checkpoint",
@@ -265,24 +283,20 @@ def test_nothing_unsafe_is_unpickled(tmp_path):
 
     torch.save({"w": torch.ones(1), "bad": Unsafe()}, tmp_path / "unsafe.pt")
     with expect_error("--checkpoint", f"{tmp_path / 'unsafe.pt'}", "tensors"):
-        convert.read(tmp_path / "unsafe.pt")
+        read(tmp_path / "unsafe.pt")
     assert not mark.exists()
     nested = {
         "EMA": {"ema_model.nn_model.w": torch.ones(2, 3, dtype=torch.bfloat16), "step": 5},
         "opt": {"lr": 0.1},
     }
     torch.save(nested, tmp_path / "safe.pth")
-    read = convert.read(tmp_path / "safe.pth")
-    assert (
-        set(read) == {"EMA.ema_model.nn_model.w"}
-        and read["EMA.ema_model.nn_model.w"].dtype == np.float32
-    )
+    tensors = read(tmp_path / "safe.pth")
+    assert {name: tensor.dtype for name, tensor in tensors.items()} == {
+        "EMA.ema_model.nn_model.w": np.float32
+    }
 
 
 def test_overrides_change_the_published_recipe():
-    config = cli.parse_config(["--config.train.batch_size=64"], convert.RECIPES["u-vit"])
-    assert (config.diffusion.name, config.diffusion.time_input, config.train.batch_size) == (
-        "vp",
-        "999t",
-        64,
-    )
+    config = parse_config(["--config.train.batch_size=64"], RECIPES["u-vit"])
+    assert (config.diffusion.name, config.diffusion.time_input) == ("vp", "999t")
+    assert config.train.batch_size == 64

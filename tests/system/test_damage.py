@@ -9,7 +9,8 @@ import pytest
 from helpers.errors import expect_error
 from helpers.run import PLAIN, config
 
-from ddaepp_jax import main, sample
+from ddaepp_jax import sample
+from ddaepp_jax.run.train import train_and_evaluate
 
 
 def _foreign_tree(checkpoints: Path) -> None:
@@ -41,4 +42,4 @@ def test_sample_from_a_damaged_checkpoint(damage, part, damaged):
 def test_resume_from_a_foreign_checkpoint(damage, damaged):
     damage(damaged / "checkpoints")
     with expect_error(f"{damaged / 'checkpoints' / '7'}", "--workdir"):
-        main.train_and_evaluate(config(**PLAIN), damaged)
+        train_and_evaluate(config(**PLAIN), damaged)

@@ -1,4 +1,4 @@
-"""Bad arguments, images, references and extractors of the scoring program."""
+"""Bad arguments, images, references and extractors: the errors of the program ``fid``."""
 
 import json
 import shutil
@@ -13,21 +13,27 @@ from helpers.extractor import CLASSIFIER, SHAPE
 from PIL import Image
 
 from ddaepp_jax import convert, fid
+from ddaepp_jax.released import inception_fid
 from ddaepp_jax.scoring import extractors
 
 DIGITS = ("--images=digits:test", "--reference=digits:test")
 
 
+@pytest.fixture
+def in_tmp_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture(scope="module")
 def scorer(extractor, tmp_path_factory) -> Path:
-    """A copy of the extractor, for statistics of data to be kept in it."""
+    """A copy of the extractor, because statistics of data are kept in it."""
     return Path(shutil.copytree(extractor, tmp_path_factory.mktemp("scorer") / "wrn"))
 
 
 @pytest.fixture(scope="module")
 def statistics(scorer) -> Path:
-    """A reference of the extractor's own features, which takes no time to make."""
-    own = extractors.load(scorer, jax.make_mesh((1,), ("data",))).described
+    """A file of statistics by the extractor, made without computing features."""
+    own = extractors.load(scorer, jax.make_mesh((1,), ("data",))).identity
     made = json.dumps({"name": "x", "extractor": own})
     np.savez(scorer / "statistics.npz", mu=np.zeros(64), sigma=np.eye(64), made=made)
     return scorer / "statistics.npz"
@@ -116,15 +122,14 @@ def test_scores_of_what_is_no_run(tmp_path):
     ],
 )
 def test_images_that_cannot_be_scored(
-    name, shape, dtype, field, words, tmp_path, monkeypatch, scorer, statistics
+    name, shape, dtype, field, words, in_tmp_path, scorer, statistics
 ):
-    monkeypatch.chdir(tmp_path)
     np.savez("given.npz", **{name: np.zeros(shape, dtype)})
     with expect_error(field, *words):
         fid.main(["--images=given.npz", f"--reference={statistics}", f"--extractor={scorer}"])
 
 
-def test_images_that_are_none(tmp_path, scorer):
+def test_things_that_are_no_images(tmp_path, scorer):
     options = ["--reference=digits:test", f"--extractor={scorer}"]
     (tmp_path / "text.npz").write_text("no archive")
     (tmp_path / "empty").mkdir()
@@ -145,28 +150,20 @@ def test_images_that_are_none(tmp_path, scorer):
 
 # ---- references ----
 
-OF_ANOTHER = json.dumps({"name": "x", "extractor": {"kind": "classifier", "hash": "0" * 64}})
+ANOTHERS = json.dumps({"name": "x", "extractor": {"kind": "classifier", "hash": "0" * 64}})
 
 
 @pytest.mark.parametrize(
     ("made", "width", "words"),
     [
         ({}, 64, ["Inception", "classifier"]),
-        (
-            {
-                "made": json.dumps(
-                    {"name": "x", "extractor": {"kind": "classifier", "hash": "0" * 64}}
-                )
-            },
-            64,
-            ["hash: 0000"],
-        ),
+        ({"made": ANOTHERS}, 64, ["hash: 0000"]),
         ({"made": "{"}, 64, ["damaged"]),
         (None, 63, ["sigma", "(63, 63)"]),
     ],
 )
 def test_references_of_others(made, width, words, tmp_path, scorer, statistics, plain):
-    """``made`` None is of the extractor's own."""
+    """``made`` is the file's provenance; None stands for the extractor's own."""
     file = tmp_path / "stats.npz"
     made = {"made": np.load(statistics)["made"]} if made is None else made
     np.savez(file, mu=np.zeros(64), sigma=np.eye(width), **made)
@@ -201,24 +198,22 @@ def test_extractors_that_are_damaged(tmp_path, scorer):
 
 
 def test_inceptions_weights(tmp_path, monkeypatch, plain):
-    """They are fetched by ``convert`` into the home directory, where nothing is left of what is
-    wrong.
-    """
+    """``convert`` fetches them into the home directory, and leaves nothing if they are wrong."""
     monkeypatch.setenv("HOME", str(tmp_path))
     with expect_error(
         "extractor", "Inception", "python -m ddaepp_jax.convert --kind=inception-fid"
     ):
         fid.main([f"--workdir={plain}"])
-    released, served = convert.inception_fid, tmp_path / "served.pth"
+    served = tmp_path / "served.pth"
     served.write_bytes(b"something else")
     for url, argument, field, *words in (
         ("", "--config.seed=1", "--config.seed=1", "--kind=inception-fid"),
         ("", "--prefix=x", "--prefix", "--kind=inception-fid"),
         ("", f"--checkpoint={tmp_path / 'none.pth'}", "--checkpoint", f"{tmp_path / 'none.pth'}"),
-        (served.as_uri(), None, "--checkpoint", "SHA-256", released.DIGEST, "removed"),
+        (served.as_uri(), None, "--checkpoint", "SHA-256", inception_fid.DIGEST, "removed"),
         ((tmp_path / "gone.pth").as_uri(), None, "--checkpoint", "fetched", "copy"),
     ):
-        monkeypatch.setattr(released, "URL", url)
+        monkeypatch.setattr(inception_fid, "URL", url)
         with expect_error(field, *words):
             convert.main(["--kind=inception-fid", *([argument] if argument else [])])
-    assert not extractors.there(tmp_path / ".cache" / "ddaepp_jax" / "extractors" / "inception")
+    assert not extractors.exists(tmp_path / ".cache" / "ddaepp_jax" / "extractors" / "inception")

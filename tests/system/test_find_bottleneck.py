@@ -9,7 +9,7 @@ from helpers.run import config, train
 
 from ddaepp_jax import config as schema
 from ddaepp_jax import find_bottleneck
-from ddaepp_jax.config.schema import TINY_MODELS
+from ddaepp_jax.config import TINY_MODELS
 from ddaepp_jax.reporting.bottleneck import figure, table
 from ddaepp_jax.search import search
 from ddaepp_jax.search.decision import advice, decide, score

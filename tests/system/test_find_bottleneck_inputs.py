@@ -69,6 +69,6 @@ def test_another_search_is_there(tmp_path, monkeypatch):
 @pytest.mark.parametrize("text", ["{}\n", "no json\n", "3\n"])
 def test_damaged_curves(tmp_path, text, monkeypatch):
     (tmp_path / "curves.jsonl").write_text(text)
-    monkeypatch.setattr(search, "_claim", lambda *_: None)
+    monkeypatch.setattr(search.saved, "claim", lambda *_: None)
     with expect_error(f"{tmp_path / 'curves.jsonl'}", "--workdir"):
         find_bottleneck.main([TINY, f"--workdir={tmp_path}"])

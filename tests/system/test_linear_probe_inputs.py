@@ -1,4 +1,4 @@
-"""Bad arguments and data of the linear probe."""
+"""Bad arguments and data of the program ``linear_probe``."""
 
 import json
 
@@ -9,6 +9,7 @@ from PIL import Image
 
 import ddaepp_jax
 from ddaepp_jax import linear_probe
+from ddaepp_jax.probing import level
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +20,7 @@ def opened(plain):
 
 @pytest.fixture(autouse=True)
 def no_features(monkeypatch):
-    monkeypatch.setattr(linear_probe, "store", lambda *_, **__: pytest.fail("made features"))
+    monkeypatch.setattr(level, "store", lambda *_, **__: pytest.fail("made features"))
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,7 @@ def test_bad_setting(fields, field, words, opened):
 
 
 @pytest.mark.parametrize(("held_out", "left"), [(0.0001, "0"), (0.9999, "1500")])
-def test_a_part_that_leaves_nothing(held_out, left, opened, tmp_path):
+def test_a_share_that_leaves_no_image(held_out, left, opened, tmp_path):
     with expect_error("held_out", f"{held_out} of 1500", left):
         linear_probe.probe(
             opened, linear_probe.settings(opened, held_out=held_out), tmp_path / "probe"
@@ -69,7 +70,7 @@ def test_bad_argument(arguments, field, words, plain, tmp_path):
         linear_probe.main([f"--workdir={plain}", f"--out={tmp_path / 'probe'}", *arguments])
 
 
-def test_probe_of_what_is_no_run(tmp_path):
+def test_probe_of_no_run_directory(tmp_path):
     with expect_error("the following arguments", "--workdir"):
         linear_probe.main([])
     with expect_error(f"{tmp_path}", "config.json"):

@@ -13,8 +13,9 @@ from helpers.errors import expect_error
 from helpers.run import NO_EVALS, PLAIN, config, rows
 from PIL import Image
 
-from ddaepp_jax import load, main
+from ddaepp_jax import load
 from ddaepp_jax.base.errors import NonFiniteError
+from ddaepp_jax.run.train import train_and_evaluate
 
 
 def check_states_equal(one, other):
@@ -62,12 +63,12 @@ def test_stopped_and_resumed_run_is_the_whole_run(plain, tmp_path):
     """A resumed run may change its length where the schedule doesn't depend on it, its dispatches
     and evaluations.
     """
-    main.train_and_evaluate(config(**PLAIN | NO_EVALS | dict(train__steps=3)), tmp_path / "run")
+    train_and_evaluate(config(**PLAIN | NO_EVALS | dict(train__steps=3)), tmp_path / "run")
     with (tmp_path / "run" / "metrics.jsonl").open(
         "a"
     ) as file:  # rows of steps that were never saved are cut
         file.write('{"step": 5, "loss": 9.0}\n{"step": 6, "lo')
-    main.train_and_evaluate(
+    train_and_evaluate(
         config(**PLAIN | NO_EVALS | dict(train__steps_per_dispatch=3)), tmp_path / "run"
     )
     check_states_equal(plain, tmp_path / "run")
@@ -79,7 +80,7 @@ def test_stopped_and_resumed_run_is_the_whole_run(plain, tmp_path):
 
 def test_finished_run_does_nothing_more(plain, tmp_path, capsys):
     shutil.copytree(plain, tmp_path / "run")
-    main.train_and_evaluate(config(**PLAIN), tmp_path / "run")
+    train_and_evaluate(config(**PLAIN), tmp_path / "run")
     assert "all of its 6 steps" in capsys.readouterr().out
     assert rows(tmp_path / "run") == rows(plain)
 
@@ -88,7 +89,7 @@ def test_truncated_newest_checkpoint_falls_back(damaged, plain, capsys):
     for path in (damaged / "checkpoints" / "6" / "params").rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    main.train_and_evaluate(config(**PLAIN | NO_EVALS), damaged)
+    train_and_evaluate(config(**PLAIN | NO_EVALS), damaged)
     out = capsys.readouterr().out
     assert str(damaged / "checkpoints" / "6") in out and "resumed at step 3" in out
     assert (damaged / "damaged-6").is_dir()
@@ -115,7 +116,7 @@ def test_one_compilation_a_program(tmp_path):
         for name in ("samples", "heldout_loss", "probe", "knn", "features")
     }
     try:
-        main.train_and_evaluate(config(**fields, **evals), tmp_path / "run")
+        train_and_evaluate(config(**fields, **evals), tmp_path / "run")
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
     wanted = dict.fromkeys(("train", "sample_batch", "losses", "fit", "guesses"), 1) | {
@@ -134,7 +135,7 @@ def test_best_checkpoints_stay_and_open_by_name(tmp_path):
         | dict(train__steps=16, train__checkpoint_every=2, train__keep_checkpoints=1)
     )
     fields |= dict(evals__probe__every=2, evals__heldout_loss__every=4)
-    main.train_and_evaluate(config(**fields), tmp_path / "run")
+    train_and_evaluate(config(**fields), tmp_path / "run")
     logged = rows(tmp_path / "run")
     values = {row["step"]: row[name] for row in logged for name in row if name.startswith("probe/")}
     assert sorted(values) == list(range(2, 17, 2))
@@ -170,7 +171,7 @@ def test_a_run_of_an_older_version_opens_and_resumes(damaged):
     assert opened.objectives.distillation.weight == 0
     assert opened.probe.protocol == "cached" and opened.sampling.guidance_interval == ()
     assert opened.sampling.euler.shift == 1 and opened.sampling.heun.s_noise == 1.007
-    main.train_and_evaluate(config(**PLAIN), run)
+    train_and_evaluate(config(**PLAIN), run)
     del old["optimizer"]["clip_norm"]  # this one does move numbers
     (run / "config.json").write_text(json.dumps(old))
     with expect_error(str(run / "config.json"), "optimizer.clip_norm"):
@@ -183,9 +184,9 @@ def test_a_distilled_run_resumes_with_its_teacher(plain, tmp_path):
     fields = {"objectives__distillation__weight": 0.1, "objectives__distillation__geometric": 0.0}
     fields |= PLAIN | NO_EVALS | {"objectives__distillation__teacher_schedule": "constant"}
     one, two, grafted = (tmp_path / name for name in ("one", "two", "grafted"))
-    main.train_and_evaluate(config(**fields), one)
-    main.train_and_evaluate(config(**fields | dict(train__steps=3)), two)
-    main.train_and_evaluate(config(**fields), two)
+    train_and_evaluate(config(**fields), one)
+    train_and_evaluate(config(**fields | dict(train__steps=3)), two)
+    train_and_evaluate(config(**fields), two)
     check_states_equal(one, two)
     state = load(one).state()
     student, teacher = (
@@ -199,25 +200,25 @@ def test_a_distilled_run_resumes_with_its_teacher(plain, tmp_path):
         "train__steps": 1,
         "init_from": str(plain),
     }
-    state = main.train_and_evaluate(config(**fields | fixed), grafted)
+    state = train_and_evaluate(config(**fields | fixed), grafted)
     kept = jax.device_get((state.ema["distillation"]["network"], load(plain).params))
     jax.tree.map(np.testing.assert_array_equal, *kept)
     cosine = config(**fields | {"objectives__distillation__teacher_schedule": "cosine"})
-    main.train_and_evaluate(cosine, tmp_path / "cosine")
+    train_and_evaluate(cosine, tmp_path / "cosine")
     cosine.train.steps = 8
     with expect_error(str(tmp_path / "cosine" / "config.json"), "train.steps: 6 -> 8"):
-        main.train_and_evaluate(cosine, tmp_path / "cosine")
+        train_and_evaluate(cosine, tmp_path / "cosine")
 
 
 @pytest.mark.slow
 def test_init_from_another_run(tmp_path, capsys):
     """Self-conditioning is added to a plain network; its own parameters start as they always do."""
     fields = PLAIN | NO_EVALS | dict(train__steps=1)
-    main.train_and_evaluate(config(**fields, model__self_condition=False), tmp_path / "plain")
+    train_and_evaluate(config(**fields, model__self_condition=False), tmp_path / "plain")
     more = config(
         **fields, init_from=str(tmp_path / "plain")
     )  # the first step's learning rate is 0
-    state = main.train_and_evaluate(more, tmp_path / "more")
+    state = train_and_evaluate(more, tmp_path / "more")
     assert "self_conditioning/" in capsys.readouterr().out
     expected = load(tmp_path / "plain").params
     given = dict(state.params["network"])
@@ -237,7 +238,7 @@ def test_non_finite_loss_stops_and_saves_nothing(tmp_path):
         train__steps=8,
     )
     with pytest.raises(NonFiniteError, match=r"^step [1-8]: .*(loss|network/)"):
-        main.train_and_evaluate(config(**NO_EVALS | fields), tmp_path / "run")
+        train_and_evaluate(config(**NO_EVALS | fields), tmp_path / "run")
     saved = [
         int(path.name)
         for path in (tmp_path / "run" / "checkpoints").iterdir()
@@ -249,14 +250,14 @@ def test_non_finite_loss_stops_and_saves_nothing(tmp_path):
 
 
 def test_profiler_window(tmp_path):
-    main.train_and_evaluate(
+    train_and_evaluate(
         config(**PLAIN | NO_EVALS, profile__start=1, profile__steps=2), tmp_path / "run"
     )
     assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
 
 
 def test_dry_run_prints_and_writes_nothing(tmp_path, capsys):
-    main.train_and_evaluate(config(**PLAIN), tmp_path / "run", dry_run=True)
+    train_and_evaluate(config(**PLAIN), tmp_path / "run", dry_run=True)
     out = capsys.readouterr().out
     for part in (
         '"bottleneck": "mid"',
@@ -280,6 +281,6 @@ def test_image_folder_trains(tmp_path):
     fields = dict(
         data__name="folder", data__data_dir=str(tmp_path / "images"), model__class_conditional=True
     )
-    main.train_and_evaluate(config(**NO_EVALS | fields), tmp_path / "run")
+    train_and_evaluate(config(**NO_EVALS | fields), tmp_path / "run")
     run = load(tmp_path / "run")
     assert run.image_shape == (12, 8, 3) and run.class_names == ("a", "b")

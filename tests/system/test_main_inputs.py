@@ -9,6 +9,7 @@ from helpers.run import PLAIN, config
 from PIL import Image
 
 from ddaepp_jax import main
+from ddaepp_jax.run.train import train_and_evaluate
 
 
 @pytest.mark.parametrize(
@@ -86,7 +87,7 @@ def test_resume_with_another_config(plain):
         (dict(ema__sigma_rel=(0.05, 0.1)), ("ema.sigma_rel: () -> (0.05, 0.1)",)),
     ):
         with expect_error(f"{plain / 'config.json'}", *words):
-            main.train_and_evaluate(config(**PLAIN | changed), plain)
+            train_and_evaluate(config(**PLAIN | changed), plain)
     assert json.loads((plain / "config.json").read_text())["seed"] == 0
 
 

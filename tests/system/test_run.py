@@ -11,7 +11,7 @@ from helpers.pixels import check_pixels_equal
 import ddaepp_jax
 from ddaepp_jax.data.datasets import digits
 from ddaepp_jax.diffusion.noise import image_keys, image_noise
-from ddaepp_jax.diffusion.samplers import ddim
+from ddaepp_jax.diffusion.samplers.variance_preserving import ddim
 
 
 @pytest.mark.smoke

@@ -11,8 +11,9 @@ import pytest
 from helpers.errors import expect_error
 from helpers.run import CONDITIONAL, compiled, config, snapshots
 
-from ddaepp_jax import linear_probe, load, main, sample
+from ddaepp_jax import linear_probe, load, sample
 from ddaepp_jax.base import parallel
+from ddaepp_jax.run.train import train_and_evaluate
 from ddaepp_jax.training import ema
 from ddaepp_jax.training.checkpoint import steps_of
 
@@ -118,7 +119,7 @@ def test_resumed_run_has_the_snapshots_of_the_whole(conditional, tmp_path, capsy
     )  # the checkpoint's own: the run was stopped between the two
     shutil.rmtree(copy / "snapshots" / "27")
     written = {step: (copy / "snapshots" / str(step)).stat().st_mtime_ns for step in STEPS[:7]}
-    main.train_and_evaluate(config(**CONDITIONAL), copy)
+    train_and_evaluate(config(**CONDITIONAL), copy)
     assert "resumed at step 24" in capsys.readouterr().out
     assert steps_of(copy / "snapshots") == STEPS
     assert written == {
@@ -132,22 +133,20 @@ def test_resumed_run_has_the_snapshots_of_the_whole(conditional, tmp_path, capsy
 def test_snapshots_may_come_at_other_steps_from_now_on(conditional, tmp_path):
     """They move no number, and each says what it is of."""
     copy = shutil.copytree(conditional, tmp_path / "run")
-    main.train_and_evaluate(
-        config(**CONDITIONAL | dict(train__steps=40, ema__snapshot_every=4)), copy
-    )
+    train_and_evaluate(config(**CONDITIONAL | dict(train__steps=40, ema__snapshot_every=4)), copy)
     assert steps_of(copy / "snapshots") == [*STEPS, 36, 40]
     assert 0 < load(copy, sigma_rel=0.06).profile_error < 0.01
 
 
 def test_size_is_told_once(tmp_path, capsys):
-    main.train_and_evaluate(config(**CONDITIONAL), tmp_path / "run", dry_run=True)
+    train_and_evaluate(config(**CONDITIONAL), tmp_path / "run", dry_run=True)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("snapshots:")]
     assert len(lines) == 1 and lines[0].startswith("snapshots: 11 of ") and "MiB in all" in lines[0]
 
 
 def test_no_snapshots_without_the_field(tmp_path):
     fields = CONDITIONAL | dict(train__steps=3, ema__snapshot_every=0)
-    main.train_and_evaluate(config(**fields), tmp_path / "run")
+    train_and_evaluate(config(**fields), tmp_path / "run")
     assert not (tmp_path / "run" / "snapshots").exists()
     assert load(tmp_path / "run", sigma_rel=0.05).step == 3
     with expect_error("sigma_rel", "0.06", "step 3"):

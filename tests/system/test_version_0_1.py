@@ -12,9 +12,10 @@ import pytest
 from helpers.extractor import untrained_classifier
 from helpers.run import ROOT, rows
 
-from ddaepp_jax import fid, linear_probe, load, main, report
+from ddaepp_jax import fid, linear_probe, load, report
 from ddaepp_jax.config import get_config
 from ddaepp_jax.data.datasets import digits
+from ddaepp_jax.run.train import train_and_evaluate
 from ddaepp_jax.search.search import search
 
 
@@ -60,7 +61,7 @@ def test_it_opens_with_the_same_numbers(old):
 def test_it_resumes_with_the_same_numbers_and_names(old):
     expected = np.load(old / "expected.npz")
     before = names(old / "run", 4)
-    main.train_and_evaluate(same_run(train__steps=6), old / "run")
+    train_and_evaluate(same_run(train__steps=6), old / "run")
     values = {
         name: value for row in rows(old / "run") if row["step"] == 6 for name, value in row.items()
     }
@@ -132,7 +133,7 @@ def test_a_new_runs_metrics_have_the_same_names(old, extractor, tmp_path):
     copied = shutil.copytree(extractor, tmp_path / "extractor")
     scoring = dict(evals__fid__every=4, evals__fid__extractor=str(copied))
     distilled = dict(objectives__distillation__weight=0.1, model__augment_dim=9)
-    main.train_and_evaluate(same_run(**scoring, **distilled), tmp_path / "new")
+    train_and_evaluate(same_run(**scoring, **distilled), tmp_path / "new")
     assert (tmp_path / "new" / "samples" / "00000004.png").is_file()
     objective = [f"distillation/{name}" for name in ("accuracy", "loss", "spread")]
     scores = [

@@ -1,3 +1,5 @@
+"""Conversion of pixels; flips and crops: their frequencies, and what they depend on."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,8 +46,9 @@ def test_a_flip_depends_on_seed_step_and_index_only() -> None:
 
 
 def crops(seed: int = 3, step: int = 7, rows: np.ndarray = INDEX) -> np.ndarray:
-    """(B, 2): by how much each image is shifted down and right, found among all shifts of an image
-    with a black rim.
+    """Returns each image's shift down and right, (B, 2).
+
+    It is found by comparison with all shifts of the image with a black rim.
     """
     out = np.asarray(
         jax.jit(random_crop, static_argnums=4)(IMAGES[rows], seed, step, INDEX[rows], 1)
@@ -57,16 +60,16 @@ def crops(seed: int = 3, step: int = 7, rows: np.ndarray = INDEX) -> np.ndarray:
     return np.array(places)[same.argmax(0)]
 
 
-def test_crops_are_of_every_place_as_often() -> None:
+def test_crops_take_every_place_equally_often() -> None:
     counts = np.zeros((3, 3))
     np.add.at(counts, tuple(crops().T), 1)
-    assert (
-        np.square(counts - 512 / 9).sum() / (512 / 9) < 26.1
-    )  # chi-square, 8 degrees of freedom, p = 0.001
+    chi_square = np.square(counts - 512 / 9).sum() / (512 / 9)
+    assert chi_square < 26.1  # p = 0.001 at 8 degrees of freedom
 
 
 def test_a_crop_depends_on_seed_step_and_index_only() -> None:
-    whole, some = crops(), np.array([40, 3, 411, 21])
+    whole = crops()
+    some = np.array([40, 3, 411, 21])
     np.testing.assert_array_equal(crops(rows=some), whole[some])
     for other in (crops(seed=4), crops(step=8)):
         assert (other != whole).any(1).mean() > 0.7

@@ -8,6 +8,8 @@ from helpers.run import config
 
 from ddaepp_jax import build
 from ddaepp_jax import config as schema
+from ddaepp_jax.diffusion.process import level_of
+from ddaepp_jax.sampling.settings import Sampling
 
 
 def test_objectives_of_weight_zero_do_not_exist():
@@ -87,12 +89,12 @@ def test_images_are_flipped_and_transformed_where_the_config_says_so():
 
 def test_a_level_that_is_left_out_is_the_middle_of_the_probes():
     process = build.process(config())
-    assert build.noise_level(process, None, "level") == process.probe_levels()[1]
-    assert build.noise_level(process, 500, "level") == 500
+    assert level_of(process, None, "level") == process.probe_levels()[1]
+    assert level_of(process, 500, "level") == 500
 
 
 def test_options_of_a_sampler_come_before_the_configs():
-    made = config()
-    assert made.sampling.clip
+    group = config().sampling
+    assert group.clip
     for options, clip in (({}, True), ({"clip": False}, False)):
-        assert build.sampler(made, "ddim", 4, options).keywords["clip"] is clip
+        assert Sampling.from_config(group, options, sampler="ddim").options["clip"] is clip

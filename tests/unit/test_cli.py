@@ -3,9 +3,11 @@
 import jax
 import pytest
 
-from ddaepp_jax import cli
 from ddaepp_jax import config as schema
 from ddaepp_jax.base.errors import InputError, NonFiniteError
+from ddaepp_jax.cli.arguments import Parser
+from ddaepp_jax.cli.start import launch, start_backend
+from ddaepp_jax.config.overrides import parse_config
 
 
 @pytest.mark.parametrize(
@@ -31,30 +33,30 @@ from ddaepp_jax.base.errors import InputError, NonFiniteError
     ],
 )
 def test_override(text, value):
-    config = cli.parse_config([f"--config.{text}"])
+    config = parse_config([f"--config.{text}"])
     for name in text.partition("=")[0].split("."):
         config = config[name]
     assert config == value and type(config) is type(value)
 
 
 def test_the_default_is_digits_and_the_last_override_counts():
-    assert cli.parse_config([]).to_dict() == schema.get_config().to_dict()
-    assert cli.parse_config(["--config.seed=1", "--config.seed=2"]).seed == 2
+    assert parse_config([]).to_dict() == schema.get_config().to_dict()
+    assert parse_config(["--config.seed=1", "--config.seed=2"]).seed == 2
 
 
 def test_overrides_apply_to_the_chosen_variant_in_any_order():
-    config = cli.parse_config(["--config.model.depth=4", f"--config={schema.__file__}:tiny"])
+    config = parse_config(["--config.model.depth=4", f"--config={schema.__file__}:tiny"])
     assert config.model.depth == 4 and config.model.width == schema.get_config("tiny").model.width
 
 
 def test_the_config_is_locked():
     with pytest.raises(AttributeError):
-        cli.parse_config([]).modle = 3
+        parse_config([]).modle = 3
 
 
 def test_parser_help(capsys):
     with pytest.raises(SystemExit) as ended:
-        cli.Parser("ddaepp_jax.main", "what it does").parse_args(["--help"])
+        Parser("ddaepp_jax.main", "what it does").parse_args(["--help"])
     assert ended.value.code == 0 and "what it does" in capsys.readouterr().out
 
 
@@ -75,13 +77,13 @@ def test_launch(error, code, line, capsys):
         raise error
 
     with pytest.raises(SystemExit) as ended:
-        cli.launch(program)
+        launch(program)
     assert ended.value.code == code and capsys.readouterr().err == line
 
 
 def test_launch_keeps_the_traceback_of_a_bug():
     with pytest.raises(ZeroDivisionError):
-        cli.launch(lambda argv: 1 / 0)
+        launch(lambda argv: 1 / 0)
 
 
 def test_compilation_cache(monkeypatch):
@@ -91,15 +93,15 @@ def test_compilation_cache(monkeypatch):
     updates = {}
     monkeypatch.setattr(jax.config, "update", updates.__setitem__)
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
-    cli.start_backend()
+    start_backend()
     assert not updates
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
-    cli.start_backend()
+    start_backend()
     assert updates["jax_compilation_cache_dir"].endswith("/ddaepp_jax/xla")
     monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
-    cli.start_backend()
+    start_backend()
     assert updates["jax_compilation_cache_dir"] == "/elsewhere/ddaepp_jax/xla"
     updates.clear()
     monkeypatch.setattr(jax, "device_count", lambda: 8)
-    cli.start_backend()
+    start_backend()
     assert updates == {"jax_enable_compilation_cache": False}

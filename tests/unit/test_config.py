@@ -1,12 +1,19 @@
-"""The schema: JSON there and back, and what a resumed run may change. Bad values:
-test_fields.py.
-"""
+"""The schema, JSON there and back, and changes of a resumed run. Bad values: test_fields.py."""
+
+from typing import get_args, get_type_hints
 
 import pytest
+from helpers.errors import expect_error
+from ml_collections import ConfigDict
 
 from ddaepp_jax import config as schema
+from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.config import saved as run_config
-from ddaepp_jax.config import validation
+from ddaepp_jax.config.schema import Distillation, Optimizer, Probe
+from ddaepp_jax.models import heads
+from ddaepp_jax.objectives.distillation import TEACHER_SCHEDULES
+from ddaepp_jax.probing.protocols import PROTOCOLS
+from ddaepp_jax.training import optimizer
 
 pytestmark = pytest.mark.smoke
 
@@ -14,7 +21,7 @@ pytestmark = pytest.mark.smoke
 @pytest.mark.parametrize("variant", ["", "tiny"])
 def test_defaults_are_valid_and_survive_json(variant):
     config = schema.get_config(variant)
-    validation.validate(config)
+    schema.validate(config)
     again = run_config.from_json(run_config.to_json(config), "config.json")
     assert again.to_dict() == config.to_dict()
     assert isinstance(again.ema.decays, tuple) and isinstance(again.mesh.rules[0][1], tuple)
@@ -63,3 +70,77 @@ def test_the_length_of_a_run_may_change_where_no_learning_rate_depends_on_it(sch
     old.optimizer.schedule = new.optimizer.schedule = schedule
     new.train.steps = 5000
     assert run_config.changes(old, new) == changed
+
+
+def test_all_wrong_fields_are_reported_at_once():
+    """Each has its own line, as if it were the only one; a rule is silent where a field that it
+    reads is wrong by itself.
+    """
+    config = schema.get_config()
+    config.seed = -1
+    config.train.update(batch_size=0, epochs=3.0)
+    config.model.update(width=63, pool="max")
+    config.evals.knn.k = 0
+    config.ema.snapshot_every = 10
+    with pytest.raises(InputError) as caught:
+        schema.validate(config)
+    first, *lines = str(caught.value).splitlines()
+    assert first.startswith("6 fields of the config are wrong")
+    assert sorted(line.partition(":")[0] for line in lines) == [
+        "ema.snapshot_every",
+        "evals.knn.k",
+        "model.pool",
+        "model.width",
+        "seed",
+        "train.batch_size",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "name", "words"),
+    [
+        ({"model.name": "uvti"}, "model.name", ["'uvti'", "'uvit'"]),
+        ({"model.depth": "four"}, "model.depth", ["'four'", "integer"]),
+        ({"data.flip": 1}, "data.flip", ["1", "boolean"]),
+        ({"ema.decays": [0.9]}, "ema.decays", ["[0.9]", "tuple"]),
+        ({"sampling.ddim.table": 3}, "sampling.ddim.table", ["3", "string"]),
+    ],
+)
+def test_a_value_of_another_type_is_not_converted(fields, name, words):
+    config = schema.get_config().to_dict()
+    for field, value in fields.items():
+        *groups, leaf = field.split(".")
+        holder = config
+        for group in groups:
+            holder = holder[group]
+        holder[leaf] = value
+    with expect_error(name, *words):
+        schema.validate(ConfigDict(config))
+
+
+@pytest.mark.parametrize(
+    ("group", "field", "names"),
+    [
+        (Optimizer, "name", optimizer.NAMES),
+        (Optimizer, "schedule", optimizer.SCHEDULES),
+        (Optimizer, "decay_mask", optimizer.DECAY_MASKS),
+        (Distillation, "norm", heads.NORMS),
+        (Distillation, "teacher_schedule", TEACHER_SCHEDULES),
+        (Probe, "protocol", PROTOCOLS),
+    ],
+)
+def test_choices_are_those_that_exist(group, field, names):
+    assert set(get_args(get_type_hints(group)[field])) == set(names)
+
+
+def test_a_directory_belongs_to_one_config(tmp_path):
+    file, config = tmp_path / "run" / "config.json", schema.get_config()
+    run_config.claim(file, config, "a run")
+    config.train.log_every = 7
+    run_config.claim(file, config, "a run")
+    assert run_config.from_json(file.read_text(), str(file)).train.log_every == 7
+    config.seed = 5
+    with expect_error(f"{file}", "a run", "seed: 0 -> 5", "--workdir"):
+        run_config.claim(file, config, "a run")
+    with expect_error("--workdir", f"{tmp_path}", "not empty", "a run"):
+        run_config.claim(tmp_path / "config.json", config, "a run")

@@ -6,15 +6,16 @@ from helpers.errors import TINY, expect_error
 from ddaepp_jax import linear_probe, main, sample
 from ddaepp_jax.config import saved as run_config
 
-CHANGED = "from ddaepp_jax import config\ndef get_config():\n    c = config.get_config()\n    {}\n    return c"
+IMPORT = "from ddaepp_jax import config\n"
+CHANGED = IMPORT + "def get_config():\n    run = config.get_config()\n    {}\n    return run"
 FILES = {
     "good.py": "from ddaepp_jax.config import get_config",
     "no_get_config.py": "x = 1",
-    "no_variants.py": "from ddaepp_jax import config\ndef get_config():\n    return config.get_config()",
+    "no_variants.py": IMPORT + "def get_config():\n    return config.get_config()",
     "returns_none.py": "def get_config():\n    pass",
-    "extra_group.py": CHANGED.format("c.modle = config.uvit()"),
-    "extra_field.py": CHANGED.format("c.model.dpeth = 8"),
-    "lacks.py": CHANGED.format("del c.train.log_every"),
+    "extra_group.py": CHANGED.format("run.modle = config.uvit()"),
+    "extra_field.py": CHANGED.format("run.model.dpeth = 8"),
+    "lacks.py": CHANGED.format("del run.train.log_every"),
     "text.txt": "hello",
     "bug.py": "def get_config():\n    return undefined_name",
 }

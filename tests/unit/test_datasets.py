@@ -1,3 +1,5 @@
+"""Digits, image folders and TensorFlow Datasets: their images, labels, identity and errors."""
+
 import io
 import os
 from pathlib import Path
@@ -40,6 +42,7 @@ def test_digits_have_the_full_range_and_two_splits() -> None:
         range(train.num_classes)
     )
     assert set(np.unique(pixels)) == {round(i * 255 / 16) for i in range(17)}
+    assert train.identity == train.resident().identity == "digits"
     batch = train.batch(np.array([7, 3, 7]))
     assert batch["index"].dtype == np.int32
     np.testing.assert_array_equal(batch["image"], pixels[[7, 3, 7]])
@@ -81,12 +84,20 @@ def test_a_folder_of_classes_in_sorted_order(tmp_path: Path) -> None:
     pixels, labels = train.arrays()
     np.testing.assert_array_equal(pixels, np.stack([arrays[k] for k in sorted(arrays)]))
     assert labels.tolist() == [0, 1, 1]
-    assert datasets.folder(tmp_path, "test").arrays()[1].tolist() == [
-        1
-    ]  # the test split has no cat
+    _, labels = datasets.folder(tmp_path, "test").arrays()
+    assert labels.tolist() == [1]  # the split has no cat, but a dog keeps its label
 
 
-def test_a_flat_folder_is_the_unlabelled_train_split(tmp_path: Path) -> None:
+def test_a_folder_is_identified_by_its_resolved_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "pets/0.png", noise(2, 2))
+    monkeypatch.chdir(tmp_path)
+    train = datasets.folder("pets", "train")
+    assert (train.name, train.identity) == ("pets", str((tmp_path / "pets").resolve()))
+
+
+def test_a_flat_folder_is_the_train_split_without_labels(tmp_path: Path) -> None:
     array = noise(2, 3)
     save(tmp_path / "1.png", array)
     train = datasets.folder(tmp_path, "train")
@@ -111,7 +122,7 @@ def test_mixed_colours_become_rgb(tmp_path: Path) -> None:
     assert pixels.shape == (4, 4, 4, 3)
 
 
-def test_sizes_that_differ_need_a_size(tmp_path: Path) -> None:
+def test_images_of_different_sizes_need_a_size(tmp_path: Path) -> None:
     save(tmp_path / "a/0.png", noise(8, 8, 3))
     save(tmp_path / "a/1.png", noise(9, 8, 3))
     with expect_error("data.size", "0.png", "8x8", "1.png", "9x8"):
@@ -134,7 +145,7 @@ def test_unreadable_images_are_named(tmp_path: Path) -> None:
         datasets.folder(tmp_path, "train")
 
 
-def test_folders_that_cannot_be_meant_are_refused(tmp_path: Path) -> None:
+def test_folders_with_another_layout_are_refused(tmp_path: Path) -> None:
     with expect_error("data.data_dir", f"{tmp_path / 'none'}", "not a folder"):
         datasets.folder(tmp_path / "none", "train")
     with expect_error("data.data_dir", f"{tmp_path}", ".bmp"):
@@ -170,9 +181,8 @@ def test_center_crop_is_centred_and_halves_by_boxes() -> None:
     )
     big = noise(16, 16)
     means = big.reshape(8, 2, 8, 2).mean((1, 3))
-    assert (
-        np.abs(np.asarray(images.center_crop(Image.fromarray(big), (8, 8))) - means).max() <= 1
-    )  # rows, then columns, are rounded
+    halved = np.asarray(images.center_crop(Image.fromarray(big), (8, 8)))
+    assert np.abs(halved - means).max() <= 1  # Pillow rounds after the rows and after the columns
 
 
 # ---- TensorFlow Datasets
@@ -181,7 +191,7 @@ def test_center_crop_is_centred_and_halves_by_boxes() -> None:
 def write_tfds(
     root: Path, features: dict[str, Any], splits: dict[str, list[Any]], **kwargs: Any
 ) -> None:
-    """Prepares a set `toy` under root with the given examples."""
+    """Prepares a set `toy` with these features and examples under ``root``."""
     features = tensorflow_datasets.features.FeaturesDict(features)
 
     def examples(rows: list[Any]) -> Any:
@@ -220,8 +230,9 @@ def test_a_prepared_set_its_slices_and_its_errors(tmp_path: Path) -> None:
     }
     rows = [{"image": png(array), "label": i % 2} for i, array in enumerate(arrays)]
     write_tfds(tmp_path, features, {"train": rows, "val": rows[:2]})
-    for where in (tmp_path, tmp_path / "toy/1.0.0"):
-        train = datasets.tfds("toy", "train", str(where))
+    for data_dir in (tmp_path, tmp_path / "toy/1.0.0"):
+        train = datasets.tfds("toy", "train", str(data_dir))
+        assert train.identity == "toy"
         assert (train.image_shape, train.num_classes, train.class_names, len(train)) == (
             (6, 5, 3),
             2,
@@ -229,8 +240,8 @@ def test_a_prepared_set_its_slices_and_its_errors(tmp_path: Path) -> None:
             10,
         )
     pixels, labels = train.arrays()
-    known = {array.tobytes(): i % 2 for i, array in enumerate(arrays)}
-    assert {p.tobytes(): int(label) for p, label in zip(pixels, labels, strict=True)} == known
+    written = {array.tobytes(): i % 2 for i, array in enumerate(arrays)}
+    assert {p.tobytes(): int(label) for p, label in zip(pixels, labels, strict=True)} == written
     half = datasets.tfds("toy:1.0.0", "train[50%:]", str(tmp_path))
     np.testing.assert_array_equal(half.arrays()[0], pixels[5:])
     np.testing.assert_array_equal(half.batch(np.array([4, 0]))["image"], pixels[[9, 5]])
@@ -258,7 +269,7 @@ def test_images_of_many_sizes_and_no_labels(tmp_path: Path) -> None:
     assert train.arrays()[1].tolist() == [0, 0]
 
 
-def test_sets_of_other_things_are_refused(tmp_path: Path) -> None:
+def test_sets_without_images_are_refused(tmp_path: Path) -> None:
     write_tfds(tmp_path, {"text": FEATURES.Text()}, {"train": [{"text": "hello"}]})
     with expect_error("data.name", "toy", "'image'", "text"):
         datasets.tfds("toy", "train", str(tmp_path))
@@ -277,20 +288,20 @@ def test_another_file_format_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(
-    "DDAEPP_TFDS_DIR" not in os.environ, reason="DDAEPP_TFDS_DIR names no folder of prepared sets"
+    "DDAEPP_TFDS_DIR" not in os.environ,
+    reason="needs the environment variable DDAEPP_TFDS_DIR, a folder of prepared sets",
 )
 def test_real_cifar10() -> None:
     train = datasets.tfds("cifar10", "train", os.environ["DDAEPP_TFDS_DIR"], download=False)
     assert (len(train), train.image_shape, train.nbytes) == (50000, (32, 32, 3), 153_600_000)
     pixels, labels = train.arrays()
     assert np.bincount(labels).tolist() == [5000] * 10
-    mean = to_float(pixels).mean((0, 1, 2))
-    np.testing.assert_allclose(
-        (mean + 1) / 2, [0.4914, 0.4822, 0.4465], atol=1e-3
-    )  # as everywhere in the literature
+    mean = (to_float(pixels).mean((0, 1, 2)) + 1) / 2
+    # The means that the literature uses to normalise CIFAR-10.
+    np.testing.assert_allclose(mean, [0.4914, 0.4822, 0.4465], atol=1e-3)
 
 
-def test_the_splits_of_digits_have_each_image_once() -> None:
+def test_the_splits_of_digits_hold_each_image_once() -> None:
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)

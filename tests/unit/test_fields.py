@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 from helpers.errors import CONFIG, expect_error
+from helpers.evaluations import evaluations
 
-from ddaepp_jax import build, cli, evaluators, main
+from ddaepp_jax import build, main
 from ddaepp_jax import config as schema
-from ddaepp_jax.config import validation
+from ddaepp_jax.config import overrides, validation
 from ddaepp_jax.data.datasets import Dataset
+from ddaepp_jax.run import train as training
+from ddaepp_jax.sampling.settings import Sampling
 from ddaepp_jax.training.program import abstract_state
 
 TINY = f"{CONFIG}:tiny"
@@ -55,15 +58,15 @@ VALUES = {
         ("model.dtype=float16", "model.dtype", "'float16'", "bfloat16"),
         ("train.steps=None", "train.steps", "train.epochs", "train.images", "one"),
         ("train.epochs=3", "train.steps", "train.epochs", "train.images", "one"),
-        ("train.steps=0", "train.steps", "0", "positive"),
-        ("train.log_every=0", "train.log_every", "0", "positive"),
+        ("train.steps=0", "train.steps", "0", "greater than 0"),
+        ("train.log_every=0", "train.log_every", "0", "greater than 0"),
         ("ema.decays=('a',)", "ema.decays", "('a',)"),
         ("ema.decays=(1.0,)", "ema.decays", "(1.0,)"),
         ("ema.decays=()", "ema.decays", "()", "one"),
         ("ema.sigma_rel=(0.3,)", "ema.sigma_rel", "(0.3,)", "0.2887"),
         ("ema.sigma_rel=(0.0,)", "ema.sigma_rel", "(0.0,)", "0.001"),
         ("ema.sigma_rel=(0.1, 0.1)", "ema.sigma_rel", "(0.1, 0.1)", "different"),
-        ("ema.snapshot_every=-1", "ema.snapshot_every", "-1", "negative"),
+        ("ema.snapshot_every=-1", "ema.snapshot_every", "-1", "0 (off)"),
         ("ema.snapshot_every=10", "ema.snapshot_every", "10", "ema.sigma_rel=(0.05, 0.1)"),
         ("objectives.denoising.weight=0", "objectives.<name>.weight", "0", "train"),
         ("objectives.denoising.label_dropout=2", "objectives.denoising.label_dropout", "2.0"),
@@ -84,7 +87,7 @@ VALUES = {
             "(0, 1)",
             "(step, factor)",
         ),
-        ("objectives.distillation.weight=-1", "objectives.distillation.weight", "-1.0", "negative"),
+        ("objectives.distillation.weight=-1", "objectives.distillation.weight", "-1.0", "0 (off)"),
         (
             "objectives.distillation.geometric=1.5",
             "objectives.distillation.geometric",
@@ -95,33 +98,34 @@ VALUES = {
         (
             "objectives.distillation.temperature=0",
             "objectives.distillation.temperature",
-            "positive",
+            "greater than 0",
         ),
         (
             "objectives.distillation.projector_depth=-1",
             "objectives.distillation.projector_depth",
             "-1",
-            "negative",
+            "0 (off)",
         ),
-        ("objectives.distillation.hidden=0", "objectives.distillation.hidden", "positive"),
+        ("objectives.distillation.hidden=0", "objectives.distillation.hidden", "greater than 0"),
         ("optimizer.learning_rate=nan", "optimizer.learning_rate", "nan"),
         ("optimizer.b2=1.0", "optimizer.b2", "1.0"),
-        ("optimizer.warmup_steps=-1", "optimizer.warmup_steps", "-1", "negative"),
+        ("optimizer.warmup_steps=-1", "optimizer.warmup_steps", "-1", "0 (off)"),
         ("data.size=(8,)", "data.size", "(8,)", "height"),
         ("data.augment=1.5", "data.augment", "1.5", "probability"),
         ("data.augment=0.12", "data.augment", "model.augment_dim", "9"),
         ("mesh.rules=(('(', ('fsdp',)),)", "mesh.rules", "('(', ('fsdp',))", "regex"),
         ("mesh.rules=('.*',)", "mesh.rules", "'.*'", "regex"),
-        ("evals.heldout_loss.every=-1", "evals.heldout_loss.every", "-1", "negative"),
-        ("evals.samples.n=0", "evals.samples.n", "positive"),
-        ("evals.fid.every=-1", "evals.fid.every", "-1", "negative"),
+        ("evals.heldout_loss.every=-1", "evals.heldout_loss.every", "-1", "0 (off)"),
+        ("evals.samples.n=0", "evals.samples.n", "greater than 0"),
+        ("evals.fid.every=-1", "evals.fid.every", "-1", "0 (off)"),
         ("evals.fid.n=9", "evals.fid.n", "9", "10"),
-        ("evals.probe.images=0", "evals.probe.images", "positive"),
+        ("evals.probe.images=0", "evals.probe.images", "greater than 0"),
         ("evals.features.images=9", "evals.features.images", "9", "10"),
-        ("evals.knn.k=0", "evals.knn.k", "positive"),
-        ("probe.epochs=0", "probe.epochs", "positive"),
+        ("evals.knn.k=0", "evals.knn.k", "greater than 0"),
+        ("probe.protocol=ofline", "probe.protocol", "'ofline'", "online"),
+        ("probe.epochs=0", "probe.epochs", "greater than 0"),
         ("probe.held_out=1", "probe.held_out", "1.0"),
-        ("probe.knn=-1", "probe.knn", "-1", "negative"),
+        ("probe.knn=-1", "probe.knn", "-1", "0 (off)"),
         ("sampling.guidance=2", "sampling.guidance", "2.0", "model.class_conditional"),
         ("sampling.guidance_interval=(5,)", "sampling.guidance_interval", "(5,)", "rising", "()"),
         (
@@ -145,32 +149,16 @@ PHOTOMETRIC = [  # of objectives.distillation.photometric
     ("hue=0.7", "0.7", "0.5"),
     ("jitter=2", "2.0", "probability"),
     ("blur=(2., 0.)", "(2.0, 0.0)", "probability"),
-    ("blur=(0.5,)", "(0.5,)", "two"),
+    ("blur=(0.5,)", "(0.5,)", "tuple[float, float]"),
     ("blur_sigma=(2., 1.)", "(2.0, 1.0)", "range"),
-    ("blur_sigma=('a', 2.)", "('a', 2.0)", "two"),
-    ("solarise=()", "()", "two"),
+    ("blur_sigma=('a', 2.)", "('a', 2.0)", "tuple[float, float]"),
+    ("solarise=()", "()", "tuple[float, float]"),
 ]
 
-MESHES = {
-    TINY: [
-        ("mesh.data=3", "mesh.data=3", "1 device"),
-        ("mesh.fsdp=0", "mesh.data", "mesh.fsdp=0", "1 device"),
-    ]
-}
-
-DATA = {
-    CONFIG: [
-        ("data.split=validation", "data.split", "'validation'", "train", "test"),
-        ("data.name=folder", "data.data_dir", "empty"),
-    ],
-    DIT: [("data.name=latents", "data.name", "autoencoder")],
-}
-
-NETWORKS = {
+NETWORKS = {  # what a network checks itself
     CONFIG: [
         ("model.name=uvti", "model.name", "'uvti'", "uvit"),
-        ("model.patch_size=3", "model.patch_size", "3", "8x8"),
-        ("model.num_heads=3", "model.width", "64", "model.num_heads"),
+        ("model.num_heads=3", "model.width", "64", "num_heads"),
         ("model.depth=5", "model.depth", "5", "even"),
         ("model.mlp_ratio=0", "model.mlp_ratio", "positive"),
         ("model.bottleneck=in_9", "model.bottleneck", "'in_9'", "mid"),
@@ -192,15 +180,14 @@ NETWORKS = {
     ],
     DIT: [
         ("model.width=30", "model.width", "30", "multiple"),
-        ("model.width=36", "model.width", "36", "model.num_heads"),
+        ("model.width=36", "model.width", "36", "num_heads"),
         ("model.depth=0", "model.depth", "0", "positive"),
-        ("model.patch_size=3", "model.patch_size", "3", "8x8"),
         ("model.mlp_ratio=0", "model.mlp_ratio", "positive"),
         ("model.bottleneck=mid", "model.bottleneck", "'mid'", "block_1"),
     ],
 }
 
-LEARNERS = {  # the process, the optimizer and the objectives
+PROCESSES = {  # what a process checks itself, and the optimizer's names
     CONFIG: [
         ("diffusion.name=edm2", "diffusion.name", "'edm2'", "ddpm"),
         ("diffusion.time_input=t2", "diffusion.time_input", "'t2'", "999t/T"),
@@ -228,11 +215,32 @@ LEARNERS = {  # the process, the optimizer and the objectives
     ],
 }
 
+MESHES = {
+    TINY: [
+        ("mesh.data=3", "mesh.data=3", "1 device"),
+        ("mesh.fsdp=0", "mesh.data", "mesh.fsdp=0", "1 device"),
+    ]
+}
+
+DATA = {
+    CONFIG: [
+        ("data.split=validation", "data.split", "'validation'", "train", "test"),
+        ("data.name=folder", "data.data_dir", "empty"),
+    ],
+    DIT: [("data.name=latents", "data.name", "autoencoder")],
+}
+
+NETWORKS_AND_DATA = {
+    CONFIG: [("model.patch_size=3", "model.patch_size", "3", "8x8")],
+    DIT: [("model.patch_size=3", "model.patch_size", "3", "8x8")],
+}
+
 SAMPLERS = {
     CONFIG: [
         ("sampling.sampler=euler", "sampling.sampler", "'euler'", "ddim"),
         ("sampling.sampler=heun", "sampling.sampler", "'heun'", "dpmpp_2m"),
         ("sampling.steps=1001", "sampling.steps", "1001", "1000", "diffusion.num_steps"),
+        ("sampling.guidance_channels=2", "sampling.guidance_channels", "2", "1"),
     ],
     UNET: [
         ("sampling.sampler=ddim", "sampling.sampler", "'ddim'", "heun"),
@@ -249,8 +257,6 @@ SAMPLERS = {
 
 EVALUATIONS = {
     CONFIG: [
-        ("probe.protocol=ofline", "probe.protocol", "'ofline'", "online"),
-        ("sampling.guidance_channels=2", "sampling.guidance_channels", "2", "1"),
         ("evals.probe.layer=out_9", "evals.probe.layer", "'out_9'", "bottleneck"),
         ("evals.features.layer=out_9", "evals.features.layer", "'out_9'", "in_1"),
         ("evals.features.level=0.5", "evals.features.level", "0.5", "whole", "1000"),
@@ -304,7 +310,7 @@ def rows(table, *first):
 
 def overridden(file, given):
     """The config of a file with one override; its values are checked, each by itself."""
-    config = cli.parse_config([f"--config={file}", f"--config.{given}"])
+    config = overrides.parse_config([f"--config={file}", f"--config.{given}"])
     validation.validate(config)
     return config
 
@@ -312,7 +318,7 @@ def overridden(file, given):
 @pytest.mark.parametrize(NAMES, rows(PROGRAM))
 def test_a_program_ends_before_it_begins(file, given, field, words, tmp_path, monkeypatch):
     """It reads no data, compiles nothing and makes no directory."""
-    monkeypatch.setattr(main, "compile_program", lambda *_, **__: pytest.fail("compiled"))
+    monkeypatch.setattr(training, "compile_program", lambda *_, **__: pytest.fail("compiled"))
     monkeypatch.setattr(Dataset, "arrays", lambda _: pytest.fail("read the data"))
     with expect_error(field, *words):
         main.main([f"--config={file}", f"--workdir={tmp_path / 'run'}", f"--config.{given}"])
@@ -322,10 +328,10 @@ def test_a_program_ends_before_it_begins(file, given, field, words, tmp_path, mo
 @pytest.mark.parametrize(NAMES, rows(OVERRIDES))
 def test_override(file, given, field, words):
     with expect_error(field, *words):
-        cli.parse_config([f"--config={file}", f"--config.{given}"])
+        overrides.parse_config([f"--config={file}", f"--config.{given}"])
 
 
-@pytest.mark.parametrize(NAMES, rows(VALUES))
+@pytest.mark.parametrize(NAMES, [*rows(VALUES), *rows(NETWORKS), *rows(PROCESSES)])
 def test_value(file, given, field, words):
     with expect_error(field, *words):
         overridden(file, given)
@@ -343,21 +349,20 @@ def learner(config):
 
 
 def sampler(config):
-    return build.sampler(config, config.sampling.sampler, config.sampling.steps, group="sampling.")
+    sampling = Sampling.from_config(config.sampling)
+    return sampling.make(build.process(config), DIGITS[0], "sampling.")
 
 
-def evaluations(config):
-    data = build.dataset(config, config.data.split)
-    return evaluators.evaluators(config, learner(config), data, None, build.mesh(config))
+def evaluate(config):
+    return evaluations(config, build.mesh(config))
 
 
 BUILT = [
     *rows(MESHES, build.mesh),
     *rows(DATA, lambda config: build.dataset(config, config.data.split)),
-    *rows(NETWORKS, lambda config: build.network(config, *DIGITS)),
-    *rows(LEARNERS, learner),
+    *rows(NETWORKS_AND_DATA, lambda config: build.network(config, *DIGITS)),
     *rows(SAMPLERS, sampler),
-    *rows(EVALUATIONS, evaluations),
+    *rows(EVALUATIONS, evaluate),
     *rows(
         RULES,
         lambda config: abstract_state(
@@ -378,14 +383,12 @@ def test_an_evaluation_by_an_extractor_that_is_not_there():
     config = overridden(TINY, "evals.fid.every=2")
     config.evals.fid.extractor = "vgg"
     with expect_error("extractor", "'vgg'", "classifier"):
-        evaluations(config)
+        evaluate(config)
 
 
 @pytest.mark.parametrize(
     ("fields", "field", "words"),
     [
-        (dict(norm="layer"), "norm", ("'layer'", "batch")),
-        (dict(teacher_schedule="linear"), "teacher_schedule", ("'linear'", "cosine")),
         (dict(student_level=2000.0), "student_level", ("2000.0", "1000")),
         (dict(teacher_level=0.5), "teacher_level", ("0.5", "whole", "1000")),
     ],
@@ -400,6 +403,8 @@ def test_distillation_that_is_on(fields, field, words):
 @pytest.mark.parametrize(
     ("fields", "others", "field", "words"),
     [
+        (dict(norm="layer"), {}, "norm", ("'layer'", "batch")),
+        (dict(teacher_schedule="linear"), {}, "teacher_schedule", ("'linear'", "cosine")),
         # The student of a shared pass has no level of its own.
         (
             dict(student_level=5.0, share_denoising=True),
@@ -439,7 +444,8 @@ def test_option_of_a_flows_sampler(sampler, options, field, words):
     config = schema.get_config()
     config.diffusion = schema.flow()
     with expect_error(field, *words):
-        build.sampler(config, sampler, 10, options)
+        made = Sampling.from_config(config.sampling, options, sampler=sampler, steps=10)
+        made.make(build.process(config), DIGITS[0])
 
 
 @pytest.mark.parametrize(

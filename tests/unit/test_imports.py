@@ -47,3 +47,22 @@ def test_importing_starts_no_backend_and_asks_for_no_tensorflow(imports):
         [sys.executable, "-c", CHECK.format(imports=imports)], capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr
+
+
+HELP = """
+import runpy, sys
+for program in sys.argv[1:]:
+    sys.argv = [program, "--help"]
+    try:
+        runpy.run_module(f"ddaepp_jax.{program}", run_name="__main__")
+    except SystemExit as ended:
+        assert ended.code == 0
+    assert "jax" not in sys.modules, program
+"""
+
+
+def test_help_imports_no_jax():
+    programs = [file.stem for file in (ROOT / "ddaepp_jax").glob("*.py")]
+    programs.remove("__init__")
+    assert len(programs) == 7
+    subprocess.run([sys.executable, "-c", HELP, *programs], check=True, capture_output=True)

@@ -1,3 +1,5 @@
+"""The order of examples: epochs are random permutations, equal on host and device."""
+
 import subprocess
 import sys
 
@@ -14,7 +16,7 @@ pytestmark = pytest.mark.smoke
 
 
 def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
-    """The permutation of one epoch: with a batch of n, step is epoch."""
+    """Returns the permutation of one epoch: with a batch of n, a step is an epoch."""
     order = batch_indices(seed, epoch, n, n)
     assert isinstance(order, np.ndarray)
     return order
@@ -71,7 +73,7 @@ def test_batches_are_the_stream_of_epochs_cut_up(n: int, batch_size: int, seed: 
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 10, 33, 97])
-def test_an_index_lands_everywhere_equally_often(n: int) -> None:
+def test_an_index_takes_every_place_equally_often(n: int) -> None:
     epochs = 4000
     orders = np.stack([epoch_order(1, e, n) for e in range(epochs)])  # (epochs, n)
     for place in (0, n // 2, n - 1):
@@ -80,14 +82,15 @@ def test_an_index_lands_everywhere_equally_often(n: int) -> None:
         assert abs(chi2 - (n - 1)) < 5 * np.sqrt(2 * (n - 1)) + 5  # mean n - 1, variance 2 (n - 1)
 
 
-def test_pairs_of_neighbours_are_all_equally_frequent() -> None:
+def test_all_pairs_of_neighbours_are_equally_frequent() -> None:
     n, epochs = 12, 8000
     orders = np.stack([epoch_order(5, e, n) for e in range(epochs)])
     counts = np.zeros((n, n))
     np.add.at(counts, (orders[:, 3], orders[:, 4]), 1)
     expected = epochs / (n * (n - 1))
     off_diagonal = counts[~np.eye(n, dtype=bool)]
-    chi2, freedom = ((off_diagonal - expected) ** 2 / expected).sum(), n * (n - 1) - 1
+    chi2 = ((off_diagonal - expected) ** 2 / expected).sum()
+    freedom = n * (n - 1) - 1
     assert abs(chi2 - freedom) < 5 * np.sqrt(2 * freedom)
 
 
@@ -97,7 +100,7 @@ def test_large_shuffles_look_random(n: int) -> None:
         [epoch_order(seed, epoch, n) for seed in (0, 1) for epoch in range(8)]
     ).astype(np.float64)
     fixed = (orders == np.arange(n)).sum(1)
-    assert fixed.max() <= 8 and 0.2 < fixed.mean() < 2.5  # Poisson of mean 1
+    assert fixed.max() <= 8 and 0.2 < fixed.mean() < 2.5  # Poisson with mean 1
     bound = 5 / np.sqrt(n)
     for order in orders:
         assert abs(np.corrcoef(order[:-1], order[1:])[0, 1]) < bound
@@ -124,15 +127,13 @@ assert not {"sklearn", "tensorflow_datasets", "grain", "tensorflow"} & set(sys.m
 
 
 def test_words_are_mixed_one_to_one() -> None:
-    """Of a million different words no two become the same; of a function of two to one a hundred
-    pairs would.
-    """
+    """A million different words stay different; a random function would unite a hundred pairs."""
     words = np.unique(np.random.default_rng(0).integers(0, 2**32, 2**20, np.uint32))
     assert len(np.unique(_mix(words))) == len(words)
 
 
-def test_the_order_is_that_of_all_versions() -> None:
-    """A run that is resumed goes on in the order in which it began."""
+def test_the_order_is_the_same_in_all_versions() -> None:
+    """A run that another version resumes goes on in the order in which it began."""
     assert batch_indices(0, 0, 8, 1797).tolist() == [1788, 996, 1235, 787, 738, 1181, 1026, 1320]
     assert batch_indices(7, 1000, 8, 50_000).tolist() == [
         1778,

@@ -1,4 +1,4 @@
-"""EMA, optimizer and clock against closed forms."""
+"""Averages, optimizer and clock against closed forms."""
 
 import jax
 import jax.numpy as jnp
@@ -62,23 +62,24 @@ def updates(grads=None, **fields):
         decay_mask="all",
         clip_norm=0.0,
     )
-    made = optimizer.make_optimizer(**defaults | fields)
+    rule = optimizer.make_optimizer(**defaults | fields)
     grads = jax.tree.map(jnp.zeros_like, PARAMS) if grads is None else grads
-    return made.update(grads, made.init(PARAMS), PARAMS)[0]
+    return rule.update(grads, rule.init(PARAMS), PARAMS)[0]
 
 
 def test_decay_masks():
-    every = updates()
-    jax.tree.map(lambda u: np.testing.assert_allclose(u, -0.05, rtol=1e-6), every)
-    some = updates(decay_mask="matrices")
-    np.testing.assert_allclose(some["dense"]["kernel"], -0.05, rtol=1e-6)
-    assert not any(jnp.any(u) for u in (some["dense"]["bias"], some["norm"]["scale"], some["pos"]))
+    decayed = updates()
+    jax.tree.map(lambda u: np.testing.assert_allclose(u, -0.05, rtol=1e-6), decayed)
+    decayed = updates(decay_mask="matrices")
+    np.testing.assert_allclose(decayed["dense"]["kernel"], -0.05, rtol=1e-6)
+    for exempt in (decayed["dense"]["bias"], decayed["norm"]["scale"], decayed["pos"]):
+        assert not jnp.any(exempt)
 
 
 def test_clipping_and_rules():
     grads = jax.tree.map(lambda p: 3 * jnp.ones_like(p), PARAMS)  # 10 values: norm 3 sqrt(10)
-    moved = updates(grads, name="sgd", clip_norm=1.0)
-    np.testing.assert_allclose(optax.tree.norm(moved), 0.1, rtol=1e-5)
+    clipped = updates(grads, name="sgd", clip_norm=1.0)
+    np.testing.assert_allclose(optax.tree.norm(clipped), 0.1, rtol=1e-5)
     np.testing.assert_allclose(updates(grads, name="sgd")["pos"], -0.3, rtol=1e-6)
     np.testing.assert_allclose(updates(grads, name="adam")["pos"], -0.1, rtol=1e-4)
 
@@ -93,33 +94,31 @@ def test_dispatches_end_on_every_multiple(step, more, dispatch, periods):
     total = step + more
     stop = clock.next_stop(step, total, dispatch, tuple(periods))
     assert step < stop <= min(total, step + dispatch)
-    assert all(
-        step // p == (stop - 1) // p for p in periods if p
-    )  # no multiple of a period is passed over
+    for period in filter(None, periods):
+        assert step // period == (stop - 1) // period  # No multiple of the period is passed over.
 
 
 def test_durations():
     sizes = dict(batch_size=64, num_examples=1000)
     assert clock.total_steps(steps=7, epochs=None, images=None, **sizes) == 7
-    assert (
-        clock.total_steps(steps=None, epochs=2.0, images=None, **sizes) == 32
-    )  # 31.25, rounded up
+    # 2 epochs are 31.25 steps, rounded up.
+    assert clock.total_steps(steps=None, epochs=2.0, images=None, **sizes) == 32
     assert clock.total_steps(steps=None, epochs=None, images=65, **sizes) == 2
 
 
-def test_rates_leave_pauses_out(monkeypatch):
+def test_rates_do_not_count_pauses(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(clock.time, "perf_counter", lambda: now[0])
-    made = clock.Clock()
-    assert made.rate(100) == 0
+    timer = clock.Clock()
+    assert timer.rate(100) == 0
     now[0] = 2.0
-    with made.pause():
+    with timer.pause():
         now[0] = 50.0
     now[0] = 52.0
-    assert made.rate(120) == 5
+    assert timer.rate(120) == 5
 
 
-def test_peaks_are_found_by_the_devices_own_names():
+def test_peak_flops_by_device_kind():
     assert clock.peak_flops("NVIDIA H100 80GB HBM3") == clock.peak_flops("NVIDIA H200") == 989e12
     assert clock.peak_flops("TPU v5 lite") == 197e12 and clock.peak_flops("TPU v4") == 275e12
     assert clock.peak_flops("cpu") is None

@@ -1,5 +1,6 @@
-"""CIFAR archives of a few random images, served from this machine, go through TFDS's own builders
-and come back.
+"""Downloading and preparing: a local server serves CIFAR archives of a few random images.
+
+TFDS's own builders download and prepare them.
 """
 
 import hashlib
@@ -34,7 +35,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Path]]:
-    """(url, folder) of a web server on this machine."""
+    """Runs a local web server; returns its URL and the folder that it serves."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     root = tmp_path / "www"
     root.mkdir()
@@ -55,7 +56,7 @@ def write_tar(path: Path, files: dict[str, bytes]) -> None:
 
 
 def records(images: np.ndarray, *labels: np.ndarray) -> bytes:
-    """CIFAR's binary rows: label bytes, then the red, green and blue planes."""
+    """Encodes images as CIFAR's binary rows: label bytes, then red, green and blue planes."""
     columns = [label[:, None] for label in labels] + [
         images.transpose(0, 3, 1, 2).reshape(len(images), -1)
     ]
@@ -70,7 +71,7 @@ def use_url(monkeypatch: pytest.MonkeyPatch, builder: type[cifar.Cifar10], url: 
 
 
 def assert_same_set(dataset: datasets.Dataset, images: np.ndarray, labels: np.ndarray) -> None:
-    """Equal up to the order, which TFDS shuffles when it writes."""
+    """Checks equality up to the order, which TFDS shuffles when it writes."""
     read, read_labels = dataset.arrays()
     pairs = sorted(
         (image.tobytes(), int(label)) for image, label in zip(read, read_labels, strict=True)
@@ -84,12 +85,15 @@ def assert_same_set(dataset: datasets.Dataset, images: np.ndarray, labels: np.nd
 def cifar10(
     server: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> tuple[np.ndarray, np.ndarray, str, Path]:
-    """(images, labels, url, archive) of 18 random images: 5 batches of 3 for training, 3 for the
-    test.
+    """Serves an archive of 18 random images: 5 batches of 3 for training, 3 for the test.
+
+    Returns:
+      The images, their labels, and the archive's URL and file.
     """
     url, root = server
     rng = np.random.default_rng(0)
-    images, labels = rng.integers(0, 256, (18, 32, 32, 3), np.uint8), rng.integers(0, 10, 18)
+    images = rng.integers(0, 256, (18, 32, 32, 3), np.uint8)
+    labels = rng.integers(0, 10, 18)
     files = [f"data_batch_{i}.bin" for i in range(1, 6)] + ["test_batch.bin"]
     rows = [slice(3 * i, 3 * i + 3) for i in range(6)]
     content = {
@@ -109,12 +113,12 @@ def test_cifar10_comes_back_pixel_for_pixel_without_tensorflow(cifar10, tmp_path
     assert (train.image_shape, train.num_classes, len(train)) == ((32, 32, 3), 10, 15)
     assert train.class_names == tuple(NAMES)
     assert_same_set(train, images[:15], labels[:15])
-    archive.unlink()  # from here on what was prepared is read
+    archive.unlink()  # From here on, the prepared files are read.
     assert_same_set(
         datasets.tfds("cifar10", "test", str(tmp_path / "data")), images[15:], labels[15:]
     )
     assert "tensorflow" not in sys.modules
-    assert cifar.tf is not prepare._LOCAL_FILES  # TFDS is left as it was
+    assert cifar.tf is not prepare._LOCAL_FILES  # The replacement in TFDS was undone.
 
 
 def test_cifar100_takes_the_fine_labels(
@@ -122,11 +126,9 @@ def test_cifar100_takes_the_fine_labels(
 ) -> None:
     url, root = server
     rng = np.random.default_rng(1)
-    images, fine, coarse = (
-        rng.integers(0, 256, (8, 32, 32, 3), np.uint8),
-        rng.integers(0, 100, 8),
-        np.arange(8),
-    )
+    images = rng.integers(0, 256, (8, 32, 32, 3), np.uint8)
+    fine = rng.integers(0, 100, 8)
+    coarse = np.arange(8)
     write_tar(
         root / "cifar-100-binary.tar.gz",
         {
@@ -147,7 +149,7 @@ def test_cifar100_takes_the_fine_labels(
 
 
 class GreyToy(tensorflow_datasets.core.GeneratorBasedBuilder):
-    """Grey images with masks, both arrays; the class registers itself with TFDS as grey_toy."""
+    """Grey images with masks, both as arrays; the class registers itself as `grey_toy`."""
 
     VERSION = tensorflow_datasets.core.Version("1.0.0")
     IMAGES = np.random.default_rng(2).integers(0, 256, (4, 7, 5, 1), np.uint8)
@@ -165,7 +167,7 @@ class GreyToy(tensorflow_datasets.core.GeneratorBasedBuilder):
             yield i, {"image": image, "mask": 255 - image}
 
 
-def test_grey_arrays_stay_lossless_even_where_the_set_asks_for_jpeg(tmp_path: Path) -> None:
+def test_grey_arrays_stay_lossless_even_if_the_set_asks_for_jpeg(tmp_path: Path) -> None:
     train = datasets.tfds("grey_toy", "train", str(tmp_path))
     assert (train.image_shape, train.num_classes) == ((7, 5, 1), 0)
     assert_same_set(train, GreyToy.IMAGES, np.zeros(4))
@@ -186,9 +188,8 @@ def test_checksums_are_checked(
             datasets.tfds("cifar10", "train", str(tmp_path / "data")), images[:15], labels[:15]
         )
     else:
-        with pytest.raises(
-            InputError, match=r"^data\.data_dir: .*checksum"
-        ):  # a name in it is drawn
+        # Not `expect_error`: TFDS's message has a random name, which may hold "0x".
+        with pytest.raises(InputError, match=r"^data\.data_dir: .*checksum"):
             datasets.tfds("cifar10", "train", str(tmp_path / "data"))
 
 
@@ -204,7 +205,7 @@ def test_without_a_network_the_error_is_one_line(
     assert downloader.MAX_RETRIES > 0
 
 
-def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_name_the_missing_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with expect_error("data.data_dir", "cifar10", "in data", "download"):
         datasets.tfds("cifar10", "train", "data", download=False)

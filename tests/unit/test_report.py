@@ -1,6 +1,4 @@
-"""A run's page: what it shows of the files, that it stands alone, and that it needs nothing but
-them.
-"""
+"""The page of a run shows what the run's files hold, needs no other file and no JAX."""
 
 import base64
 import html
@@ -8,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import types
 from html.parser import HTMLParser
 
 import pytest
@@ -15,8 +14,10 @@ from helpers.errors import expect_error
 from PIL import Image
 
 from ddaepp_jax import config as schema
-from ddaepp_jax import report
-from ddaepp_jax.config import saved as run_config
+from ddaepp_jax import evaluators, report
+from ddaepp_jax.reporting import plots
+from ddaepp_jax.reporting.panels import Panel
+from ddaepp_jax.reporting.sections import samples
 
 HOSTILE = """<script>alert("x")</script>&'$_^\\frac{"""
 LAYERS, LEVELS = ["in_1", "mid", "out_1"], [1, 11]
@@ -24,11 +25,20 @@ VOID = {"meta", "img", "br"}
 
 
 def write_run(path, *, steps=40, shift=0.0, samples=True, probe=True, metrics=True, **overrides):
-    """A run directory by hand: ``steps`` steps of the tiny config, numbers moved by ``shift``."""
+    """Writes a run directory of the tiny config, and returns its path.
+
+    Args:
+      path: the run directory.
+      steps: number of training steps.
+      shift: is added to losses and accuracies.
+      samples, probe, metrics: whether to write them.
+      overrides: fields of the config by dotted name.
+    """
     path.mkdir(parents=True)
     config = schema.get_config("tiny")
     config.update_from_flattened_dict({"train.steps": steps} | overrides)
-    (path / "config.json").write_text(run_config.to_json(config))
+    (path / "config.json").write_text(json.dumps(config.to_dict()))
+    (path / "defaults.json").write_text(json.dumps(schema.get_config().to_dict()))
     (path / "version.txt").write_text("ddaepp_jax 0.1.0, jax 0.10.0\n")
     if metrics:
         (path / "metrics.jsonl").write_text(
@@ -113,7 +123,10 @@ def write_probe(file, shift=0.0, **changed):
 
 
 class Page(HTMLParser):
-    """A page's text, tags balanced; every address has to be within the page."""
+    """The text, images and bold words of a page.
+
+    Checks that tags are balanced and that all addresses are within the page.
+    """
 
     def __init__(self, text):
         super().__init__()
@@ -159,25 +172,28 @@ def test_a_run(tmp_path):
     run = write_run(tmp_path / "run", steps=60, **{"model.width": 96})
     page = Page(report.report([run]))
     for text in (
-        "run digits; uvit, depth 2, width 96, num_heads 2, patch_size 2, self_condition; ddaepp_jax 0.1.0, jax 0.10.0",
+        "run digits; uvit, depth 2, width 96, num_heads 2, patch_size 2, self_condition; "
+        "ddaepp_jax 0.1.0, jax 0.10.0",
         "steps 60 of 60",
         "training loss 0.0167 loss, step 60",
         "held-out loss 0.0333 heldout_loss/ema0.999/mean, step 60",
-        "linear probe, % 72.00 linear_probe/out_1/t11/cached-100ep, step 40; chosen on 10 images of train",
+        "linear probe, % 72.00 linear_probe/out_1/t11/cached-100ep, step 40; "
+        "chosen on 10 images of train",
         "kNN, % 30.25 20-NN, out_1, level 11, chosen by both heads",
         "raw pixels, % 45.50 linear; 20-NN: 30.25",
         "images/s/device 1,035 median",
-        "level 11 linear, held out linear, test 20-NN, test pixels 46.5 45.5 30.2 in_1 71.0 70.0 30.2",
+        "level 11 linear, held out linear, test 20-NN, test pixels 46.5 45.5 30.2 "
+        "in_1 71.0 70.0 30.2",
         "model.width 96 64",
         "step40-ema0.999-cached-100ep 6.0 s: pixels 1.5 s, level 1 2.5 s, level 11 2.0 s",
     ):
         assert text in page, text
     assert "out_1" in page.bold and "width" in page.bold and "learning_rate" not in page.bold
-    assert "in training" not in page  # where a probe has the last word
+    assert "in training" not in page  # A probe of the finished run replaces it.
 
 
 def write_scores(run, n, kind="classifier", seeds=(0, 1)):
-    """What ``fid`` leaves of ``n`` samples."""
+    """Writes the scores of ``n`` samples as ``fid`` does."""
     file, fds = run / "fid" / f"step40-{n}.json", [12.25 + seed for seed in seeds]
     file.parent.mkdir(exist_ok=True)
     found = {
@@ -205,10 +221,12 @@ def test_scores(tmp_path):
         write_scores(run, n, seeds=seeds)
     page = Page(report.report([run]))
     for text in (
-        # of the most images
+        # The headline is the score of the most images.
         "Frechet distance 12.75 classifier-fd2000/ema0.999/ddim50/train, ± 0.50 over 2 seeds",
-        "step40-2000 2,000 samples at step 40; classifier abcdef01, of 81.2 % accuracy; against 50,000 images of train",
-        "score mean standard deviation seed 0 seed 1 classifier-fd2000/ema0.999/ddim50/train 12.7500 0.5000 12.2500",
+        "step40-2000 2,000 samples at step 40; classifier abcdef01, of 81.2 % accuracy; "
+        "against 50,000 images of train",
+        "score mean standard deviation seed 0 seed 1 "
+        "classifier-fd2000/ema0.999/ddim50/train 12.7500 0.5000 12.2500",
         "step40-100 100 samples",
         "score seed 0 classifier-fd100/ema0.999/ddim50/train 12.2500",
     ):
@@ -239,13 +257,13 @@ def test_every_grid_and_every_curve_is_in_the_page(tmp_path):
     }
     assert list(curves) == [
         "Training loss",
-        "Held-out loss, mean over noise levels",
-        "Held-out loss by noise level",
-        "Linear probe and kNN while training",
         "Effective rank of features",
         "Uniformity of features",
         "Spread of features",
         "Alignment of two views",
+        "Held-out loss, mean over noise levels",
+        "Held-out loss by noise level",
+        "Linear probe and kNN while training",
         "Throughput",
         "Gradient norm",
         "By layer and noise level",
@@ -266,7 +284,7 @@ def test_of_many_grids_the_newest_and_some(tmp_path):
     shown = [int(alt.split()[-1]) for alt in page.images if alt.startswith("samples, step ")]
     assert (
         shown[0] == 99
-        and 20 < len(shown) <= 1 + report.STRIP
+        and 20 < len(shown) <= 1 + samples.STRIP
         and "One in 3 of the earlier grids." in page
     )
 
@@ -281,10 +299,8 @@ def test_what_is_missing_is_named_with_its_command(tmp_path):
 
 def test_a_run_without_a_probe_shows_the_one_in_training(tmp_path):
     page = Page(report.report([write_run(tmp_path / "run", samples=False, probe=False)]))
-    assert (
-        "linear probe in training, % 90.12 probe/ema0.999/bottleneck/t11, step 40, on images held out"
-        in page
-    )
+    headline = "linear probe in training, % 90.12 probe/ema0.999/bottleneck/t11, step 40"
+    assert f"{headline}, on images held out" in page
 
 
 def test_a_run_that_is_just_writing(tmp_path):
@@ -295,7 +311,7 @@ def test_a_run_that_is_just_writing(tmp_path):
     (run / "samples" / "00000060.png").write_bytes(content[:-5])
     (run / "checkpoints" / "120").mkdir(
         parents=True
-    )  # Orbax has renamed it, and nothing else of it is known
+    )  # Orbax has renamed the directory; its metadata are missing.
     write_probe(run / "probe" / "begun.json", best=None, levels=[])
     page = Page(report.report([run]))
     assert (
@@ -371,7 +387,7 @@ def test_several_runs_side_by_side(tmp_path):
         "linear_probe/out_1/t11/cached-100ep, step 40; chosen on 10 images of train",
     ):
         assert text in page, text
-    assert "model.depth" not in page and "version.txt" not in page  # those are the same
+    assert "model.depth" not in page and "version.txt" not in page  # They are the same.
     names = [f"{parent}/plain", f"{parent}/other", "deep/other"]
     assert all(name in page for name in names)
     assert [alt for alt, (kind, _) in page.images.items() if kind == "png"] == [
@@ -381,12 +397,10 @@ def test_several_runs_side_by_side(tmp_path):
         "0.0250",
         "0.0500",
         "72.50",
-    }  # the best of a column, where it tells runs apart
+    }  # The best of each column that distinguishes the runs.
     for title in ("Training loss", "Held-out loss by noise level, newest", "kNN while training"):
         kind, figure = page.images[title]
-        assert kind == "svg+xml" and all(
-            colour.encode() in figure for colour in report.plots.COLOURS[:3]
-        )
+        assert kind == "svg+xml" and all(colour.encode() in figure for colour in plots.COLOURS[:3])
 
 
 def test_runs_of_one_config(tmp_path):
@@ -420,19 +434,78 @@ def test_the_program(tmp_path, monkeypatch, capsys):
     assert sorted(each.name for each in run.glob("*.html*")) == ["report.html"]
 
 
-def test_no_backend_is_started(tmp_path):
-    run = write_run(tmp_path / "run", metrics=False)
-    code = (
-        "import sys; from ddaepp_jax import report; report.main(sys.argv[1:])\n"
-        "from jax._src import xla_bridge; assert not xla_bridge._backends"
+WITHOUT_JAX = """
+import runpy, sys
+
+class NoJax:
+    def find_spec(self, name, path=None, target=None):
+        assert name.partition(".")[0] not in ("jax", "jaxlib", "flax", "optax", "orbax"), name
+
+sys.meta_path.insert(0, NoJax())
+runpy.run_module("ddaepp_jax.report", run_name="__main__")
+"""
+
+
+def test_neither_jax_nor_its_libraries_are_imported(tmp_path):
+    run = write_run(tmp_path / "run")
+    write_scores(run, 100)
+    for arguments in (
+        [f"--workdir={run}"],
+        ["--compare", str(run), str(write_run(tmp_path / "b"))],
+    ):
+        result = subprocess.run(
+            [sys.executable, "-c", WITHOUT_JAX, *arguments, f"--out={tmp_path / 'page.html'}"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0 and not result.stderr, result.stderr
+        assert "Training loss" in Page((tmp_path / "page.html").read_text()).images
+
+
+def test_the_config_beside_its_versions_defaults(tmp_path):
+    run = write_run(tmp_path / "run", **{"model.width": 96})
+    defaults = json.loads((run / "defaults.json").read_text())
+    defaults["model"]["width"] = 32  # Another version's.
+    del defaults["data"]["name"]
+    (run / "defaults.json").write_text(json.dumps(defaults))
+    page = Page(report.report([run]))
+    assert "model.width 96 32" in page and "data.name 'digits' no such field" in page
+    assert "width" in page.bold and "learning_rate" not in page.bold
+
+    (run / "defaults.json").unlink()
+    page = Page(report.report([run]))
+    assert "This run directory does not record the defaults of its version" in page
+    assert "learning_rate" in page and "fields differ" not in page
+    assert "width" not in page.bold
+
+
+def test_an_evaluator_from_outside_the_package_has_its_panels(tmp_path, monkeypatch):
+    run = write_run(tmp_path / "run", steps=80)
+    other = write_run(tmp_path / "other", steps=80)
+    for path in (run, other):
+        with (path / "metrics.jsonl").open("a") as file:
+            for step in (20, 40, 60, 80):
+                by_level = {"toy/ema0.999/sigma2e-05": 1.5, "toy/ema0.999/sigma0.5": step}
+                file.write(json.dumps({"step": step, "toy/ema0.999/mean": 2.5, **by_level}) + "\n")
+    toy = types.ModuleType("elsewhere.toy")
+    toy.PANELS = (
+        Panel("Toy", "toy/.+/mean", "toys"),
+        Panel("Toy by noise level", "toy/.+/sigma.+", "toys", by_level=True),
+        Panel("Toy of one", "toy/.+/mean", "toys", together=False),
+        Panel("Toy of several", "toy/.+/mean", "toys", alone=False),
+        Panel("Toy that was not written", "toy/.+/median", "toys"),
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, f"--workdir={run}"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0 and not done.stderr, done.stderr
+    monkeypatch.setattr(evaluators, "_MODULES", dict(evaluators._MODULES))
+    evaluators.register(toy)
+    alone = Page(report.report([run])).images
+    together = Page(report.report([run, other])).images
+    titles = ["Toy", "Toy by noise level"]
+    assert [alt for alt in alone if "Toy" in alt] == [*titles, "Toy of one"]
+    assert [alt for alt in together if "Toy" in alt] == [*titles, "Toy of several"]
+    _, curves = alone["Toy by noise level"]
+    assert all(f"step {step}".encode() in curves for step in (20, 60, 80))
+    assert b"step 40" not in curves and b"noise level" in curves
 
 
 @pytest.mark.parametrize(
@@ -461,7 +534,11 @@ def test_bad_arguments(arguments, field, words, tmp_path, monkeypatch):
     ("file", "text", "words"),
     [
         ("config.json", "{", ["run directory"]),
-        ("config.json", '{"seed": 0}', ["run directory"]),
+        ("config.json", '{"seed": 0}', ["data.name", "run directory"]),
+        ("config.json", "[]", ["run directory"]),
+        ("config.json", '{"data": {"name": "digits"}, "model": {}}', ["model.name", "directory"]),
+        ("defaults.json", "{", ["defaults", "remove"]),
+        ("defaults.json", "[]", ["defaults", "remove"]),
         ("metrics.jsonl", '{"step": 1, "loss": 2}\n{"step": 1, "lo\n', ["line 2", "remove"]),
         ("metrics.jsonl", '{"loss": 2}\n', ["line 1", "remove"]),
         ("metrics.jsonl", '{"step": 1, "loss": "a"}\n', ["line 1", "remove"]),

@@ -1,3 +1,5 @@
+"""Streamed batches: the same as on the device, for any start and number of processes."""
+
 import numpy as np
 import pytest
 
@@ -13,9 +15,8 @@ def train() -> Dataset:
 
 def test_batches_are_those_of_the_device_path_in_order(train: Dataset) -> None:
     images, labels = train.arrays()
-    for n, batch in enumerate(
-        stream(train, 3, 32, 0, 60, np.arange(32))
-    ):  # 60 steps reach the second epoch
+    batches = stream(train, 3, 32, 0, 60, np.arange(32))  # 60 steps reach the second epoch
+    for n, batch in enumerate(batches):
         indices = batch_indices(3, n, 32, len(train))
         np.testing.assert_array_equal(batch["index"], indices)
         np.testing.assert_array_equal(batch["image"], images[indices])
@@ -23,7 +24,7 @@ def test_batches_are_those_of_the_device_path_in_order(train: Dataset) -> None:
     assert n == 59
 
 
-def test_two_processes_hold_the_batch_of_one(train: Dataset) -> None:
+def test_two_processes_hold_halves_of_the_same_batch(train: Dataset) -> None:
     whole = stream(train, 0, 16, 5, 25, np.arange(16))
     halves = [stream(train, 0, 16, 5, 25, rows) for rows in (np.arange(8), np.arange(8, 16))]
     for one, first, second in zip(whole, *halves, strict=True):
@@ -32,13 +33,13 @@ def test_two_processes_hold_the_batch_of_one(train: Dataset) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 4])
-def test_a_start_in_the_middle_is_the_tail(train: Dataset, threads: int) -> None:
+def test_a_start_in_the_middle_gives_the_remaining_batches(train: Dataset, threads: int) -> None:
     full = [batch["index"] for batch in stream(train, 1, 8, 0, 40, np.arange(8), threads)]
     tail = [batch["index"] for batch in stream(train, 1, 8, 23, 40, np.arange(8), threads)]
     np.testing.assert_array_equal(full[23:], tail)
 
 
-def test_an_error_in_a_reading_thread_arrives(train: Dataset) -> None:
+def test_an_error_in_a_reading_thread_reaches_the_caller(train: Dataset) -> None:
     def broken(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         raise OSError("disk gone")
 

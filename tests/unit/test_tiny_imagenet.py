@@ -1,6 +1,4 @@
-"""A tree of three classes of a few images, laid out as the archive of Tiny-ImageNet, is prepared
-and comes back.
-"""
+"""Tiny-ImageNet: a tree of three classes with a few images, in the archive's layout."""
 
 import io
 import shutil
@@ -16,7 +14,7 @@ from PIL import Image
 from ddaepp_jax.data import datasets
 from ddaepp_jax.data.stream import stream
 
-# In the order of wnids.txt, which is not that of the labels; two classes share their first name.
+# In the order of wnids.txt, which differs from the labels'; two classes share their first name.
 CLASSES = {
     "n02963159": "cardigan",
     "n01443537": "goldfish, Carassius auratus",
@@ -25,11 +23,11 @@ CLASSES = {
 NAMES = ("goldfish", "cardigan (n02113186)", "cardigan (n02963159)")
 LABELS = {wnid: i for i, wnid in enumerate(sorted(CLASSES))}
 
-Want = dict[str, list[tuple[bytes, int]]]
+Pairs = list[tuple[bytes, int]]
 
 
 def jpeg(rng: np.random.Generator, mode: str) -> tuple[bytes, np.ndarray]:
-    """(file, the RGB pixels in it) of a random image."""
+    """Encodes a random image as JPEG; returns the file's content and its pixels as RGB."""
     noise = rng.integers(0, 256, (64, 64, 3), np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).convert(mode).save(buffer, "JPEG")
@@ -37,56 +35,57 @@ def jpeg(rng: np.random.Generator, mode: str) -> tuple[bytes, np.ndarray]:
 
 
 @pytest.fixture
-def tree(tmp_path: Path) -> tuple[Path, Want]:
-    """(the unpacked archive, the (pixels, label) of its splits): two images a class, three in val,
-    one of each grey.
+def tree(tmp_path: Path) -> tuple[Path, dict[str, Pairs]]:
+    """Writes an unpacked archive with two training images a class and three in val.
+
+    Each split has one grey image.
+
+    Returns:
+      The archive's folder, and the (pixels, label) pairs of each split.
     """
-    root, rng = tmp_path / "tiny-imagenet-200", np.random.default_rng(0)
-    want: Want = {"train": [], "val": []}
+    root = tmp_path / "tiny-imagenet-200"
+    rng = np.random.default_rng(0)
+    expected: dict[str, Pairs] = {"train": [], "val": []}
 
     def add(split: str, path: Path, wnid: str, mode: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         content, pixels = jpeg(rng, mode)
         path.write_bytes(content)
-        want[split].append((pixels.tobytes(), LABELS[wnid]))
+        expected[split].append((pixels.tobytes(), LABELS[wnid]))
 
     annotations = []
     for i, wnid in enumerate(CLASSES):
-        add(
-            "train",
-            root / "train" / wnid / "images" / f"{wnid}_0.JPEG",
-            wnid,
-            "L" if i == 1 else "RGB",
-        )
-        add("train", root / "train" / wnid / "images" / f"{wnid}_1.JPEG", wnid, "RGB")
+        images = root / "train" / wnid / "images"
+        add("train", images / f"{wnid}_0.JPEG", wnid, "L" if i == 1 else "RGB")
+        add("train", images / f"{wnid}_1.JPEG", wnid, "RGB")
         add("val", root / "val" / "images" / f"val_{i}.JPEG", wnid, "L" if i == 0 else "RGB")
         annotations.append(f"val_{i}.JPEG\t{wnid}\t0\t32\t44\t62\n")
     (root / "val" / "val_annotations.txt").write_text("".join(annotations))
     (root / "wnids.txt").write_text("\n".join(CLASSES) + "\n")
     words = {"n00001740": "entity", **CLASSES}
     (root / "words.txt").write_text("".join(f"{wnid}\t{name}\n" for wnid, name in words.items()))
-    return root, want
+    return root, expected
 
 
-def pairs(images: np.ndarray, labels: np.ndarray) -> list[tuple[bytes, int]]:
+def pairs(images: np.ndarray, labels: np.ndarray) -> Pairs:
     return sorted(
         (image.tobytes(), int(label)) for image, label in zip(images, labels, strict=True)
     )
 
 
-def test_both_splits_come_back_in_rgb_and_are_read_without_the_archive_from_then_on(
-    tree: tuple[Path, Want],
+def test_both_splits_are_rgb_and_need_the_archive_only_once(
+    tree: tuple[Path, dict[str, Pairs]],
 ) -> None:
-    root, want = tree
+    root, expected = tree
     train = datasets.tfds("tiny_imagenet", "train", str(root.parent))
     assert (train.image_shape, train.num_classes, train.class_names) == ((64, 64, 3), 3, NAMES)
-    assert pairs(*train.arrays()) == sorted(want["train"])
+    assert pairs(*train.arrays()) == sorted(expected["train"])
     shutil.rmtree(root)
     val = datasets.tfds("tiny_imagenet", "val", str(root.parent), download=False)
     assert val.class_names == NAMES
-    assert pairs(*val.resident().arrays()) == sorted(want["val"])
+    assert pairs(*val.resident().arrays()) == sorted(expected["val"])
     (batch,) = stream(val, 0, 3, 0, 1, np.arange(3))
-    assert pairs(batch["image"], batch["label"]) == sorted(want["val"])
+    assert pairs(batch["image"], batch["label"]) == sorted(expected["val"])
     assert "tensorflow" not in sys.modules
     (prepared,) = (root.parent / "tiny_imagenet").iterdir()
     assert len(datasets.tfds("tiny_imagenet", "val", str(prepared))) == 3
@@ -121,7 +120,7 @@ ANNOTATIONS = "val/val_annotations.txt"
     ],
     ids=["class", "name", "image", "label", "list"],
 )
-def test_a_damaged_archive_is_told_in_one_line_and_leaves_nothing_behind(
+def test_a_damaged_archive_gives_one_line_and_leaves_nothing_behind(
     tree, damage, file: str, word: str
 ) -> None:
     root, _ = tree
@@ -131,7 +130,7 @@ def test_a_damaged_archive_is_told_in_one_line_and_leaves_nothing_behind(
     assert not list((root.parent / "tiny_imagenet").glob("*"))
 
 
-def test_tfds_is_not_imported_before_a_set_is_asked_for() -> None:
+def test_tfds_is_not_imported_before_a_set_is_opened() -> None:
     code = "import sys, ddaepp_jax.data.datasets, ddaepp_jax.data.prepare; "
     code += "sys.exit('tensorflow_datasets' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

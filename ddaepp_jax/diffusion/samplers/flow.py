@@ -1,8 +1,7 @@
-"""Samplers of flows; the contract is that of ``ddaepp_jax.diffusion.samplers``. Time rises from 0,
-noise, to 1, data.
+"""Samplers of flows. Time rises from 0, the noise, to 1, the data.
 
-All take ``shift``, which moves the grid's even times: t' = shift t / (1 + (shift - 1) t). Below 1
-it shortens the steps near the noise (LightningDiT's 0.3), above 1 those near the data; 1: even.
+Each takes ``shift``, which moves the grid's even times to t' = shift t / (1 + (shift - 1) t). Below
+1 it shortens the steps near the noise (LightningDiT's 0.3), above 1 those near the data.
 """
 
 import jax
@@ -12,16 +11,21 @@ from jax import Array
 
 from ddaepp_jax.diffusion.flow import Flow
 from ddaepp_jax.diffusion.noise import step_noise
-from ddaepp_jax.diffusion.samplers import Denoiser, estimate, float32
+from ddaepp_jax.diffusion.process import Denoiser
+from ddaepp_jax.diffusion.samplers.parts import estimate, float32, not_negative
+from ddaepp_jax.diffusion.samplers.registry import register
 
 
 def _times(process: Flow, steps: int, shift: float) -> tuple[np.ndarray, np.ndarray]:
-    """(steps,) float64 times before and after each step."""
+    """Returns (steps,) float64 times before each step, and after it."""
+    if not 0 < shift < float("inf"):
+        raise ValueError(f"shift: {shift} is not a positive number; 1 makes even steps")
     even = process.grid(steps)
-    shifted = shift * even / (1 - even + shift * even)  # the same, and 1 stays 1 to the last bit
+    shifted = shift * even / (1 - even + shift * even)  # In this form, 1 stays 1 to the last bit.
     return shifted[:-1], shifted[1:]
 
 
+@register(Flow)
 def euler(
     process: Flow,
     denoiser: Denoiser,
@@ -31,11 +35,11 @@ def euler(
     clip: bool = True,
     shift: float = 1.0,
 ) -> Array:
-    """Euler's method for dx = v dt, v = (x0_hat - x) / (1 - t)."""
+    """Samples by Euler's method for dx = v dt with v = (x0_hat - x) / (1 - t)."""
     del keys
     now, after = _times(process, steps, shift)
-    # A step goes this part of the way to x0_hat; the last one, all of it: nothing is divided by 1 -
-    # t = 0.
+    # A step goes this part of the way to x0_hat, and the last one all of it, so that nothing is
+    # divided by 1 - t = 0.
     part = (after - now) / (1 - now)
 
     def step(x, grid):
@@ -45,6 +49,7 @@ def euler(
     return jax.lax.scan(step, x, float32(now, part))[0]
 
 
+@register(Flow)
 def heun_flow(
     process: Flow,
     denoiser: Denoiser,
@@ -54,9 +59,9 @@ def heun_flow(
     clip: bool = True,
     shift: float = 1.0,
 ) -> Array:
-    """Heun's second-order method for the same equation: 2 * steps - 1 evaluations of the denoiser.
+    """Samples by Heun's second-order method for the same equation: 2 * steps - 1 evaluations.
 
-    The last step is Euler's: x0_hat tells no velocity at t = 1.
+    The last step is Euler's, because x0_hat gives no velocity at t = 1.
     """
     del keys
     now, after = _times(process, steps, shift)
@@ -68,13 +73,13 @@ def heun_flow(
         t, after, length = grid
         first = velocity(x, t)
         euler = x + length * first
-        return jax.lax.cond(
-            after < 1, lambda: x + length * (first + velocity(euler, after)) / 2, lambda: euler
-        ), None
+        corrected = lambda: x + length * (first + velocity(euler, after)) / 2
+        return jax.lax.cond(after < 1, corrected, lambda: euler), None
 
     return jax.lax.scan(step, x, float32(now, after, after - now))[0]
 
 
+@register(Flow)
 def euler_maruyama(
     process: Flow,
     denoiser: Denoiser,
@@ -85,17 +90,19 @@ def euler_maruyama(
     shift: float = 1.0,
     diffusion: float = 1.0,
 ) -> Array:
-    """SiT's SDE (arXiv 2401.08740) with time towards the data: dx = (v + w s) dt + sqrt(2 w) dW.
+    """Samples SiT's SDE (arXiv 2401.08740), with time towards the data.
 
-    The score is s = (t v - x) / (1 - t), and w = diffusion (1 - t) is half of the paper's w_t. The
-    last step is the ODE's, without noise, and ends at x0_hat.
+    dx = (v + w s) dt + sqrt(2 w) dW, where s = (t v - x) / (1 - t) is the score, and
+    w = diffusion (1 - t) is half of the paper's w_t. The last step is the ODE's, without noise, and
+    ends at x0_hat.
 
     Args:
-      diffusion: strength of the noise and of the score that takes it away; 0: the ODE.
+      diffusion: strength of the noise, and of the score that takes it away; 0 gives the ODE.
     """
+    not_negative(diffusion=diffusion)
     now, after = _times(process, steps, shift)
     length = after - now
-    diffusion = diffusion * (after < 1)
+    diffusion = np.where(after < 1, diffusion, 0.0)
     std = np.sqrt(2 * diffusion * (1 - now) * length)
 
     def step(x, grid):

@@ -1,0 +1,25 @@
+"""What several samplers share."""
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ddaepp_jax.diffusion.process import Denoiser
+
+
+def estimate(denoiser: Denoiser, x: Array, level: Array, clip: bool) -> Array:
+    """Returns x0_hat (B, H, W, C) where all images are at one noise level, clipped to [-1, 1]."""
+    x0 = denoiser(x, jnp.full(x.shape[:1], level))
+    return jnp.clip(x0, -1, 1) if clip else x0
+
+
+def float32(*arrays: np.ndarray) -> tuple[Array, ...]:
+    """Converts a grid's numbers, which are computed in float64, to what a scan takes."""
+    return tuple(jnp.asarray(a, jnp.float32) for a in arrays)
+
+
+def not_negative(**options: float) -> None:
+    """Raises ValueError, naming the option, for a negative number."""
+    for name, value in options.items():
+        if not value >= 0:
+            raise ValueError(f"{name}: {value} is negative")

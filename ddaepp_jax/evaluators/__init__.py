@@ -1,0 +1,125 @@
+"""What is measured during training: each module of this package is an evaluator.
+
+An evaluator ``NAME`` has
+
+  Settings: a frozen dataclass, the config's group ``evals.NAME``. Its first field is ``every``, the
+    number of steps between two evaluations (0: never).
+  PANELS: the panels that a report draws of its metrics, if any.
+  BETTER: ``min`` or ``max``, where its main value ranks checkpoints.
+  make(settings, context): returns an ``Evaluation(every, measure, best)``, or None where these data
+    don't allow the evaluation. ``measure`` takes the network's parameters and returns values by
+    name; ``best`` is the name of the main value. Nothing is read or compiled before it is due.
+
+A module outside of the package becomes an evaluator by ``register(module)``, for instance in a
+config file. Modules import what is heavy inside ``make``, so that a report and ``--help`` read
+``Settings`` and ``PANELS`` without JAX.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flax import linen as nn
+    from jax.sharding import Mesh
+
+    from ddaepp_jax.data.datasets import Dataset
+    from ddaepp_jax.diffusion.process import Process
+    from ddaepp_jax.reporting.panels import Panel
+    from ddaepp_jax.sampling.settings import Sampling
+    from ddaepp_jax.training.schedule import Evaluation
+    from ddaepp_jax.training.step import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What evaluators measure, and on what.
+
+    Attributes:
+      network: the network, a Flax module.
+      process: its diffusion process.
+      data: the training split.
+      held_out: opens the split that is never trained on.
+      mesh: the devices.
+      sampling: how images are sampled; its batch size is that of all evaluations.
+      seed: the run's seed.
+      flip: whether training mirrors images.
+    """
+
+    network: nn.Module
+    process: Process
+    data: Dataset
+    held_out: Callable[[], Dataset]
+    mesh: Mesh
+    sampling: Sampling
+    seed: int
+    flip: bool
+
+
+_MODULES: dict[str, ModuleType] = {}
+
+
+def register(module: ModuleType) -> None:
+    """Makes a module an evaluator; its name is the last part of the module's."""
+    _MODULES[module.__name__.rpartition(".")[2]] = module
+
+
+for _module in pkgutil.iter_modules(__path__):
+    register(importlib.import_module(f"{__name__}.{_module.name}"))
+
+
+def settings() -> dict[str, type]:
+    """Returns the ``Settings`` class of each evaluator by name."""
+    return {name: module.Settings for name, module in _MODULES.items()}
+
+
+def panels() -> list[Panel]:
+    """Returns the panels of all evaluators."""
+    return [panel for module in _MODULES.values() for panel in getattr(module, "PANELS", ())]
+
+
+def better() -> dict[str, Callable[[Iterable[float]], float]]:
+    """Returns ``min`` or ``max`` for each evaluator whose main value ranks checkpoints."""
+    return {name: m.BETTER for name, m in _MODULES.items() if hasattr(m, "BETTER")}
+
+
+def make(
+    groups: Mapping[str, Mapping[str, Any]], context: Context, decay: float
+) -> dict[str, Evaluation]:
+    """Makes the evaluations that are due at some step.
+
+    Args:
+      groups: ``config.evals``, the settings of each evaluator.
+      context: what is measured.
+      decay: the average of the weights that is measured; metrics' names begin with it.
+
+    Raises:
+      InputError: a setting doesn't fit the network, the process or the data.
+    """
+    evaluations = {}
+    for name, module in _MODULES.items():
+        group = module.Settings(**groups[name])
+        evaluation = module.make(group, context) if group.every else None
+        if evaluation is not None:
+            evaluations[name] = _of_average(evaluation, str(decay))
+    return evaluations
+
+
+def _of_average(evaluation: Evaluation, decay: str) -> Evaluation:
+    """Measures an average of the weights, and names it before each number's name."""
+
+    from PIL.Image import Image
+
+    def measure(state: TrainState) -> dict[str, Any]:
+        values = evaluation.measure(state.ema[decay]["network"])
+        pictures = {name: value for name, value in values.items() if isinstance(value, Image)}
+        numbers = {f"ema{decay}/{name}": values[name] for name in values if name not in pictures}
+        return numbers | pictures
+
+    best = f"ema{decay}/{evaluation.best}" if evaluation.best else ""
+    return dataclasses.replace(evaluation, measure=measure, best=best)

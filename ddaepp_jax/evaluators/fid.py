@@ -1,0 +1,104 @@
+"""The Frechet distance of samples to the training split, and the other scores."""
+
+import dataclasses
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from ddaepp_jax.base.ranges import OrOff
+from ddaepp_jax.reporting.panels import Panel
+from ddaepp_jax.scoring import FEWEST
+
+if TYPE_CHECKING:
+    from ddaepp_jax.evaluators import Context
+    from ddaepp_jax.training.schedule import Evaluation
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The config's group ``evals.fid``.
+
+    Attributes:
+      every: steps between evaluations; 0 turns it off.
+      n: number of samples.
+      extractor: the network whose features are compared: "classifier", a classifier of the data
+        that is trained once; "inception"; or an extractor's directory.
+    """
+
+    every: OrOff = 0
+    n: Annotated[int, Field(ge=FEWEST)] = 5000
+    extractor: str = "classifier"
+
+
+BETTER = min
+_NAMES = "fid/.+/(fid|[a-z]+-fd)[0-9]+k?(-[a-z0-9]+)?/.+"
+PANELS = (Panel("Frechet distance while training", _NAMES, "distance"),)
+
+
+def make(settings: Settings, context: "Context") -> "Evaluation":
+    """Returns the evaluation; its main value is the Frechet distance.
+
+    Raises:
+      InputError: there is no such extractor, or several processes would train it or write its
+        statistics of the data.
+    """
+    from functools import cache
+    from pathlib import Path
+    from tempfile import TemporaryDirectory
+
+    import jax
+    import numpy as np
+
+    from ddaepp_jax.base.errors import InputError
+    from ddaepp_jax.sampling.draw import make_draw
+    from ddaepp_jax.scoring import by_name, extractors, image_sets, metrics, references
+    from ddaepp_jax.scoring.extractors import Extractor
+    from ddaepp_jax.scoring.image_sets import ImageSet
+    from ddaepp_jax.scoring.references import Reference
+    from ddaepp_jax.scoring.score import score
+    from ddaepp_jax.training.schedule import Evaluation
+
+    data = context.data
+    sampling = context.sampling
+    classified = by_name.ClassifierData.of_splits(data, context.held_out)
+    # The directory is looked up now, so that a mistake ends the run before training.
+    directory = by_name.extractor_directory(settings.extractor, classified)
+    present = extractors.exists(directory)
+    kind = extractors.kind_of(directory) if present else settings.extractor
+
+    @cache
+    def extractor() -> Extractor:
+        return by_name.extractor(settings.extractor, classified, context.mesh)
+
+    @cache
+    def images() -> ImageSet:
+        return image_sets.of_dataset(data, data.split)
+
+    @cache
+    def reference() -> Reference:
+        return references.of(images(), extractor(), sampling.batch_size)
+
+    if jax.process_count() > 1 and not (
+        present and references.file_of(images(), extractor()).exists()
+    ):
+        raise InputError(
+            f"evals.fid: {directory} has no statistics of the data yet, and several processes "
+            "would write them; run ddaepp_jax.fid once, by itself"
+        )
+    draw = make_draw(
+        context.network, context.process, sampling, image_shape=data.image_shape, mesh=context.mesh
+    )
+
+    def named(values: dict[str, float]) -> dict[str, float]:
+        return metrics.named(values, settings.n, kind, sampling.tag, data.split)
+
+    def measure(params: Any) -> dict[str, float]:
+        def drawn(ids: np.ndarray) -> np.ndarray:
+            return np.concatenate(list(draw(params, context.seed, ids)))
+
+        samples = image_sets.of_draw(drawn, "samples", data.image_shape, settings.n)
+        with TemporaryDirectory() as directory:
+            values = score(samples, extractor(), reference(), Path(directory), sampling.batch_size)
+        return named(values)
+
+    return Evaluation(settings.every, measure, next(iter(named({"fd": 0.0}))))

@@ -1,0 +1,195 @@
+"""All layers of a network probed at one noise level."""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ddaepp_jax.probing import heads as linear
+from ddaepp_jax.probing import neighbours, online, scaling
+from ddaepp_jax.probing.diagnostics import PIXELS, diagnose
+from ddaepp_jax.probing.features import Extraction, noisy, pixels, views
+from ddaepp_jax.probing.settings import Settings, TrainedNetwork
+from ddaepp_jax.probing.splits import Splits
+from ddaepp_jax.probing.stored import store
+
+SCALED_BY = 16384  # images that standardise the features, where no more of them are read anyway
+
+
+@dataclasses.dataclass(frozen=True)
+class Labelled:
+    """Features {layer: (N, C)} with labels (N,)."""
+
+    features: Mapping[str, np.ndarray]
+    labels: np.ndarray
+
+    def only(self, layers: Iterable[str]) -> "Labelled":
+        """Returns some of the layers."""
+        return Labelled({layer: self.features[layer] for layer in layers}, self.labels)
+
+
+def probe_level(
+    trained: TrainedNetwork,
+    settings: Settings,
+    images: Splits,
+    level: int | float | None,
+    directory: Path,
+    device_bytes: int,
+) -> list[dict[str, Any]]:
+    """Probes all layers at one noise level.
+
+    Args:
+      trained: the network.
+      settings: how it is probed.
+      images: the images.
+      level: the noise level; None stands for raw pixels, which need no network.
+      directory: keeps what a stopped probe continues from.
+      device_bytes: bytes of features that are on a device together.
+
+    Returns:
+      A row for each layer: accuracies in percent, and the values of ``diagnose``.
+    """
+    protocol = settings.protocol
+    title = PIXELS if level is None else f"level {level:g}"
+    extraction = Extraction(
+        pixels if level is None else noisy(trained.network, trained.process, settings.layers),
+        trained.params,
+        trained.mesh,
+        0 if level is None else trained.process.as_level(level),
+        settings.seed,
+    )
+    augmented = dataclasses.replace(extraction, pad=settings.pad, flip=settings.flip)
+    parts = _store_parts(extraction, settings, images, trained.image_shape, directory, title)
+    both_views = views(
+        augmented, lambda rows: images.read(images.diagnosed[rows])[0], images.diagnosed
+    )
+    widths = {layer: feature.shape[1] for layer, feature in parts["train"].features.items()}
+    count = sum(len(part.labels) for part in parts.values())
+    rows = []
+    # Features of a fresh protocol are never on the device together.
+    for layers in group_layers(widths, count, math.inf if protocol.fresh else device_bytes):
+        group = {name: part.only(layers) for name, part in parts.items()}
+        train = group["train"]
+        scales = scaling.standard_scale(train.features) if protocol.standardise else {}
+        heads = _fit(augmented, images, train, scales, settings, directory, title)
+        rows += _rows(heads, group, scales, settings, level)
+    return [row | diagnose(*both_views[row["layer"]]) for row in rows]
+
+
+def _store_parts(
+    extraction: Extraction,
+    settings: Settings,
+    images: Splits,
+    image_shape: tuple[int, int, int],
+    directory: Path,
+    title: str,
+) -> dict[str, Labelled]:
+    """Computes the features of each part, in files of ``directory``."""
+    protocol = settings.protocol
+    part_ids = dict(images.parts)
+    if protocol.fresh and not settings.knn:
+        # Only the scale needs stored features of training images.
+        part_ids["train"] = part_ids["train"][: SCALED_BY if protocol.standardise else 0]
+    ids = np.concatenate(list(part_ids.values()))
+    features, labels = store(
+        directory, extraction, images.read, ids, image_shape, f"features, {title}"
+    )
+    parts = {}
+    start = 0
+    for name, own_ids in part_ids.items():
+        rows = slice(start, start + len(own_ids))
+        own_features = {layer: feature[rows] for layer, feature in features.items()}
+        parts[name] = Labelled(own_features, labels[rows])
+        start = rows.stop
+    return parts
+
+
+def _fit(
+    augmented: Extraction,
+    images: Splits,
+    train: Labelled,
+    scales: scaling.Scales,
+    settings: Settings,
+    directory: Path,
+    title: str,
+) -> linear.Heads:
+    """Trains the heads on fresh features, or on those of ``train``."""
+    protocol = settings.protocol
+    if not protocol.fresh:
+        return linear.fit(
+            train.features,
+            train.labels,
+            scales,
+            protocol,
+            num_classes=images.num_classes,
+            seed=settings.seed,
+        )
+    widths = {layer: feature.shape[1] for layer, feature in train.features.items()}
+    return online.fit(
+        augmented,
+        images.read,
+        images.parts["train"],
+        linear.init(widths, images.num_classes, len(protocol.learning_rates)),
+        scales,
+        protocol,
+        directory / "heads.msgpack",
+        f"heads, {title}",
+    )
+
+
+def group_layers(widths: Mapping[str, int], n: int, device_bytes: float) -> list[list[str]]:
+    """Groups layers {layer: width} whose features of ``n`` images fit the device together.
+
+    A layer that does not fit is a group of its own.
+    """
+    groups = [[]]
+    used = 0
+    for layer, width in widths.items():
+        size = 4 * n * width
+        if groups[-1] and used + size > device_bytes:
+            groups.append([])
+            used = 0
+        groups[-1].append(layer)
+        used += size
+    return groups
+
+
+def _rows(
+    heads: linear.Heads,
+    parts: Mapping[str, Labelled],
+    scales: scaling.Scales,
+    settings: Settings,
+    level: int | float | None,
+) -> list[dict[str, Any]]:
+    """Returns a row of accuracies for each layer."""
+    train = parts["train"]
+    tested = {name: part for name, part in parts.items() if name != "train" and len(part.labels)}
+    accuracies = {
+        name: linear.accuracies(heads, part.features, part.labels, scales)
+        for name, part in tested.items()
+    }
+    chosen_by = next(iter(tested))  # "held_out", or "test" where no image is held out
+    rows = []
+    for layer in train.features:
+        rate = int(np.argmax(accuracies[chosen_by][layer]))
+        row = {
+            "layer": layer,
+            "noise_level": level,
+            "learning_rate": settings.protocol.learning_rates[rate],
+        }
+        for name in tested:
+            row[f"linear_{name}"] = 100 * float(accuracies[name][layer][rate])
+        if settings.knn:
+            for name, part in tested.items():
+                row[f"knn_{name}"] = 100 * neighbours.knn_accuracy(
+                    train.features[layer],
+                    train.labels,
+                    part.features[layer],
+                    part.labels,
+                    settings.knn,
+                )
+        rows.append(row)
+    return rows

@@ -1,0 +1,98 @@
+"""One layer of a network at one noise level, as evaluators measure it during training."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ddaepp_jax.base.choice import choose
+from ddaepp_jax.build import layers
+from ddaepp_jax.data.augment import crop_pad
+from ddaepp_jax.diffusion.process import level_of
+from ddaepp_jax.probing.features import Extraction, extract, noisy, views
+from ddaepp_jax.probing.splits import split_rows
+
+if TYPE_CHECKING:
+    from ddaepp_jax.evaluators import Context
+
+HELD_OUT = 0.1  # share of the training split on which heads and neighbours are tested
+Labelled = tuple[np.ndarray, np.ndarray]  # features (N, C) and labels (N,)
+
+
+class OneLayer:
+    """A layer's features of images of the training split, at one noise level.
+
+    Attributes:
+      name: the layer and the level in metrics' names, e.g. ``mid/t11``.
+    """
+
+    def __init__(self, layer: str, level: float | None, group: str, context: "Context") -> None:
+        """Checks the layer and the level.
+
+        Args:
+          layer: name of the network's feature.
+          level: noise level in the process's unit; None is the middle of its probe grid.
+          group: the config's group, which errors name.
+          context: what is measured.
+
+        Raises:
+          InputError: there is no such layer or level.
+        """
+        choose(f"{group}.layer", layer, layers(context.network, context.data.image_shape))
+        level = level_of(context.process, level, f"{group}.level")
+        self.name = f"{layer}/{context.process.unit}{level:g}"
+        self._layer = layer
+        self._data = context.data
+        self._flip = context.flip
+        self._extraction = Extraction(
+            noisy(context.network, context.process, (layer,)),
+            None,  # The parameters differ at each evaluation.
+            context.mesh,
+            level,
+            context.seed,
+            context.sampling.batch_size,
+        )
+
+    def split(self, images: int) -> Callable[[Any], tuple[Labelled, Labelled]]:
+        """Returns a function of the parameters that computes labelled features.
+
+        It returns those of images to learn from, and those of other images to test on.
+
+        Args:
+          images: at most this many images of either kind.
+        """
+        rows = split_rows(len(self._data), HELD_OUT, self._extraction.seed)
+        train, test = (part[:images] for part in rows)
+        ids = np.concatenate([train, test])
+        gather = cache(lambda: self._data.gather(ids))
+
+        def compute(params: Any) -> tuple[Labelled, Labelled]:
+            pixels, labels = gather()
+            extraction = dataclasses.replace(self._extraction, params=params)
+            features = extract(extraction, lambda rows: pixels[rows], ids)[self._layer]
+            end = len(train)
+            return (features[:end], labels[:end]), (features[end:], labels[end:])
+
+        return compute
+
+    def views(self, images: int) -> Callable[[Any], tuple[np.ndarray, np.ndarray]]:
+        """Returns a function of the parameters that computes features of two views of each image.
+
+        The features are two arrays (N, C).
+
+        Args:
+          images: at most this many images.
+        """
+        ids = split_rows(len(self._data), 0, self._extraction.seed)[0][:images]
+        gather = cache(lambda: self._data.gather(ids)[0])
+        pad = crop_pad(self._data.image_shape)
+
+        def compute(params: Any) -> tuple[np.ndarray, np.ndarray]:
+            extraction = dataclasses.replace(
+                self._extraction, params=params, pad=pad, flip=self._flip
+            )
+            return views(extraction, lambda rows: gather()[rows], ids)[self._layer]
+
+        return compute

@@ -1,0 +1,39 @@
+"""Writes FID's released Inception as an extractor."""
+
+from pathlib import Path
+
+from ddaepp_jax.base.errors import InputError, first_line
+from ddaepp_jax.released import inception_fid
+from ddaepp_jax.released.read import read
+from ddaepp_jax.released.reference import load_reference
+from ddaepp_jax.scoring import extractors
+
+
+def convert_inception(file: Path, directory: Path) -> str:
+    """Writes pytorch-fid's Inception as an extractor.
+
+    Args:
+      file: file of the weights.
+      directory: directory to write, which must not hold an extractor.
+
+    Returns:
+      The hash of the weights.
+
+    Raises:
+      InputError: the file does not hold this network, or the directory holds an extractor.
+    """
+    if extractors.exists(directory):
+        raise InputError(
+            f"--workdir: {directory} holds an extractor already; give another, or remove it"
+        )
+    tensors = read(file)
+    try:
+        arguments = inception_fid.arguments(tensors)
+        module, variables = load_reference("inception-fid", tensors, **arguments)
+    except (InputError, KeyError) as error:
+        raise InputError(
+            f"--checkpoint: {file} is not FID's Inception ({first_line(error)}); "
+            "give pytorch-fid's file, or leave it out to fetch it"
+        ) from None
+    extractors.save(directory, module, variables["params"], {"from": file.name})
+    return extractors.hashed(variables["params"])

@@ -1,0 +1,58 @@
+"""What the metadata of a checkpoint say, without Orbax."""
+
+import base64
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Checkpoint(NamedTuple):
+    """What the metadata of a checkpoint say.
+
+    Attributes:
+      parameters: number of the network's parameters.
+      mesh: sizes of the device mesh's axes by name.
+      written: time at which the checkpoint was finished, in seconds since 1970, UTC.
+    """
+
+    parameters: int
+    mesh: dict[str, int]
+    written: float
+
+
+def read(directory: Path) -> Checkpoint | None:
+    """Reads the JSON files that Orbax writes beside the arrays of a checkpoint.
+
+    Returns:
+      None if the checkpoint is being deleted, or if its files are not of the form that Orbax
+      writes today.
+    """
+    try:
+        times = json.loads((directory / "_CHECKPOINT_METADATA").read_text())
+        leaves = json.loads((directory / "params" / "_METADATA").read_text())
+        shardings = json.loads((directory / "params" / "_sharding").read_text())
+        parameters = 0
+        mesh: dict[str, int] = {}
+        for key, leaf in leaves["tree_metadata"].items():
+            path = re.findall(r"'([^']*)'", key)
+            if path[0] == "network":
+                encoded = base64.b64encode(".".join(path).encode()).decode()
+                sharding = json.loads(shardings[encoded])
+                mesh = dict(zip(sharding["axis_names"], sharding["shape"], strict=True))
+                shape = leaf["value_metadata"]["write_shape"]  # Of one device's piece.
+                parameters += _pieces(sharding["partition_spec"], mesh) * math.prod(shape)
+        return Checkpoint(parameters, mesh, times["commit_timestamp_nsecs"] / 1e9)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+
+
+def _pieces(partition_spec: list[Any], mesh: Mapping[str, int]) -> int:
+    """Returns the number of pieces that an array is split into."""
+    pieces = 1
+    for entry in partition_spec:
+        axes = [entry] if isinstance(entry, str) else entry or []
+        pieces *= math.prod(mesh[axis] for axis in axes)
+    return pieces

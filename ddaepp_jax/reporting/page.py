@@ -1,0 +1,76 @@
+"""The page of a run, and of several side by side."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.reporting import headlines, html, run_directory
+from ddaepp_jax.reporting.comparison import comparison
+from ddaepp_jax.reporting.panels import Panel
+from ddaepp_jax.reporting.record import Record
+from ddaepp_jax.reporting.sections import config, curves, probes, samples, scores, timings
+
+SIZES = ("depth", "width", "num_heads", "patch_size")
+SWITCHES = ("self_condition", "class_conditional")
+
+
+def page(workdirs: Sequence[Path], panels: Sequence[Panel]) -> str:
+    """Returns the HTML page of a run, or the comparison of several.
+
+    Args:
+      workdirs: the run directories.
+      panels: the panels of curves between that of the training loss and those of its speed; those
+        that the runs recorded are added.
+
+    Raises:
+      InputError: a path is not a run directory, is given twice, or holds a damaged file.
+    """
+    names = _names([workdir.resolve() for workdir in workdirs])
+    runs = [run_directory.read(*each) for each in zip(workdirs, names, strict=True)]
+    panels = list(dict.fromkeys([*panels, *(panel for run in runs for panel in run.panels)]))
+    return _one(runs[0], panels) if len(runs) == 1 else comparison(runs, panels)
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Returns the shortest ends of the paths, of equal length, that are all different."""
+    path, times = Counter(paths).most_common(1)[0]
+    if times > 1:
+        raise InputError(f"--compare: {path} is given twice; give different runs")
+    names = [path.name for path in paths]
+    parts = 1
+    while len(set(names)) < len(names):
+        parts += 1
+        names = ["/".join(path.parts[-parts:]) for path in paths]
+    return names
+
+
+def _one(run: Record, panels: Sequence[Panel]) -> str:
+    """Returns the page of one run."""
+    sections = {
+        "Curves": curves.of_run(run, panels),
+        "Samples": samples.of_run(run),
+        "Probes": probes.of_run(run),
+        "Scores": scores.of_run(run),
+        "Config": config.of_run(run),
+        "Timings": timings.of_run(run),
+    }
+    return html.document(run.name, html.quiet(html.escape(_about(run))), _tiles(run), sections)
+
+
+def _about(run: Record) -> str:
+    """Returns the data, the network and the software in a line."""
+    model = run.config["model"]
+    sizes = [f"{name} {model[name]}" for name in SIZES if name in model]
+    switches = [name for name in SWITCHES if model.get(name)]
+    network = ", ".join([model["name"], *sizes, *switches])
+    return f"{run.config['data']['name']}; {network}; {run.version or 'version unknown'}"
+
+
+def _tiles(run: Record) -> str:
+    """Returns the headline numbers, a box each."""
+    boxes = []
+    for title, number in headlines.of_run(run).items():
+        value = f"<dd>{html.escape(number.text)}{html.tag('small', number.note)}</dd>"
+        boxes.append(f"<div>{html.tag('dt', title)}{value}</div>")
+    return f'<dl class="tiles">{"".join(boxes)}</dl>'

@@ -1,0 +1,3 @@
+"""The sections of a page, a module each: ``of_run`` returns one run's, ``of_runs`` compares
+several.
+"""

@@ -1,0 +1,74 @@
+"""The section of the metrics' curves."""
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+
+from ddaepp_jax.reporting import html, plots
+from ddaepp_jax.reporting.panels import Panel
+from ddaepp_jax.reporting.plots import Series
+from ddaepp_jax.reporting.record import RATE, Record
+
+# The panels of what training itself writes; those of the evaluators stand between them.
+FIRST = (Panel("Training loss", "loss", "loss", log=True),)
+LAST = (
+    Panel("Throughput", RATE, "images/s/device"),
+    Panel("Gradient norm", "grad_norm", "norm", log=True, together=False),
+)
+
+
+def of_run(run: Record, panels: Sequence[Panel]) -> str:
+    """Returns the panels whose metrics the run has written."""
+    if not run.rows:
+        return _no_metrics(run)
+    plotted = []
+    for panel in (*FIRST, *panels, *LAST):
+        series = _evaluations(run, panel) if panel.by_level else run.metrics(panel.metrics)
+        if panel.alone and series:
+            plotted.append(html.plot(panel.title, _figure(panel, series)))
+    return html.grid(plotted)
+
+
+def of_runs(
+    runs: Sequence[Record], panels: Sequence[Panel], styles: Mapping[str, tuple[str, str]]
+) -> str:
+    """Returns the panels with one curve for each run that has written the metric.
+
+    Args:
+      styles: colour and dashes of each run's line.
+    """
+    plotted = []
+    for panel in (*FIRST, *panels, *LAST):
+        newest = {run.name: _newest(run, panel) for run in runs}
+        series = {name: curve for name, curve in newest.items() if curve}
+        if panel.together and series:
+            figure = _figure(panel, series)
+            plots.restyle(figure, styles)
+            plotted.append(html.plot(panel.title, figure))
+    return html.grid(plotted) + "".join(_no_metrics(run) for run in runs if not run.rows)
+
+
+def _evaluations(run: Record, panel: Panel) -> dict[str, Series]:
+    """Returns the curves over noise levels of the first, the middle and the newest evaluation."""
+    evaluations = run.by_level(panel.metrics)
+    if not evaluations:
+        return {}
+    steps = list(evaluations)
+    shown = dict.fromkeys((steps[0], steps[len(steps) // 2], steps[-1]))
+    return {f"step {step:,}": evaluations[step] for step in shown}
+
+
+def _newest(run: Record, panel: Panel) -> Series | None:
+    """Returns the curve that stands for the run among others."""
+    series = run.by_level(panel.metrics) if panel.by_level else run.metrics(panel.metrics)
+    return list(series.values())[-1] if series else None
+
+
+def _figure(panel: Panel, series: Mapping[str, Series]) -> Figure:
+    xlabel = "noise level" if panel.by_level else "step"
+    return plots.panel(series, xlabel, panel.ylabel, panel.log)
+
+
+def _no_metrics(run: Record) -> str:
+    command = html.tag("code", run.command("main --config=FILE"))
+    return html.quiet(f"No metrics yet; they are written by {command}")

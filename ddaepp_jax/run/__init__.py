@@ -1,0 +1,5 @@
+"""Runs: training one into its directory, and opening the directory."""
+
+from ddaepp_jax.run.opened import Run, load
+
+__all__ = ["Run", "load"]

@@ -1,0 +1,373 @@
+"""Run: a run directory opened, for features, samples, and everything that was saved."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from ddaepp_jax import build
+from ddaepp_jax.base import parallel
+from ddaepp_jax.base.choice import choose
+from ddaepp_jax.base.dispatch import progress_bar
+from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.config import saved
+from ddaepp_jax.diffusion.process import level_of
+from ddaepp_jax.probing.features import Extraction, extract, noisy
+from ddaepp_jax.run.weights import choose_weights
+from ddaepp_jax.sampling.draw import make_sample_batch, sample_images
+from ddaepp_jax.sampling.settings import Sampling
+from ddaepp_jax.scoring.score import Samples
+from ddaepp_jax.training import checkpoint, ema, graft
+from ddaepp_jax.training.program import abstract_state
+
+
+def load(
+    workdir: str | os.PathLike,
+    step: int | str | None = None,
+    decay: float | None = None,
+    sigma_rel: float | None = None,
+) -> "Run":
+    """Opens a run directory on the devices at hand, whatever devices it was trained on.
+
+    Args:
+      workdir: the run directory.
+      step: step of the checkpoint, or "heldout_loss", "probe" or "fid" for the checkpoint that is
+        best by that evaluation. By default it is the newest.
+      decay: average of the weights, one of ``ema.decays``; the first by default.
+      sigma_rel: instead of ``decay``, the relative width of a power-function average: one of
+        ``ema.sigma_rel``, or another one, which is combined from the run's snapshots up to
+        ``step``. For the latter there need not be a checkpoint of ``step``.
+
+    Raises:
+      InputError: the directory is no run directory, there is no such checkpoint or average, the
+        average is out of the snapshots' reach, or a checkpoint is damaged.
+    """
+    return Run(Path(workdir), step, decay, sigma_rel)
+
+
+def weights_to_start_from(config: ConfigDict, network: Any) -> Any | None:
+    """Reads the weights of the run ``init_from``, and checks them against a network.
+
+    Args:
+      config: the config of the new run.
+      network: shapes of the new network's parameters.
+
+    Returns:
+      The weights on the host; None where ``init_from`` is empty.
+
+    Raises:
+      InputError: there is no such run, or a shape differs.
+    """
+    if not config.init_from:
+        return None
+    try:
+        weights = jax.tree.map(np.asarray, load(config.init_from).params)
+    except InputError as error:
+        raise InputError(f"init_from: {error}") from error
+    graft.check(network, weights)
+    return weights
+
+
+class Run:
+    """A trained run. Images are uint8 NHWC; noise levels are in the process's own unit.
+
+    Attributes:
+      workdir: the run directory.
+      config: the run's config.
+      module: the network, a Flax module.
+      process: the diffusion process.
+      params: the network's averaged parameters, on every device.
+      step: training step of the loaded weights.
+      decay: decay of the average; None for a power-function average.
+      sigma_rel: relative width of a power-function average; None for a decay.
+      profile_error: relative L2 error of the profile of an average that was combined from
+        snapshots; 0.0 for a tracked average.
+      image_shape: (H, W, C) of the data.
+      num_classes: number of classes of the data; 0 without labels.
+      class_names: names of the classes.
+      mesh: the devices.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        step: int | str | None = None,
+        decay: float | None = None,
+        sigma_rel: float | None = None,
+    ) -> None:
+        file = workdir / "config.json"
+        if not file.is_file():
+            raise InputError(
+                f"{workdir}: not a run directory (no config.json); "
+                "give the --workdir of a training run"
+            )
+        self.workdir = workdir
+        self._checkpoints = workdir / "checkpoints"
+        self.config = saved.from_json(file.read_text(errors="replace"), str(file))
+        weights = choose_weights(workdir, self.config, step, decay, sigma_rel)
+        self.decay = weights.decay
+        self.sigma_rel = weights.sigma_rel
+        self.image_shape = tuple(weights.meta["image_shape"])
+        self.num_classes = weights.meta["num_classes"]
+        self.class_names = tuple(weights.meta["class_names"])
+        self.mesh = parallel.make_mesh((-1, 1, 1))
+        self.module = build.network(self.config, self.image_shape, self.num_classes)
+        self.process = build.process(self.config)
+        self.params, self.step, self.profile_error = weights.restore(
+            self.config.ema.sigma_rel, parallel.replicated(self.mesh)
+        )
+        self._compiled: dict[Any, Any] = {}
+
+    @property
+    def average(self) -> str:
+        """The average in metrics' names: ema0.9999, sigma_rel0.08."""
+        return f"ema{self.decay:g}" if self.sigma_rel is None else ema.power_name(self.sigma_rel)
+
+    def features(
+        self,
+        images: np.ndarray,
+        noise_level: float,
+        layers: Sequence[str] = ("bottleneck",),
+        seed: int = 0,
+        draws: int = 1,
+        batch_size: int = 256,
+    ) -> dict[str, np.ndarray]:
+        """Computes pooled features of noisy images.
+
+        Args:
+          images: (N, H, W, C) uint8; of a run on latents float32, where each channel has unit
+            deviation.
+          noise_level: noise level in the process's unit (DDPM: a time step, EDM: sigma; see
+            ``process.probe_levels()``).
+          layers: names of features, out of ``self.layers``.
+          seed: the noise of image i is a function of (seed, i).
+          draws: number of noise draws over which features are averaged.
+          batch_size: images in a forward pass; it changes no feature.
+
+        Returns:
+          {layer: (N, C) float32}.
+
+        Raises:
+          InputError: an argument is wrong.
+        """
+        images = np.asarray(images)
+        dtype = "float32" if self.config.data.name == build.LATENTS else "uint8"
+        if images.dtype != dtype or images.shape[1:] != self.image_shape:
+            shape = ", ".join(map(str, self.image_shape))
+            raise InputError(
+                f"images: {images.dtype} {images.shape}; give {dtype} of shape (N, {shape})"
+            )
+        _check(seed, draws=draws, batch_size=batch_size, **{"number of images": len(images)})
+        for layer in layers:
+            choose("layers", layer, self.layers)
+        extraction = Extraction(
+            noisy(self.module, self.process, tuple(layers)),
+            self.params,
+            self.mesh,
+            self.noise_level(noise_level),
+            seed,
+            batch_size,
+        )
+        ids = np.arange(len(images))
+        features = extract(extraction, lambda rows: images[rows], ids, draws=range(draws))
+        return {layer: features[layer] for layer in layers}
+
+    def noise_level(self, level: float) -> np.number:
+        """Converts a noise level to the type that the process takes.
+
+        Raises:
+          InputError: the process has no such level.
+        """
+        return level_of(self.process, level, "noise_level")
+
+    @cached_property
+    def layers(self) -> tuple[str, ...]:
+        """The names of the network's features, in their order."""
+        return build.layers(self.module, self.image_shape)
+
+    @property
+    def probed(self) -> dict[str, Any] | None:
+        """The last choice of ``linear_probe``: "layer", "noise_level", and accuracies.
+
+        It is None before a probe.
+        """
+        file = self.workdir / "probe" / "best.json"
+        return json.loads(file.read_text()) if file.exists() else None
+
+    def sampling(
+        self, options: Mapping[str, Any] | None = None, guide: "Run | None" = None, **overrides: Any
+    ) -> Sampling:
+        """Returns how ``sample`` draws images: the config's ``sampling`` with changes.
+
+        Args:
+          options: options of the sampler, e.g. {"clip": False} or {"s_churn": 30.0}.
+          guide: the worse run of autoguidance.
+          overrides: other fields of ``Sampling``; None means the config's.
+
+        Raises:
+          InputError: an override that is no field.
+        """
+        if guide is not None:
+            overrides["guide"] = guide.workdir.name
+        return Sampling.from_config(self.config.sampling, options, **overrides)
+
+    def sample(
+        self,
+        n: int = 64,
+        seed: int = 0,
+        labels: Sequence[int] | int | None = None,
+        *,
+        first: int = 0,
+        guide: "Run | None" = None,
+        progress: bool = False,
+        **sampling: Any,
+    ) -> np.ndarray:
+        """Samples images. The start noise of image i is a function of (seed, i).
+
+        Neither the batch size nor the devices change an image.
+
+        Args:
+          n: number of images.
+          seed: seed of the start noise, in 0..2**32-1.
+          labels: a class, or one for each image; for class-conditional runs only, which by default
+            take their classes in turn.
+          first: number of the first image, so that parts of one set can be sampled apart.
+          guide: a worse run of the same process and labels, for autoguidance.
+          progress: show a progress bar.
+          sampling: what differs from the config's ``sampling``: sampler, steps, guidance,
+            guidance_interval, guidance_channels, autoguidance (the scale of ``guide``), batch_size,
+            and options, those of the sampler by name. See ``ddaepp_jax.sampling.settings``.
+
+        Returns:
+          (n, H, W, C) uint8; of a run on latents float32, where each channel has unit deviation.
+
+        Raises:
+          InputError: an argument is wrong, or doesn't fit the run.
+        """
+        chosen = self.sampling(guide=guide, **sampling)
+        _check(seed, n=n, batch_size=chosen.batch_size)
+        if not 0 <= first < 2**31 - n:
+            raise InputError(f"first: {first} is not in 0..2**31-1-n")
+        ids = np.arange(first, first + n)
+        image_labels = self._labels(labels, ids, chosen.guidance)
+        self._check_guide(guide, chosen.autoguidance)
+        key = (json.dumps(chosen.identity), guide)
+        if key not in self._compiled:
+            self._compiled[key] = make_sample_batch(
+                self.module,
+                self.process,
+                chosen,
+                image_shape=self.image_shape,
+                mesh=self.mesh,
+                guide=None if guide is None else (guide.module, guide.process),
+                finish=build.finish(self.config),
+            )
+        pieces = []
+        title = f"{chosen.sampler}-{chosen.steps}"
+        with progress_bar(n, "image", title, disable=not progress) as bar:
+            for piece in sample_images(
+                self._compiled[key],
+                self.params,
+                seed,
+                ids,
+                image_labels,
+                chosen.batch_size,
+                self.mesh,
+                None if guide is None else guide.params,
+            ):
+                pieces.append(piece)
+                bar.update(len(piece))
+        return np.concatenate(pieces)
+
+    def samples(self, **sampling: Any) -> Samples:
+        """Returns the run's samples, as scores take them; the images are drawn when they are read.
+
+        Args:
+          sampling: sampling arguments of ``sample``.
+        """
+        return Samples(
+            draw=lambda seed, ids: self.sample(
+                n=len(ids), first=int(ids[0]), seed=seed, **sampling
+            ),
+            image_shape=self.image_shape,
+            num_classes=self.module.num_classes,
+            sampling=self.sampling(**sampling),
+            run=self.workdir.name,
+            step=self.step,
+            average=self.average,
+        )
+
+    def _labels(
+        self, labels: Sequence[int] | int | None, ids: np.ndarray, guidance: float
+    ) -> np.ndarray | None:
+        """Returns the labels (N,) of the images ``ids``; None where the network takes none."""
+        if not self.config.model.class_conditional:
+            if labels is not None or guidance != 1:
+                field = "labels" if labels is not None else "guidance"
+                raise InputError(
+                    f"{field}: this run was trained without labels "
+                    "(model.class_conditional=False); leave it out"
+                )
+            return None
+        values = ids % self.num_classes if labels is None else np.asarray(labels)
+        if values.dtype.kind not in "iu" or values.shape not in ((), ids.shape):
+            raise InputError(
+                f"labels: {values.dtype} {values.shape}; give a class, or {len(ids)} of them, "
+                "one an image"
+            )
+        values = np.broadcast_to(values, ids.shape)
+        outside = values[(values < 0) | (values >= self.num_classes)]
+        if len(outside):
+            raise InputError(f"labels: {outside[0]} is not in 0..{self.num_classes - 1}")
+        return values
+
+    def _check_guide(self, guide: "Run | None", autoguidance: float) -> None:
+        """Refuses a guide that estimates something else, and a guide or its scale alone."""
+        if guide is None:
+            if autoguidance != 1:
+                raise InputError(
+                    f"autoguidance: {autoguidance} without a guide; give guide, a worse run"
+                )
+            return
+        if autoguidance == 1:
+            raise InputError("guide: autoguidance is 1, which is none; give a scale, e.g. 2")
+        # How the time is fed is a matter of each network.
+        process = dataclasses.replace(guide.process, time_input=self.process.time_input)
+        for what, theirs, ours in (
+            ("the shape of its images", guide.image_shape, self.image_shape),
+            ("its process", process, self.process),
+            ("the number of its labels", guide.module.num_classes, self.module.num_classes),
+        ):
+            if theirs != ours:
+                raise InputError(f"guide: {guide.workdir} differs in {what}: {theirs}, not {ours}")
+
+    def state(self) -> Any:
+        """Restores everything that was saved: the checkpoint's ``TrainState``, on every device.
+
+        Raises:
+          InputError: there is no checkpoint of this step, only snapshots.
+        """
+        if not (self._checkpoints / str(self.step)).is_dir():
+            raise InputError(
+                f"step: no checkpoint {self.step} in {self._checkpoints}; "
+                "only averages were saved at this step"
+            )
+        learner = build.learner(self.config, self.image_shape, self.num_classes, total=1)
+        target = abstract_state(learner, self.mesh, self.image_shape, ())
+        return checkpoint.restore_state(self._checkpoints, self.step, target)
+
+
+def _check(seed: int, **counts: int) -> None:
+    """Refuses counts that are not positive, and a seed that does not fit 32 bits."""
+    for name, count in counts.items():
+        if count < 1:
+            raise InputError(f"{name}: {count} is not positive")
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed: {seed} is not in 0..2**32-1")

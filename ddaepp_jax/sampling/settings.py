@@ -1,0 +1,142 @@
+"""How images are sampled, as one value; importing this module imports no JAX."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ddaepp_jax.base.errors import InputError
+
+if TYPE_CHECKING:
+    from ddaepp_jax.diffusion.guidance import Guidance
+    from ddaepp_jax.diffusion.process import Process
+    from ddaepp_jax.diffusion.samplers.registry import Draw
+
+
+def _argument(default: Any, help: str) -> Any:
+    """A field that is also an argument of programs, which overrides the config's value."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How images are sampled.
+
+    Command-line arguments, the tag in metrics' names and the identity in results are derived from
+    these fields.
+
+    Attributes:
+      options: every option of the sampler by its name.
+      overridden: names of the options that are not the config's; the tag names them.
+      guide: name of the run directory that guides in autoguidance; "" for none.
+      batch_size: images sampled at once; it changes no image.
+      The help text of each other field describes it.
+    """
+
+    sampler: str = _argument("ddpm", "a sampler of the run's process, e.g. ddim, heun or euler")
+    steps: int = _argument(
+        100, "steps of the sampler; heun and heun_flow evaluate the network twice a step"
+    )
+    guidance: float = _argument(1.0, "scale of classifier-free guidance; 1 is none")
+    guidance_interval: tuple[float, ...] = _argument(
+        (), "LOW,HIGH: guide only at these noise levels, both included"
+    )
+    guidance_channels: int = _argument(0, "guide only the first N channels; 0 guides all")
+    autoguidance: float = 1.0
+    guide: str = ""
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    overridden: tuple[str, ...] = ()
+    batch_size: int = _argument(64, "images sampled at once; it changes no image")
+
+    @classmethod
+    def from_config(
+        cls, group: Mapping[str, Any], options: Mapping[str, Any] | None = None, **overrides: Any
+    ) -> "Sampling":
+        """Reads ``config.sampling``.
+
+        Args:
+          group: the config's group; the options of each sampler stand under its name.
+          options: options of the sampler instead of the config's, by name.
+          overrides: values of other fields instead of the config's; None means the config's.
+
+        Raises:
+          InputError: an override that is no field.
+        """
+        overrides = {name: value for name, value in overrides.items() if value is not None}
+        fields = {field.name for field in dataclasses.fields(cls)} - {"options", "overridden"}
+        for name in overrides:
+            if name not in fields:
+                raise InputError(f"{name}: no such field; give one of {', '.join(sorted(fields))}")
+        values = {name: group[name] for name in fields if name in group} | overrides
+        own = {"clip": group["clip"], **group.get(values["sampler"], {})}
+        options = dict(options or {})
+        return cls(**values, options={**own, **options}, overridden=tuple(sorted(options)))
+
+    def make(
+        self, process: "Process", image_shape: tuple[int, int, int], group: str = ""
+    ) -> tuple["Draw", "Guidance"]:
+        """Returns the sampler and its guidance, after checking every field.
+
+        Args:
+          process: the diffusion process.
+          image_shape: (H, W, C).
+          group: the config group that errors name before a field: "sampling." or "".
+
+        Raises:
+          InputError: a field is wrong.
+        """
+        from ddaepp_jax.diffusion import samplers
+        from ddaepp_jax.diffusion.guidance import Guidance
+
+        draw = samplers.make(process, self.sampler, self.steps, self.options, group)
+        channels = self.guidance_channels
+        try:
+            guidance = Guidance(
+                self.guidance, tuple(self.guidance_interval), channels, self.autoguidance
+            )
+        except ValueError as error:
+            raise InputError(f"{group}guidance_{error}") from None
+        if channels > image_shape[-1]:
+            raise InputError(
+                f"{group}guidance_channels: {channels}, but images have {image_shape[-1]} "
+                "channels; 0 guides all"
+            )
+        return draw, guidance
+
+    @property
+    def tag(self) -> str:
+        """The sampling in metrics' names: ddim100, heun18-s_churn30, ddim100-cfg1.5."""
+        tag = [f"{self.sampler}{self.steps}"]
+        if self.guidance != 1:
+            tag.append(f"cfg{self.guidance:g}")
+            if self.guidance_interval:
+                tag.append("in" + "_".join(f"{level:g}" for level in self.guidance_interval))
+            if self.guidance_channels:
+                tag.append(f"ch{self.guidance_channels}")
+        if self.guide:
+            tag.append(f"auto{self.autoguidance:g}_{self.guide}")
+        return "-".join([*tag, *(f"{name}{self.options[name]}" for name in self.overridden)])
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What determines the images, as results write it in JSON."""
+        fields = dataclasses.asdict(self)
+        del fields["overridden"], fields["batch_size"]
+        return {**fields, "guidance_interval": list(self.guidance_interval)}
+
+
+def modern_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Maps an identity of version 0.1.0, which holds the config's whole group, to today's form."""
+    if "clip" not in identity:
+        return dict(identity)
+    sampler = identity["sampler"]
+    names = ("sampler", "steps", "guidance", "guidance_interval", "guidance_channels")
+    return {
+        **{name: identity[name] for name in names},
+        "autoguidance": identity.get("autoguidance", 1.0),
+        "guide": identity.get("guide", ""),
+        "options": {
+            "clip": identity["clip"],
+            **identity.get(sampler, {}),
+            **identity.get("options", {}),
+        },
+    }
