@@ -338,8 +338,10 @@ class Run:
             return
         if autoguidance == 1:
             raise InputError("guide: autoguidance is 1, which is none; give a scale, e.g. 2")
-        # How the time is fed is a matter of each network.
-        process = dataclasses.replace(guide.process, time_input=self.process.time_input)
+        process = guide.process
+        if type(process) is type(self.process):
+            # How the time is fed is a matter of each network.
+            process = dataclasses.replace(process, time_input=self.process.time_input)
         for what, theirs, ours in (
             ("the shape of its images", guide.image_shape, self.image_shape),
             ("its process", process, self.process),

@@ -12,6 +12,7 @@ from helpers.configs import FILES, check_tiny_variant, opened
 from ddaepp_jax import build
 from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.config import validation
+from ddaepp_jax.sampling.settings import Sampling
 
 DATA = {  # shape of the images, classes
     "digits": ((8, 8, 1), 10),
@@ -56,7 +57,7 @@ def test_whole_config_is_valid_and_has_its_size(file):
         assert sum(leaf.size for leaf in jax.tree.leaves(params)) == expected
     assert config.model.self_condition
     assert conditioned / plain < 1.013 or plain < 3e6
-    build.sampler(config, config.sampling.sampler, config.sampling.steps)
+    Sampling.from_config(config.sampling).make(build.process(config), shape)
     assert f"--config=configs/{file.name}" in file.read_text()  # its docstring has the command
 
 
@@ -81,4 +82,5 @@ def test_other_variants_are_valid():
             config = opened(file, f":{variant}")
             validation.validate(config)
             build.learner(config, *DATA[config.data.name], total=1000)
-            build.sampler(config, config.sampling.sampler, config.sampling.steps)
+            shape, _ = DATA[config.data.name]
+            Sampling.from_config(config.sampling).make(build.process(config), shape)

@@ -119,7 +119,7 @@ def test_one_compilation_a_program(tmp_path):
         train_and_evaluate(config(**fields, **evals), tmp_path / "run")
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
-    wanted = dict.fromkeys(("train", "sample_batch", "losses", "fit", "guesses"), 1) | {
+    wanted = dict.fromkeys(("train", "sample_batch", "losses", "fit", "predictions"), 1) | {
         "feature_batch": 2
     }  # and views
     assert {name: names.count(name) for name in wanted} == wanted, names

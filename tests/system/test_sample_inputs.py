@@ -173,8 +173,7 @@ def test_a_guide_that_estimates_something_else(attribute, value, words, opened, 
 
 
 def test_a_guide_with_labels(opened, guide):
-    with guide.config.unlocked():
-        guide.config.model.class_conditional = True
+    guide.module = guide.module.clone(num_classes=10)
     with expect_error("guide", f"{guide.workdir}", "labels: 10"):
         opened.sample(n=1, guide=guide, autoguidance=2)
 
