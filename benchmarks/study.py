@@ -34,7 +34,7 @@ from tabulate import tabulate
 from train_step import Step, random_images
 
 from ddaepp_jax import linear_probe, load
-from ddaepp_jax.cli.arguments import Parser, several
+from ddaepp_jax.cli.arguments import Parser, comma_separated
 from ddaepp_jax.cli.start import launch, start_backend
 from ddaepp_jax.config.overrides import parse_config
 from ddaepp_jax.reporting import plots
@@ -318,7 +318,7 @@ def program(argv: Sequence[str]) -> None:
         metavar="NAME:FIELD=VALUE,..",
         help="may be repeated; base first",
     )
-    add("--seeds", type=several(int), default=(0, 1, 2), help="with commas (0,1,2)")
+    add("--seeds", type=comma_separated(int), default=(0, 1, 2), help="with commas (0,1,2)")
     add(
         "--budgets",
         nargs="+",
@@ -326,16 +326,16 @@ def program(argv: Sequence[str]) -> None:
         default=BUDGETS,
         help="what is equal (default: each in turn)",
     )
-    add("--layers", type=several(str), default=(), help="layers probed (default: all)")
+    add("--layers", type=comma_separated(str), default=(), help="layers probed (default: all)")
     add(
         "--levels",
-        type=several(float),
+        type=comma_separated(float),
         default=(),
         help="noise levels probed (default: the process's)",
     )
     add(
         "--images",
-        type=several(int),
+        type=comma_separated(int),
         default=(),
         help="TRAIN,TEST: how many are probed (default: all)",
     )

@@ -4,7 +4,7 @@
 imports no backend.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 __all__ = ["Run", "__version__", "load"]
 
 

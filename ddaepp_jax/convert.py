@@ -23,7 +23,7 @@ from typing import Any
 
 from ddaepp_jax.base.choice import choose
 from ddaepp_jax.base.errors import InputError
-from ddaepp_jax.cli.arguments import Parser, add_config, config_arguments, option, several
+from ddaepp_jax.cli.arguments import Parser, add_config, comma_separated, config_arguments, option
 from ddaepp_jax.cli.start import launch, start_backend
 from ddaepp_jax.released import KINDS
 
@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> None:
     add("--prefix", help="prefix of the network's names in the file (default: found)")
     add(
         "--options",
-        type=several(option),
+        type=comma_separated(option),
         default=(),
         help="arguments of the reference's class, e.g. num_heads=12",
     )

@@ -19,7 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddaepp_jax.base.errors import InputError
-from ddaepp_jax.cli.arguments import Parser, add_run, add_sampling, open_run, sampling, several
+from ddaepp_jax.cli.arguments import (
+    Parser,
+    add_run,
+    add_sampling,
+    comma_separated,
+    open_run,
+    sampling,
+)
 from ddaepp_jax.cli.start import launch, start_backend
 from ddaepp_jax.scoring import FEWEST
 
@@ -108,10 +115,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--extractor", default="inception", help="inception, classifier or a directory (inception)")
     add("--resizing", help="for Inception: pytorch, or tensorflow1 as ADM and EDM use (pytorch)")
     add("--n", type=int, help=f"samples of each seed ({N}), or a random subset of --images (all)")
-    add("--seeds", type=several(int), default=(0,), help="seeds of the start noise (0)")
+    add("--seeds", type=comma_separated(int), default=(0,), help="seeds of the start noise (0)")
     add("--npz", action="store_true", help="also write the samples, for ADM's evaluator")
     add("--data_dir", help="place of the data (the config's)")
-    add("--size", type=several(int), help="HEIGHT,WIDTH to crop data to (the run's; as stored)")
+    add("--size", type=comma_separated(int), help="HEIGHT,WIDTH to crop data to (the run's; as stored)")
     add_sampling(parser)
     add("--out", help="path of the JSON, without suffix (WORKDIR/fid/NAME; for --images: none)")
     args = parser.parse_args(argv)

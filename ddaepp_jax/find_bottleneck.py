@@ -15,7 +15,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ddaepp_jax.cli.arguments import Parser, add_config, config_arguments, several
+from ddaepp_jax.cli.arguments import Parser, add_config, comma_separated, config_arguments
 from ddaepp_jax.cli.start import launch, start_backend
 
 
@@ -48,7 +48,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add_config(parser, "U-ViT on digits")
     add(
         "--candidates",
-        type=several(str),
+        type=comma_separated(str),
         default=(),
         help="names of blocks, with commas (default: all that something follows)",
     )
@@ -58,7 +58,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         default=1000,
         help="steps of a run (1000, or the config's own if they are fewer)",
     )
-    add("--seeds", type=several(int), default=(0, 1, 2), help="seeds, with commas (0,1,2)")
+    add("--seeds", type=comma_separated(int), default=(0, 1, 2), help="seeds, with commas (0,1,2)")
     add("--workdir", help="where the results go (default: runs/<config's name>_bottleneck)")
     return parser.parse_known_args(argv)
 

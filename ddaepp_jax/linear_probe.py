@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.base.files import replace
-from ddaepp_jax.cli.arguments import Parser, add_run, boolean, open_run, several
+from ddaepp_jax.cli.arguments import Parser, add_run, boolean, comma_separated, open_run
 from ddaepp_jax.cli.start import launch, start_backend
 from ddaepp_jax.probing.protocols import PROTOCOLS
 
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 # Arguments that override settings: the type and the help text.
 OVERRIDES = {
     "protocol": (str, f"{', '.join(PROTOCOLS)} (default: the config's probe.protocol)"),
-    "layers": (several(str), "names with commas between them (default: all)"),
-    "levels": (several(float), "noise levels with commas between them (default: the process's)"),
+    "layers": (comma_separated(str), "names with commas between them (default: all)"),
+    "levels": (comma_separated(float), "noise levels with commas between them (default: the process's)"),
     "held_out": (float, "share of the training split that chooses; with 0 the test split chooses"),
     "knn": (int, "number of nearest neighbours; 0: none"),
     "epochs": (int, "epochs of the heads"),
     "batch_size": (int, "batch size of the heads"),
-    "learning_rates": (several(float), "learning rates with commas between them; the best counts"),
+    "learning_rates": (comma_separated(float), "learning rates with commas between them; the best counts"),
     "standardise": (boolean, "True scales features to mean 0 and variance 1"),
     "l2": (float, "weight of |W|^2 / 2"),
     "seed": (int, "seed of noise, crops and order (default: 0)"),

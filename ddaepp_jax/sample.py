@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ddaepp_jax.base.errors import InputError
-from ddaepp_jax.cli.arguments import Parser, add_run, add_sampling, open_run, sampling, several
+from ddaepp_jax.cli.arguments import (
+    Parser,
+    add_run,
+    add_sampling,
+    comma_separated,
+    open_run,
+    sampling,
+)
 from ddaepp_jax.cli.start import launch, start_backend
 
 if TYPE_CHECKING:
@@ -86,7 +93,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     add(
         "--labels",
-        type=several(int),
+        type=comma_separated(int),
         help="a class, or several with commas between them, for class-conditional runs "
         "(default: all classes in turn)",
     )

@@ -1,7 +1,15 @@
 """The only place where a name in a config becomes an object."""
 
 from ddaepp_jax.base.choice import choose
-from ddaepp_jax.build.data import LATENTS, dataset, described, finish, photometric, prepare, source
+from ddaepp_jax.build.data import (
+    LATENTS,
+    data_description,
+    dataset,
+    output_conversion,
+    photometric,
+    prepare,
+    source,
+)
 from ddaepp_jax.build.diffusion import PROCESSES, process
 from ddaepp_jax.build.networks import (
     NETWORKS,
@@ -9,7 +17,7 @@ from ddaepp_jax.build.networks import (
     check_trainable,
     layers,
     network,
-    unfitted,
+    unlabelled_network,
 )
 from ddaepp_jax.build.training import learner, mesh, objectives, total_steps
 
@@ -20,18 +28,18 @@ __all__ = [
     "attention",
     "check_trainable",
     "choose",
+    "data_description",
     "dataset",
-    "described",
-    "finish",
     "layers",
     "learner",
     "mesh",
     "network",
     "objectives",
+    "output_conversion",
     "photometric",
     "prepare",
     "process",
     "source",
     "total_steps",
-    "unfitted",
+    "unlabelled_network",
 ]

@@ -41,7 +41,7 @@ def dataset(config: ConfigDict, split: str) -> Dataset:
     return datasets.tfds(data.name, split, data.data_dir or None, _size(config))
 
 
-def described(config: ConfigDict) -> tuple[tuple[int, int, int], tuple[str, ...]]:
+def data_description(config: ConfigDict) -> tuple[tuple[int, int, int], tuple[str, ...]]:
     """Returns the images' shape (H, W, C) and the names of the classes.
 
     A data set of TensorFlow Datasets need not be on disk for that.
@@ -71,7 +71,7 @@ def source(config: ConfigDict, data: Dataset, mesh: Mesh) -> Source:
     return resident(data, seed, batch_size, mesh, looped)
 
 
-def finish(config: ConfigDict) -> Callable[[Array], Array]:
+def output_conversion(config: ConfigDict) -> Callable[[Array], Array]:
     """Returns what turns samples into results: images in [-1, 1] become uint8, latents stay."""
     return (lambda latents: latents) if config.data.name == LATENTS else augment.to_uint8
 

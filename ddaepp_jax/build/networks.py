@@ -17,7 +17,7 @@ from ddaepp_jax.models.uvit import UViT
 NETWORKS: dict[str, type[nn.Module]] = {"uvit": UViT, "unet": UNet, "dit": DiT}
 
 
-def unfitted(config: ConfigDict) -> nn.Module:
+def unlabelled_network(config: ConfigDict) -> nn.Module:
     """Returns the backbone before it is fitted to the data: without labels."""
     module = choose("model.name", config.model.name, NETWORKS)
     fields = {k: v for k, v in config.model.items() if k not in ("name", "class_conditional")}
@@ -34,7 +34,7 @@ def network(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: 
     Raises:
       InputError: a field of ``config.model`` is wrong, or does not fit the data.
     """
-    module = unfitted(config)
+    module = unlabelled_network(config)
     for problem in module.problems():
         raise InputError(f"model.{problem}")
     if config.model.class_conditional and not num_classes:

@@ -29,7 +29,7 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; see {self.prog} --help")
 
 
-def several(kind: type) -> Callable[[str], tuple]:
+def comma_separated(kind: type) -> Callable[[str], tuple]:
     """Returns the type of an argument that is a list of values with commas between them."""
 
     def parse(text: str) -> tuple:
@@ -109,11 +109,11 @@ def add_sampling(parser: Parser) -> None:
     """Adds the arguments that override the config's sampling; ``sampling`` reads them."""
     add = parser.add_argument
     for field in _overrides():
-        kind = several(float) if field.type == tuple[float, ...] else field.type
+        kind = comma_separated(float) if field.type == tuple[float, ...] else field.type
         add(f"--{field.name}", type=kind, help=f"{field.metadata['help']} (default: the config's)")
     add(
         "--options",
-        type=several(option),
+        type=comma_separated(option),
         default=(),
         help="options of the sampler, e.g. clip=False or s_churn=30,s_max=1 "
         "(default: the config's)",

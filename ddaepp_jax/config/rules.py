@@ -16,7 +16,7 @@ from ddaepp_jax.diffusion.guidance import Guidance
 
 
 def model(config: ConfigDict) -> Iterator[str]:
-    for problem in build.unfitted(config).problems():
+    for problem in build.unlabelled_network(config).problems():
         yield f"model.{problem}"
 
 

@@ -39,7 +39,7 @@ class Pass:
     teacher: str = ""
 
 
-def united(first: Pass, second: Pass) -> Pass:
+def merge(first: Pass, second: Pass) -> Pass:
     """Returns the pass that serves two requests of the same name."""
     capture = tuple(dict.fromkeys(first.capture + second.capture))
     return dataclasses.replace(first, capture=capture, denoises=first.denoises or second.denoises)

@@ -69,7 +69,7 @@ def convert(
         image_shape = input_shape
         class_names = tuple(map(str, range(module.num_classes)))
     else:
-        image_shape, class_names = build.described(config)
+        image_shape, class_names = build.data_description(config)
     _check_data(config.data.name, image_shape, len(class_names), module, input_shape)
     _write(config, variables["params"], image_shape, class_names, workdir)
     return config

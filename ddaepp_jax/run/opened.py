@@ -267,7 +267,7 @@ class Run:
                 image_shape=self.image_shape,
                 mesh=self.mesh,
                 guide=None if guide is None else (guide.module, guide.process),
-                finish=build.finish(self.config),
+                finish=build.output_conversion(self.config),
             )
         pieces = []
         title = f"{chosen.sampler}-{chosen.steps}"

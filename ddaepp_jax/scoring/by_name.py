@@ -43,7 +43,7 @@ class ClassifierData:
         """Describes the data of a config."""
         data = config.data
         identity = str(Path(data.data_dir).resolve()) if data.name == "folder" else data.name
-        image_shape, class_names = build.described(config)
+        image_shape, class_names = build.data_description(config)
 
         def splits() -> tuple[Dataset, Dataset]:
             return build.dataset(config, data.split), build.dataset(config, data.eval_split)

@@ -18,7 +18,7 @@ from ddaepp_jax.training.checkpoint import FORMAT, steps_of
 from ddaepp_jax.training.step import TrainState
 
 
-def kept(averages: Mapping[str, Any]) -> dict[str, Any]:
+def snapshot_content(averages: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the part of a state's ``ema``, or of its shapes, that a snapshot holds:
     ``{"sigma_rel0.05": {"network": ..}, ..}``.
     """
@@ -31,7 +31,7 @@ def kept(averages: Mapping[str, Any]) -> dict[str, Any]:
 
 def nbytes(averages: Mapping[str, Any]) -> int:
     """Returns the bytes of one snapshot."""
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept(averages)))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(snapshot_content(averages)))
 
 
 class Snapshots:
@@ -68,7 +68,7 @@ class Snapshots:
             return
         self._manager.check_for_errors()
         items = ocp.args.Composite(
-            ema=ocp.args.StandardSave(kept(state.ema)), meta=ocp.args.JsonSave({"format": FORMAT})
+            ema=ocp.args.StandardSave(snapshot_content(state.ema)), meta=ocp.args.JsonSave({"format": FORMAT})
         )
         self._manager.save(step, args=items)
 

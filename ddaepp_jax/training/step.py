@@ -13,7 +13,7 @@ from jax import Array
 
 from ddaepp_jax.base.streams import named
 from ddaepp_jax.diffusion.process import Process
-from ddaepp_jax.objectives.passes import Pass, Result, united
+from ddaepp_jax.objectives.passes import Pass, Result, merge
 from ddaepp_jax.training import ema
 
 
@@ -120,7 +120,7 @@ def total_loss(
     requests: dict[str, Pass] = {}
     for objective, _ in learner.objectives.values():
         for name, request in objective.passes(rng, batch).items():
-            requests[name] = united(requests[name], request) if name in requests else request
+            requests[name] = merge(requests[name], request) if name in requests else request
     results = {}
     for name, request in requests.items():
         weights = state.ema[request.teacher] if request.teacher else params

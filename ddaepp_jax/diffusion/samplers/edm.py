@@ -8,7 +8,7 @@ from jax import Array
 from ddaepp_jax.diffusion.edm import EDM
 from ddaepp_jax.diffusion.noise import step_noise
 from ddaepp_jax.diffusion.process import Denoiser
-from ddaepp_jax.diffusion.samplers.parts import estimate, float32, not_negative
+from ddaepp_jax.diffusion.samplers.parts import check_not_negative, estimate, float32
 from ddaepp_jax.diffusion.samplers.registry import register
 
 
@@ -34,7 +34,7 @@ def heun(
       s_min, s_max: range of sigma in which noise is added.
       s_noise: standard deviation of that noise.
     """
-    not_negative(s_churn=s_churn, s_min=s_min, s_max=s_max, s_noise=s_noise)
+    check_not_negative(s_churn=s_churn, s_min=s_min, s_max=s_max, s_noise=s_noise)
     sigmas = process.grid(steps)
     now, after = sigmas[:-1], sigmas[1:]
     in_range = (s_min <= now) & (now <= s_max)

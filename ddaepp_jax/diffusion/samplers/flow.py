@@ -12,7 +12,7 @@ from jax import Array
 from ddaepp_jax.diffusion.flow import Flow
 from ddaepp_jax.diffusion.noise import step_noise
 from ddaepp_jax.diffusion.process import Denoiser
-from ddaepp_jax.diffusion.samplers.parts import estimate, float32, not_negative
+from ddaepp_jax.diffusion.samplers.parts import check_not_negative, estimate, float32
 from ddaepp_jax.diffusion.samplers.registry import register
 
 
@@ -99,7 +99,7 @@ def euler_maruyama(
     Args:
       diffusion: strength of the noise, and of the score that takes it away; 0 gives the ODE.
     """
-    not_negative(diffusion=diffusion)
+    check_not_negative(diffusion=diffusion)
     now, after = _times(process, steps, shift)
     length = after - now
     diffusion = np.where(after < 1, diffusion, 0.0)

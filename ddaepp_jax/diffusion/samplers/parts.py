@@ -18,7 +18,7 @@ def float32(*arrays: np.ndarray) -> tuple[Array, ...]:
     return tuple(jnp.asarray(a, jnp.float32) for a in arrays)
 
 
-def not_negative(**options: float) -> None:
+def check_not_negative(**options: float) -> None:
     """Raises ValueError, naming the option, for a negative number."""
     for name, value in options.items():
         if not value >= 0:
