@@ -1,11 +1,11 @@
-"""Check what the scores measure: real images, disturbed real images, and samples of runs.
+"""Scores real images, disturbed real images and samples of runs, to check the scores themselves.
 
     python benchmarks/frechet.py --data_dir=DIR --runs runs/plain runs/conditioned
 
-CIFAR-10's test images against its training images are the floor. Noise and blur of rising strength
-should raise the distances; the table shows whether they do. Every set has ``--n`` images, samples
-included, because distances of different numbers of images can't be compared. ``--out`` gets
-scores.jsonl (a row for each set), table.md and picture.png.
+The score of CIFAR-10's test images, compared with its training images, is the floor. Noise and blur
+of rising strength should raise the distances; the table shows whether they do. Every set has
+``--n`` images, including samples, because distances of different numbers of images are not
+comparable. ``--out`` gets scores.jsonl (a row for each set), table.md and picture.png.
 """
 
 import argparse
@@ -51,14 +51,14 @@ def blurred(radius: float) -> Disturb:
     """Returns a function that applies a Gaussian blur."""
 
     def disturb(image: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
-        picture = Image.fromarray(image.squeeze())  # Pillow's grey images have no channel.
+        picture = Image.fromarray(image.squeeze())  # Pillow's grey images have no channel axis.
         return np.asarray(picture.filter(ImageFilter.GaussianBlur(radius))).reshape(image.shape)
 
     return disturb
 
 
 def disturbed(images: ImageSet, name: str, disturb: Disturb) -> ImageSet:
-    """Returns the same images disturbed; the random numbers of image i depend on i only."""
+    """Returns the disturbed images; the random numbers of image i depend on i only."""
 
     def read(ids: np.ndarray) -> np.ndarray:
         clean = images.read(ids)
@@ -107,7 +107,7 @@ def program(argv: Sequence[str]) -> None:
 
 
 def table(results: Mapping[str, Mapping[str, Any]], kind: str) -> str:
-    """Returns a table in Markdown: a row for each set, a column for each score."""
+    """Returns a table in Markdown, with a row for each set and a column for each score."""
     first = next(iter(results.values()))
     names = [name for name in first["mean"] if not name.endswith("_std")]
     cells = [
@@ -130,7 +130,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     add("--runs", nargs="*", default=(), help="run directories whose samples are scored too")
     add("--n", type=int, default=2000, help="images of each set (2000)")
-    add("--steps", type=int, help="steps of the runs' samplers (default: the configs')")
+    add("--steps", type=int, help="steps of the runs' samplers (default: the config's)")
     add("--out", type=Path, default=Path(__file__).parent / "results" / "frechet")
     return parser.parse_args(argv)
 

@@ -1,12 +1,12 @@
-"""The cost of probing a run, against the forward passes that DDAE's protocol needs.
+"""Compares the time of probing a run with the forward passes that DDAE's protocol needs.
 
     python benchmarks/linear_probe.py --workdir=runs/uvit_cifar --images=1000
 
-DDAE's protocol needs one forward pass for each image, level and epoch. A part of the run's data set
-is probed at the process's levels, with all layers, without kNN, and chosen on the test split. At
-each level, the bare forward passes of the `online` protocol, the `online` probe and the `cached`
-probe are timed; all are compiled before. The probes' times contain those of the raw pixels. A row
-is added to ``--out``.
+DDAE's protocol needs one forward pass for each image, level and epoch. The benchmark probes a part
+of the run's data set at the process's levels, with all layers and without kNN, and chooses on the
+test split. At each level it times the bare forward passes of the `online` protocol, the `online`
+probe and the `cached` probe, all compiled before. The probes' times contain the probe of raw
+pixels. A row is appended to ``--out``.
 """
 
 import dataclasses
@@ -36,9 +36,9 @@ from ddaepp_jax.run import Run
 def forward_passes(
     run: Run, settings: Settings, images: np.ndarray, level: float, count: int
 ) -> float:
-    """Returns the seconds of ``count`` forward passes from host arrays, with all layers pooled.
+    """Times ``count`` forward passes from host arrays, with all layers pooled, in seconds.
 
-    Batches have the size that the program's have.
+    Batches have the size of the program's batches.
     """
     features = noisy(run.module, run.process, settings.layers)
     feature_batch = make_feature_batch(features, run.mesh, pad=0, flip=False)
@@ -57,7 +57,7 @@ def forward_passes(
 
 
 def first(data: Dataset, count: int) -> Dataset:
-    """Returns the first images of a data set, in memory."""
+    """Loads the first ``count`` images of a data set into memory."""
     return dataclasses.replace(data, length=count).resident()
 
 
@@ -84,8 +84,8 @@ def program(argv: Sequence[str]) -> None:
     online = settings("online")
     levels = run.process.probe_levels()
     count = args.images * online.protocol.epochs + args.images // 5
-    probed = {"online": {}, "cached": {}}
-    seconds = dict.fromkeys(("bare", *probed), 0.0)
+    results_by_protocol = {"online": {}, "cached": {}}
+    seconds = dict.fromkeys(("bare", *results_by_protocol), 0.0)
     with tempfile.TemporaryDirectory() as directory:
 
         def timed_probe(settings: Settings, name: str) -> tuple[dict[str, Any], float]:
@@ -96,12 +96,13 @@ def program(argv: Sequence[str]) -> None:
 
         images, _ = train.arrays()
         forward_passes(run, online, images, levels[0], 1)
-        for name, epochs in (("online", 1), ("cached", None)):  # compiles
+        for name, epochs in (("online", 1), ("cached", None)):  # Compiles the probes.
             timed_probe(settings(name, levels=levels[:1], epochs=epochs), f"{name}-warm")
-        for level in levels:  # In turn at each level, so that a drift of the machine cancels.
+        for level in levels:  # Alternate at each level, so that a drift of the machine cancels.
             seconds["bare"] += forward_passes(run, online, images, level, count)
-            for name in probed:
-                probed[name], elapsed = timed_probe(settings(name, levels=(level,)), name)
+            for name in results_by_protocol:
+                results, elapsed = timed_probe(settings(name, levels=(level,)), name)
+                results_by_protocol[name] = results
                 seconds[name] += elapsed
     model = run.config.model
     row = {
@@ -117,7 +118,7 @@ def program(argv: Sequence[str]) -> None:
         "bare_over_cached": seconds["bare"] / seconds["cached"],
         "best": {
             name: {key: results["best"][key] for key in ("layer", "linear_test")}
-            for name, results in probed.items()
+            for name, results in results_by_protocol.items()
         },
         **machine(),
     }

@@ -1,4 +1,4 @@
-"""Where and when a row was measured."""
+"""The machine and the date of a measurement."""
 
 import os
 import platform
@@ -9,7 +9,7 @@ import jax
 
 
 def machine() -> dict[str, Any]:
-    """The columns that say so, of a process whose backend runs."""
+    """Returns the columns of a row that say where and when it was measured."""
     return {
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),

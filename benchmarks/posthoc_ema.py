@@ -1,16 +1,17 @@
-"""How near averages made from snapshots come to the same averages tracked in training, by width and
-snapshots.
+"""Measures the error of weight averages made from snapshots, by width and number of snapshots.
 
     python benchmarks/posthoc_ema.py --steps=2000
 
-One run of a config, at a constant learning rate, so that averages have something to do, tracks
-averages of many widths and keeps snapshots of the two that are usual, 0.05 and 0.10. At its end
-each other one is made of these two: of all snapshots, every second, every fourth, every eighth. The
-  error is |made - tracked| / |tracked - last|, over all
-parameters of the network: as a part of what the average does to the last parameters. Beside it are
-  the same for the
-nearer of the two, as it is; |made - tracked| / |tracked|; and the error of the profile, which takes
-no training to know. Rows go to ``--out``.jsonl, the plot to ``--out``.png.
+One run of a config tracks averages of many widths, and saves snapshots of the two usual widths,
+0.05 and 0.10. Its learning rate is constant, so that averages differ from the last weights. After
+the run, every tracked average is made from the snapshots of these two: from all, and from every
+second, fourth and eighth snapshot.
+
+The error is |made - tracked| / |tracked - last| over all parameters of the network: a fraction of
+the distance between the average and the last parameters. A row also has the same error of the
+nearer of the two saved averages without any combination, the relative error |made - tracked| /
+|tracked|, and the error of the profile, which is known without training. Rows go to
+``--out``.jsonl, the plot to ``--out``.png.
 """
 
 import functools
@@ -39,11 +40,11 @@ from ddaepp_jax.training import posthoc
 
 KEPT = (0.05, 0.1)
 WIDTHS = (0.015, 0.02, 0.03, 0.04, *KEPT[:1], 0.06, 0.07, 0.085, *KEPT[1:], 0.12, 0.15, 0.2, 0.25)
-SNAPSHOTS = (5, 10, 20, 40)  # each divides the last
+SNAPSHOTS = (5, 10, 20, 40)  # Each number divides the last.
 
 
 def distance(one: Any, other: Any = None) -> float:
-    """L2 norm of a tree of arrays, or of the difference of two; float64."""
+    """Returns the L2 norm, in float64, of a tree of arrays or of the difference of two trees."""
     wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), one)
     if other is not None:
         wide = jax.tree.map(lambda a, b: a - np.asarray(b, np.float64), wide, other)
@@ -53,29 +54,35 @@ def distance(one: Any, other: Any = None) -> float:
 def measure(
     workdir: Path, counts: Sequence[int] = SNAPSHOTS, kept: Sequence[float] = KEPT
 ) -> list[dict[str, Any]]:
-    """A row a number of snapshots and a width that a finished run tracked."""
-    run, rows = load(workdir), []
-    total, every = run.step, run.config.ema.snapshot_every
-    last, everywhere = run.state().params["network"], parallel.replicated(run.mesh)
-    posthoc.restore_networks = functools.cache(posthoc.restore_networks)  # each is read once
+    """Returns a row for each number of snapshots and each width that a finished run tracked."""
+    rows = []
+    run = load(workdir)
+    total = run.step
+    every = run.config.ema.snapshot_every
+    last = run.state().params["network"]
+    replicated = parallel.replicated(run.mesh)
+    posthoc.restore_networks = functools.cache(posthoc.restore_networks)  # Read each file once.
     tracked = {width: load(workdir, sigma_rel=width).params for width in run.config.ema.sigma_rel}
     for count in counts:
         stride = total // count
         if stride % every or total % count:
-            raise ValueError(f"{count} snapshots of {total} steps at every {every}")
-        given = [(step, width) for step in range(stride, total + 1, stride) for width in kept]
-        for wanted, average in tracked.items():
-            weights, profile_error = posthoc.fit(*zip(*given, strict=True), total, wanted)
-            combined = dict(zip(given, weights.tolist(), strict=True))
-            off = distance(posthoc.combine(workdir / "snapshots", combined, everywhere), average)
+            raise ValueError(
+                f"{total} steps with a snapshot every {every} have no {count} evenly spaced ones"
+            )
+        snapshots = [(step, width) for step in range(stride, total + 1, stride) for width in kept]
+        for sigma_rel, average in tracked.items():
+            weights, profile_error = posthoc.fit(*zip(*snapshots, strict=True), total, sigma_rel)
+            weight_of = dict(zip(snapshots, weights.tolist(), strict=True))
+            combined = posthoc.combine(workdir / "snapshots", weight_of, replicated)
+            error = distance(combined, average)
             moved = distance(average, last)
             rows.append(
                 {
                     "snapshots": count,
-                    "sigma_rel": wanted,
-                    "error": off / moved,
+                    "sigma_rel": sigma_rel,
+                    "error": error / moved,
                     "nearest": min(distance(tracked[width], average) for width in kept) / moved,
-                    "relative": off / distance(average),
+                    "relative": error / distance(average),
                     "profile_error": profile_error,
                     "sum_of_weights_abs": float(np.abs(weights).sum()),
                 }
@@ -84,26 +91,32 @@ def measure(
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: errors in percent, a line a width, a column a number of snapshots, and the
-    nearest's.
+    """Returns a table in Markdown of the errors in percent.
+
+    A line is a width, a column a number of snapshots; the last column is the error of the nearer of
+    the two saved averages.
     """
     counts = sorted({row["snapshots"] for row in rows})
     lines = []
     for width in sorted({row["sigma_rel"] for row in rows}):
-        mine = {row["snapshots"]: row for row in rows if row["sigma_rel"] == width}
-        lines.append([f"{width:g}", *(f"{100 * mine[n]['error']:.2g}" for n in counts)])
-        lines[-1].append(f"{100 * mine[counts[0]]['nearest']:.2g}")
+        by_count = {row["snapshots"]: row for row in rows if row["sigma_rel"] == width}
+        errors = [by_count[n]["error"] for n in counts] + [by_count[counts[0]]["nearest"]]
+        lines.append([f"{width:g}", *(f"{100 * error:.2g}" for error in errors)])
     headers = ["sigma_rel", *(f"{n} snapshots" for n in counts), "the nearest of the two"]
     return tabulate(lines, headers, tablefmt="github", disable_numparse=True)
 
 
 @rc_context(plots.STYLE)
 def plot(rows: Sequence[Mapping[str, Any]], kept: Sequence[float] = KEPT) -> Figure:
-    """Error by width, a line a number of snapshots; the two widths that are kept are marked."""
+    """Draws the error by width, with a line for each number of snapshots.
+
+    Vertical lines mark the two widths that are saved.
+    """
     figure = Figure(figsize=(plots.WIDTH, 3.6))
     axes = figure.subplots()
     counts = sorted({row["snapshots"] for row in rows})
-    others = [row for row in rows if row["sigma_rel"] not in kept]  # there the error is rounding
+    # At the kept widths the error is rounding.
+    others = [row for row in rows if row["sigma_rel"] not in kept]
 
     def line(count: int, name: str) -> list[list[float]]:
         return [[row["sigma_rel"], row[name]] for row in others if row["snapshots"] == count]
@@ -142,27 +155,30 @@ def program(argv: Sequence[str]) -> None:
         "--config",
         default="configs/uvit_digits.py",
         metavar="FILE[:VARIANT]",
-        help="--config.FIELD=VALUE changes it",
+        help="config (configs/uvit_digits.py); --config.FIELD=VALUE changes a field",
     )
-    add("--steps", type=int, default=2000, help=f"of the run, a multiple of {SNAPSHOTS[-1]} (2000)")
     add(
-        "--workdir",
-        type=Path,
-        help="where the run goes, and stays (default: a temporary directory)",
+        "--steps",
+        type=int,
+        default=2000,
+        help=f"steps of the run, a multiple of {SNAPSHOTS[-1]} (2000)",
+    )
+    add(
+        "--workdir", type=Path, help="run directory, which is kept (default: a temporary directory)"
     )
     add(
         "--out",
         type=Path,
         default=Path(__file__).parent / "results" / "posthoc_ema",
-        help="path without suffix",
+        help="path of the results, without suffix",
     )
     args, rest = parser.parse_known_args(argv)
     fields = {
         "train.steps": args.steps,
         "ema.sigma_rel": WIDTHS,
         "ema.snapshot_every": args.steps // SNAPSHOTS[-1],
+        "optimizer.schedule": "constant",
     }
-    fields |= {"optimizer.schedule": "constant"}
     fields |= {
         f"evals.{name}.every": 0 for name in ("heldout_loss", "samples", "probe", "knn", "features")
     }

@@ -1,12 +1,12 @@
-"""Measure how long scores take: Frechet distance, precision and recall, KID, Inception Score.
+"""Measures the time of scores: Frechet distance, precision and recall, KID, Inception Score.
 
     python benchmarks/scores.py
     python benchmarks/scores.py --images=5000 --neighbours=1000 --repeats=3
 
 Features are random and rectified, as wide as Inception's, with variances that fall over the
-dimensions; logits are normal. Seconds are by the wall clock, and by the CPU over all threads: the
-latter tell more on a machine that does other work too. Rows are written to ``--out``, by default
-benchmarks/results/scores.jsonl.
+dimensions; logits are normal. Times are wall-clock seconds, and CPU seconds over all threads; the
+latter are more reliable on a machine that does other work too. Rows are written to ``--out``, by
+default benchmarks/results/scores.jsonl.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from ddaepp_jax.scoring.inception_score import inception_score
 from ddaepp_jax.scoring.kid import kid
 from ddaepp_jax.scoring.precision_recall import precision_recall
 
-CLASSES = 1008  # of Inception's logits
+CLASSES = 1008  # size of Inception's logits
 
 
 def random_features(images: int, dims: int, seed: int) -> np.ndarray:

@@ -1,18 +1,19 @@
-"""Variants of a config against each other, over seeds: trained, probed, put into one table and one
-plot with spread.
+r"""Compares variants of a config over seeds: trains and probes them, and makes a table and a plot.
 
-    python benchmarks/study.py --name=self_conditioning --config=configs/uvit_cifar.py:study \\
-        --variant=plain:model.self_condition=False
+    python benchmarks/study.py --name=self_conditioning --config=configs/uvit_cifar.py:study \
+        --variant=plain:model.self_condition=False \
         --variant=self-conditioned:model.self_condition=True
-    python benchmarks/study.py --name=distillation --config=configs/ablation_study.py:{} \\
+    python benchmarks/study.py --name=distillation --config=configs/ablation_study.py:{} \
         --variant=plain --variant=conditioned --variant=distilled --variant=both
 
-The first variant is the base: the others are trained for as many steps, and where a step's FLOPs
-  (XLA's cost analysis)
-differ by more than a percent, once more for as many FLOPs; {} in --config is the variant's name.
-Where the config scores samples (evals.fid), the last distance is a column. The same command again
-goes on where it stopped, and a run that another study has made is taken from there. In
-benchmarks/results/NAME: runs.jsonl (a row a run), logs/ (each run's metrics), table.md, plot.png.
+The first variant is the base. The others are trained for as many steps, and if the FLOPs of their
+step (XLA's cost analysis) differ from the base's by more than a percent, once more for as many
+FLOPs. {} in --config is replaced by the variant's name. If the config scores samples (evals.fid),
+the last distance is a column. The same command again continues where it stopped, and reuses runs
+that another study made.
+
+benchmarks/results/NAME gets runs.jsonl (a row for each run), logs/ (each run's metrics), table.md
+and plot.png.
 """
 
 import argparse
@@ -41,16 +42,11 @@ from ddaepp_jax.reporting import plots
 from ddaepp_jax.reporting.probes import PIXELS
 from ddaepp_jax.run.train import train_and_evaluate
 
-MADE_BY = (
-    "config",
-    "overrides",
-    "seed",
-    "steps",
-    "probed",
-)  # of a row: what its numbers are a function of
+# Columns of a row that determine its numbers.
+IDENTITY = ("config", "overrides", "seed", "steps", "probed")
 BUDGETS = ("steps", "compute")
-CLOSE = 0.01  # FLOPs a step so close count as equal: one run serves both budgets
-MEASURES = {  # column of a row -> its name in table and plot
+CLOSE = 0.01  # FLOPs of a step within this share are equal: one run serves both budgets.
+MEASURES = {  # Column of a row -> its name in table and plot.
     "train_loss": "training loss",
     "heldout_loss": "held-out loss",
     "linear_test": "linear, %",
@@ -60,31 +56,34 @@ MEASURES = {  # column of a row -> its name in table and plot
 BESIDE = dict(xycoords=("axes fraction", "data"), xytext=(0, 2), textcoords="offset points", size=7)
 
 
-def of_variant(config: str, variant: str) -> str:
-    """The --config of a variant."""
+def variant_config(config: str, variant: str) -> str:
+    """Returns the --config of a variant."""
     return config.replace("{}", variant)
 
 
 def steps_by_budget(
     overrides: Mapping[str, Sequence[str]], config: str, budgets: Sequence[str]
 ) -> dict[str, dict[str, int]]:
-    """{variant: {"steps": as many as the base's, "compute": as many FLOPs}}, of those ``budgets``
-    alone.
+    """Returns each variant's number of steps for each of ``budgets``.
+
+    The budget "steps" gives the steps of the config, "compute" as many FLOPs as the base takes.
+
+    Returns:
+      {variant: {budget: steps}}.
     """
-    flops, steps = {}, 0
+    flops = {}
+    steps = 0
     for variant, fields in overrides.items():
-        made = parse_config([f"--config={of_variant(config, variant)}", *fields])
-        flops[variant], steps = Step(made, random_images(made)).program.flops, made.train.steps
+        parsed = parse_config([f"--config={variant_config(config, variant)}", *fields])
+        flops[variant] = Step(parsed, random_images(parsed)).program.flops
+        steps = parsed.train.steps
     base = next(iter(flops.values()))
-    ratios = {
-        variant: base / cost if abs(base / cost - 1) > CLOSE else 1
-        for variant, cost in flops.items()
-    }
-    made = {
-        variant: {"steps": steps, "compute": round(steps * ratio)}
-        for variant, ratio in ratios.items()
-    }
-    return {variant: {name: counts[name] for name in budgets} for variant, counts in made.items()}
+    by_budget = {}
+    for variant, cost in flops.items():
+        ratio = base / cost if abs(base / cost - 1) > CLOSE else 1
+        counts = {"steps": steps, "compute": round(steps * ratio)}
+        by_budget[variant] = {name: counts[name] for name in budgets}
+    return by_budget
 
 
 def run_one(
@@ -94,22 +93,32 @@ def run_one(
     images: Sequence[int] = (),
     **probed: Sequence[Any],
 ) -> dict[str, Any]:
-    """Train and probe one run, at some ``layers`` and ``levels``; its row.
+    """Trains and probes one run, and returns its row.
 
-    ``images``: how many of the two splits are probed; (): all.
+    Args:
+      config: config file and variant.
+      fields: overrides of the config's fields.
+      workdir: run directory.
+      images: numbers of images of the training and of the held-out split to probe; (): all.
+      probed: the ``layers`` and ``levels`` to probe.
     """
     start = time.monotonic()
-    made = parse_config([f"--config={config}", *fields])
-    train_and_evaluate(made, workdir)
+    train_and_evaluate(parse_config([f"--config={config}", *fields]), workdir)
     run = load(workdir)
     for split, number in zip(("split", "eval_split"), images, strict=False):
         run.config.data[split] += f"[:{number}]"
-    found = linear_probe.probe(
-        run, linear_probe.settings(run, **probed), workdir / "probe" / "study"
-    )
+    settings = linear_probe.settings(run, **probed)
+    results = linear_probe.probe(run, settings, workdir / "probe" / "study")
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    (pixels,) = (row for row in found["rows"] if row["layer"] == PIXELS)
-    distances = [(k, v) for row in rows for k, v in row.items() if re.match("fid/.*-fd", k)]
+    (pixels,) = (row for row in results["rows"] if row["layer"] == PIXELS)
+    metrics = [item for row in rows for item in row.items()]
+    # Denoising is the part of the loss that all variants have.
+    train_losses = [row["denoising/loss"] for row in rows if "loss" in row]
+    heldout_losses = [
+        value for name, value in metrics if name.startswith("heldout_loss") and "mean" in name
+    ]
+    distances = [item for item in metrics if re.match("fid/.*-fd", item[0])]
+    frechet = {"frechet": distances[-1][1], "frechet_of": distances[-1][0]} if distances else {}
     columns = (
         "layer",
         "noise_level",
@@ -119,92 +128,86 @@ def run_one(
         "knn_test",
     )
     return {
-        "train_loss": [row["denoising/loss"] for row in rows if "loss" in row][
-            -1
-        ],  # the part that all variants have
-        "heldout_loss": [
-            v
-            for row in rows
-            for k, v in row.items()
-            if k.startswith("heldout_loss") and "mean" in k
-        ][-1],
-        **{name: found["best"][name] for name in columns},
-        **({"frechet": distances[-1][1], "frechet_of": distances[-1][0]} if distances else {}),
+        "train_loss": train_losses[-1],
+        "heldout_loss": heldout_losses[-1],
+        **{name: results["best"][name] for name in columns},
+        **frechet,
         "pixels_linear_test": pixels["linear_test"],
         "pixels_knn_test": pixels["knn_test"],
-        "protocol": found["protocol"],
-        "data": found["data"],
+        "protocol": results["protocol"],
+        "data": results["data"],
         "seconds": round(time.monotonic() - start),
         **machine(),
     }
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
-    """The rows of a study's runs.jsonl."""
+    """Reads the rows of a study's runs.jsonl."""
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 def same_run(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two rows are of one run, whatever it is called and compared with."""
-    return all(one.get(field) == other.get(field) for field in MADE_BY)
+    """Whether two rows are of the same run; its name and budget may differ."""
+    return all(one.get(field) == other.get(field) for field in IDENTITY)
 
 
 def keep_logs(workdir: Path, logs: Path) -> None:
-    """A run's metrics and probe, beside the study's rows."""
+    """Copies a run's metrics and probe beside the study's rows."""
     logs.mkdir(exist_ok=True)
     shutil.copy(workdir / "metrics.jsonl", logs / f"{workdir.name}.jsonl")
     shutil.copy(workdir / "probe" / "study.csv", logs / f"{workdir.name}-probe.csv")
 
 
 def publish(rows: Sequence[Mapping[str, Any]], results: Path) -> None:
-    """What is made of the rows."""
+    """Writes the table and the plot of the rows."""
     (results / "table.md").write_text(table(rows) + "\n")
     plot(rows).savefig(results / "plot.png", dpi=160)
 
 
 def spread(values: Sequence[float], digits: int) -> str:
-    """Mean ± standard deviation."""
+    """Formats the mean ± the standard deviation of values."""
     deviation = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
     return f"{np.mean(values):.{digits}f}{deviation}"
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: means with standard deviations over seeds, differences to the base by seed, and raw
-    pixels.
+    """Returns a table in Markdown.
+
+    It has means with standard deviations over seeds, differences to the base seed by seed, and the
+    accuracies of raw pixels.
     """
-    lines, base, measures = (
-        [],
-        rows[0]["variant"],
-        {k: v for k, v in MEASURES.items() if k in rows[0]},
-    )
+    lines = []
+    base = rows[0]["variant"]
+    measures = {name: title for name, title in MEASURES.items() if name in rows[0]}
     for budget in BUDGETS:
-        of_budget = [row for row in rows if budget in row["budgets"]]
-        for variant in dict.fromkeys(row["variant"] for row in of_budget):
-            mine = {row["seed"]: row for row in of_budget if row["variant"] == variant}
-            theirs = {row["seed"]: row for row in of_budget if row["variant"] == base}
-            line = [f"equal {budget}", variant, len(mine), mine[min(mine)]["steps"]]
-            difference = ["", f"{variant} - {base}", len(mine), ""]
+        budget_rows = [row for row in rows if budget in row["budgets"]]
+        base_rows = {row["seed"]: row for row in budget_rows if row["variant"] == base}
+        for variant in dict.fromkeys(row["variant"] for row in budget_rows):
+            by_seed = {row["seed"]: row for row in budget_rows if row["variant"] == variant}
+            seeds = sorted(by_seed.keys() & base_rows.keys())
+            line = [f"equal {budget}", variant, len(by_seed), by_seed[min(by_seed)]["steps"]]
+            difference = ["", f"{variant} - {base}", len(by_seed), ""]
             for name in measures:
                 digits = 2 if "test" in name else 4
-                line.append(spread([row[name] for row in mine.values()], digits))
-                both = sorted(mine.keys() & theirs.keys())
-                difference.append(
-                    spread([mine[seed][name] - theirs[seed][name] for seed in both], digits)
-                )
-            lines += [line] + [difference] * (variant != base)
+                differences = [by_seed[seed][name] - base_rows[seed][name] for seed in seeds]
+                line.append(spread([row[name] for row in by_seed.values()], digits))
+                difference.append(spread(differences, digits))
+            lines.append(line)
+            if variant != base:
+                lines.append(difference)
     pixels = [
         np.mean([row[f"pixels_{name}"] for row in rows]) for name in ("linear_test", "knn_test")
     ]
     lines.append(["", "raw pixels", "", "", "", "", *(f"{value:.2f}" for value in pixels)])
-    return tabulate(
-        lines, ["budget", "variant", "seeds", "steps", *measures.values()], tablefmt="github"
-    )
+    headers = ["budget", "variant", "seeds", "steps", *measures.values()]
+    return tabulate(lines, headers, tablefmt="github")
 
 
 @rc_context(plots.STYLE)
 def plot(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """A panel a measure, a line of them a budget: seeds as points, joined; means as bars; raw
-    pixels as a line.
+    """Draws a column of panels for each measure, and a row for each budget.
+
+    Seeds are joined points, means are bars, and raw pixels are a dotted line.
     """
     variants = list(dict.fromkeys(row["variant"] for row in rows))
     measures = {name: title for name, title in MEASURES.items() if name in rows[0]}
@@ -213,9 +216,9 @@ def plot(rows: Sequence[Mapping[str, Any]]) -> Figure:
         del budgets["compute"]
     figure = Figure(figsize=(max(2.4, 0.5 * len(variants)) * len(measures), 2.9 * len(budgets)))
     panels = figure.subplots(len(budgets), len(measures), squeeze=False)
-    for line, (budget, of_budget) in zip(panels, budgets.items(), strict=True):
+    for line, (budget, budget_rows) in zip(panels, budgets.items(), strict=True):
         for axes, (name, title) in zip(line, measures.items(), strict=True):
-            draw_seeds(axes, of_budget, variants, name)
+            draw_seeds(axes, budget_rows, variants, name)
             if f"pixels_{name}" in rows[0]:
                 axes.axhline(rows[0][f"pixels_{name}"], color="#666666", ls=":", lw=1)
                 axes.annotate("raw pixels", (0.02, rows[0][f"pixels_{name}"]), **BESIDE)
@@ -227,8 +230,9 @@ def plot(rows: Sequence[Mapping[str, Any]]) -> Figure:
 def draw_seeds(
     axes: Axes, rows: Sequence[Mapping[str, Any]], variants: Sequence[str], name: str
 ) -> None:
-    """A measure by variant: differences are to be read along a seed's line, not between the means
-    alone.
+    """Draws a measure by variant; a line joins the points of a seed.
+
+    Read differences along a seed's line, not between the means alone.
     """
     places = {variant: i for i, variant in enumerate(variants)}
     for seed in sorted({row["seed"] for row in rows}):
@@ -246,7 +250,7 @@ def draw_seeds(
 def planned(
     args: argparse.Namespace, overrides: Mapping[str, Sequence[str]]
 ) -> Iterator[dict[str, Any]]:
-    """The study's rows without what is measured, seed by seed."""
+    """Yields the study's rows without their measurements, seed by seed."""
     budgets = steps_by_budget(overrides, args.config, args.budgets)
     for seed, (variant, fields) in itertools.product(args.seeds, overrides.items()):
         for steps in dict.fromkeys(budgets[variant].values()):
@@ -254,18 +258,19 @@ def planned(
                 "variant": variant,
                 "seed": seed,
                 "steps": steps,
-                "config": of_variant(args.config, variant),
+                "config": variant_config(args.config, variant),
                 "overrides": [field for field in fields if "data_dir" not in field],
                 "probed": {
                     name: list(getattr(args, name)) for name in ("images", "layers", "levels")
                 },
-                "budgets": [name for name, wanted in budgets[variant].items() if wanted == steps],
+                "budgets": [name for name, count in budgets[variant].items() if count == steps],
             }
 
 
 def study(args: argparse.Namespace, common: Sequence[str]) -> None:
-    """Make the rows that are not there yet, each published as it comes."""
-    results, overrides = args.out / args.name, {}
+    """Makes the rows that are missing, and publishes each when it is done."""
+    results = args.out / args.name
+    overrides = {}
     for text in args.variant:
         variant, _, fields = text.partition(":")
         overrides[variant] = [
@@ -283,8 +288,8 @@ def study(args: argparse.Namespace, common: Sequence[str]) -> None:
         for row in read_rows(other)
     ]
     for row in planned(args, overrides):
-        variant, seed, steps = key = row["variant"], row["seed"], row["steps"]
-        if key in done:
+        variant, seed, steps = row["variant"], row["seed"], row["steps"]
+        if (variant, seed, steps) in done:
             continue
         if twin := next((other for other in elsewhere if same_run(other, row)), None):
             row = twin | row
@@ -297,55 +302,60 @@ def study(args: argparse.Namespace, common: Sequence[str]) -> None:
         with file.open("a") as opened:
             opened.write(json.dumps(row) + "\n")
         publish(rows, results)
-    publish(rows, results)  # where all was there, by the table and plot of today
+    publish(rows, results)  # If all rows existed, this renews the table and the plot.
     print(f"\n{table(rows)}\n\nlook at {results}/plot.png; rows are in {file}")
 
 
 def program(argv: Sequence[str]) -> None:
     parser = Parser("benchmarks.study", __doc__)
     add = parser.add_argument
-    add("--name", required=True, help="of the study, and of its folder of results")
+    add("--name", required=True, help="name of the study and of its folder of results")
     add(
         "--config",
         required=True,
         metavar="FILE[:VARIANT]",
-        help="--config.FIELD=VALUE changes it for all variants",
+        help="config; --config.FIELD=VALUE changes a field for all variants",
     )
     add(
         "--variant",
         action="append",
         required=True,
         metavar="NAME:FIELD=VALUE,..",
-        help="may be repeated; base first",
+        help="a variant, may be repeated; the first is the base",
     )
-    add("--seeds", type=comma_separated(int), default=(0, 1, 2), help="with commas (0,1,2)")
+    add("--seeds", type=comma_separated(int), default=(0, 1, 2), help="seeds, with commas (0,1,2)")
     add(
         "--budgets",
         nargs="+",
         choices=BUDGETS,
         default=BUDGETS,
-        help="what is equal (default: each in turn)",
+        help="what the compared runs have in common (default: each in turn)",
     )
-    add("--layers", type=comma_separated(str), default=(), help="layers probed (default: all)")
+    add("--layers", type=comma_separated(str), default=(), help="layers to probe (default: all)")
     add(
         "--levels",
         type=comma_separated(float),
         default=(),
-        help="noise levels probed (default: the process's)",
+        help="noise levels to probe (default: the process's)",
     )
     add(
         "--images",
         type=comma_separated(int),
         default=(),
-        help="TRAIN,TEST: how many are probed (default: all)",
+        help="TRAIN,TEST: numbers of images to probe (default: all)",
     )
     add(
         "--workdir",
         type=Path,
         default=Path("runs/studies"),
-        help="where the runs go (runs/studies)",
+        help="folder of the run directories (runs/studies)",
     )
-    add("--out", type=Path, default=Path(__file__).parent / "results", help="where the results go")
+    add(
+        "--out",
+        type=Path,
+        default=Path(__file__).parent / "results",
+        help="folder of the results (benchmarks/results)",
+    )
     args, common = parser.parse_known_args(argv)
     start_backend()
     study(args, common)

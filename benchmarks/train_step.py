@@ -1,17 +1,21 @@
-"""Throughput, MFU, compile time, memory and the input path of the train step, as JSON lines.
+r"""Measures the train step: throughput, MFU, compile time, memory and the input path.
 
-    python benchmarks/train_step.py --config=configs/uvit_digits.py
-    --config=configs/uvit_cifar.py:small python benchmarks/train_step.py
-    --config=configs/uvit_cifar.py --pair=model.self_condition --batch_size=4
+    python benchmarks/train_step.py --config=configs/uvit_digits.py \
+        --config=configs/uvit_cifar.py:small
+    python benchmarks/train_step.py --config=configs/uvit_cifar.py \
+        --pair=model.self_condition --batch_size=4
 
 ``--config.FIELD=VALUE`` changes a field of every config. Images are random bytes in the shape of
-the data, so none are needed. With ``--pair=FIELD`` a boolean field is measured on against off, with
-``--pair=FIELD=A,B`` its value B against A: by XLA's cost analysis (the whole step's, the loss's
-alone) and by interleaved timing pairs with a 95 % interval: single steps scatter by several percent
-on a shared machine. XLA counts the bytes of a scan's body once: take them with
---config.model.scan=False. ``--topology=v5e:2x2`` compiles the pair for four TPU chips that need not
-be here (libtpu has to be): their memory, where a CPU's says nothing. Rows go to ``--out``, by
-  default benchmarks/results/train_step.jsonl.
+the data, so no data set is needed.
+
+``--pair=FIELD`` compares a boolean field on with off, and ``--pair=FIELD=A,B`` its value B with A:
+by XLA's cost analysis of the whole step and of the loss alone, and by interleaved timing pairs with
+a 95 % interval, because single steps scatter by several percent on a shared machine. XLA counts the
+bytes of a scan's body once; measure bytes with --config.model.scan=False.
+
+``--topology=v5e:2x2`` compiles the pair for four TPU chips and reports their memory, which a CPU's
+memory does not predict. It needs libtpu, but no TPU. Rows are appended to ``--out``, by default
+benchmarks/results/train_step.jsonl, as JSON lines.
 """
 
 import argparse
@@ -44,7 +48,7 @@ EXAMPLES = 4096
 
 
 def random_images(config: ConfigDict) -> Dataset:
-    """A labelled set of random bytes in the shape of the config's data."""
+    """Returns a labelled data set of random bytes in the shape of the config's data."""
     shape = SHAPES[config.data.name]
     images = np.random.default_rng(0).integers(0, 256, (EXAMPLES, *shape), np.uint8)
     labels = (np.arange(EXAMPLES) % 10).astype(np.int32)
@@ -55,7 +59,7 @@ def random_images(config: ConfigDict) -> Dataset:
 
 
 def compiled(config: ConfigDict, data: Dataset, mesh: Mesh) -> tuple[Program, Source]:
-    """The train program and its source."""
+    """Compiles the train program, and returns it with its source of batches."""
     learner = build.learner(
         config, data.image_shape, data.num_classes, total=2**30 // config.train.batch_size
     )
@@ -64,18 +68,17 @@ def compiled(config: ConfigDict, data: Dataset, mesh: Mesh) -> tuple[Program, So
 
 
 class Step:
-    """One compiled train program with its state; a call takes ``steps`` steps and waits for
-    them.
-    """
+    """One compiled train program with its state."""
 
     def __init__(self, config: ConfigDict, data: Dataset) -> None:
         self.mesh = build.mesh(config)
         self.program, self.source = compiled(config, data, self.mesh)
-        self._state, self._step = self.program.init(), 0
+        self._state = self.program.init()
+        self._step = 0
         self._batches: Iterator[Any] = self.source.open(0, 2**30 // config.train.batch_size)
 
     def __call__(self, steps: int) -> float:
-        """Seconds of ``steps`` steps."""
+        """Takes ``steps`` steps, waits for them, and returns the seconds that they took."""
         self._step += steps
         limit = parallel.put(np.int32(self._step), parallel.replicated(self.mesh))
         totals = self.program.zeros()
@@ -89,7 +92,10 @@ class Step:
 
 
 def input_path(config: ConfigDict, source: Source) -> Callable[[int], float]:
-    """Seconds of fetching and preparing the batches of some steps, without the step."""
+    """Returns a function that fetches and prepares the batches of a number of steps.
+
+    The function does not take the steps; it returns the seconds that the batches took.
+    """
     prepare = build.prepare(config)
     batches = source.open(0, 2**30 // config.train.batch_size)
 
@@ -97,14 +103,14 @@ def input_path(config: ConfigDict, source: Source) -> Callable[[int], float]:
         batch = source.fetch(data, step)
         return prepare(batch["image"], step, batch["index"])
 
-    compiled = jax.jit(fetch)
+    compiled_fetch = jax.jit(fetch)
     numbers = [jax.device_put(np.int32(step)) for step in range(100)]
-    jax.block_until_ready(compiled(next(batches), numbers[0]))
+    jax.block_until_ready(compiled_fetch(next(batches), numbers[0]))
 
     def run(steps: int) -> float:
         start = time.perf_counter()
         jax.block_until_ready(
-            [compiled(next(batches), numbers[step % 100]) for step in range(steps)]
+            [compiled_fetch(next(batches), numbers[step % 100]) for step in range(steps)]
         )
         return time.perf_counter() - start
 
@@ -112,13 +118,16 @@ def input_path(config: ConfigDict, source: Source) -> Callable[[int], float]:
 
 
 def peak_memory() -> int:
-    """Bytes: the device's own peak where it tells, else the process's peak resident size."""
+    """Returns the peak memory in bytes.
+
+    It is the device's peak if the device reports one, else the process's peak resident size.
+    """
     stats = jax.devices()[0].memory_stats() or {}
     return stats.get("peak_bytes_in_use", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
 def measure(config: ConfigDict, seconds: float) -> dict[str, Any]:
-    """One config: medians over at least 5 chunks of about a fifth of ``seconds`` each."""
+    """Measures one config: medians over 5 chunks of steps of about a fifth of ``seconds`` each."""
     data = random_images(config)
     step = Step(config, data)
     once = min(step(1) for _ in range(3))
@@ -126,8 +135,8 @@ def measure(config: ConfigDict, seconds: float) -> dict[str, Any]:
     per_step = float(np.median([step(steps) / steps for _ in range(5)]))
     fetch = input_path(config, step.source)
     per_fetch = float(np.median([fetch(20) / 20 for _ in range(5)]))
-    program, device = step.program, step.mesh.devices.flat[0]
-    peak = peak_flops(device.device_kind)
+    program = step.program
+    peak = peak_flops(step.mesh.devices.flat[0].device_kind)
     return {
         "images_per_second": config.train.batch_size / per_step,
         "step_ms": per_step * 1e3,
@@ -143,7 +152,7 @@ def measure(config: ConfigDict, seconds: float) -> dict[str, Any]:
 
 
 def forward_flops(config: ConfigDict, data: Dataset) -> float:
-    """Of the loss without its gradient, on one device."""
+    """Returns the FLOPs of the loss without its gradient, on one device."""
     learner = build.learner(config, data.image_shape, data.num_classes, total=1000)
     rows = config.train.batch_size
     image = jax.ShapeDtypeStruct((rows, *data.image_shape), np.uint8)
@@ -157,20 +166,21 @@ def forward_flops(config: ConfigDict, data: Dataset) -> float:
     return jax.jit(loss).lower(state, image, number, number).compile().cost_analysis()["flops"]
 
 
-def of_pair(config: ConfigDict, text: str) -> list[ConfigDict]:
-    """The configs of FIELD, off and on, or of FIELD=A,B."""
-    field, _, values = text.partition("=")
-    made = []
+def pair_configs(config: ConfigDict, pair: str) -> list[ConfigDict]:
+    """Returns the two configs of ``pair``: FIELD (off, on) or FIELD=A,B."""
+    field, _, values = pair.partition("=")
+    configs = []
     for value in (values or "False,True").split(","):
-        made.append(config.copy_and_resolve_references())
-        made[-1].update_from_flattened_dict({field: ast.literal_eval(value)})
-    return made
+        changed = config.copy_and_resolve_references()
+        changed.update_from_flattened_dict({field: ast.literal_eval(value)})
+        configs.append(changed)
+    return configs
 
 
 def analysed(
     configs: Sequence[ConfigDict], data: Dataset, programs: Sequence[Program]
 ) -> dict[str, float]:
-    """Ratios that the compiler knows, of the second config to the first."""
+    """Returns the ratios of the second config to the first in the compiler's analysis."""
     base, other = programs
     devices = base.state.step.sharding.mesh.size
     forward = [forward_flops(config, data) for config in configs]
@@ -191,16 +201,14 @@ def analysed(
 
 
 def measure_pair(configs: Sequence[ConfigDict], pairs: int) -> dict[str, Any]:
-    """The second config against the first: ratios of cost analysis and of interleaved step
-    times.
-    """
+    """Compares the second config with the first, by cost analysis and interleaved step times."""
     data = random_images(configs[0])
     steps = [Step(config, data) for config in configs]
     for step in steps:
         for _ in range(3):
             step(1)
     ratios = np.empty(pairs)
-    for i in range(pairs):  # which goes first alternates, so that a drift cancels
+    for i in range(pairs):  # The first of a pair alternates, so that a drift cancels.
         seconds = {number: steps[number](1) for number in ((0, 1), (1, 0))[i % 2]}
         ratios[i] = seconds[1] / seconds[0]
     logs = np.log(ratios)
@@ -215,12 +223,14 @@ def measure_pair(configs: Sequence[ConfigDict], pairs: int) -> dict[str, Any]:
 
 
 def compile_pair(configs: Sequence[ConfigDict], topology: str) -> dict[str, Any]:
-    """The same without times, compiled for TPUs that need not be here."""
-    data, devices = random_images(configs[0]), topologies.get_topology_desc(topology, "tpu").devices
+    """Compares by the compiler's analysis alone, for TPUs that need not be present."""
+    data = random_images(configs[0])
+    devices = topologies.get_topology_desc(topology, "tpu").devices
     mesh = parallel.make_mesh((-1, 1, 1), list(devices))
     programs = [compiled(config, data, mesh)[0] for config in configs]
-    on = {"device": devices[0].device_kind, "devices": len(devices)}
-    return on | {
+    return {
+        "device": devices[0].device_kind,
+        "devices": len(devices),
         "memory_bytes": [program.memory for program in programs],
         **analysed(configs, data, programs),
     }
@@ -233,7 +243,7 @@ def main() -> None:
     parser.add_argument(
         "--config", action="append", required=True, help="config file[:variant]; may be repeated"
     )
-    parser.add_argument("--batch_size", type=int, help="instead of the config's")
+    parser.add_argument("--batch_size", type=int, help="images of a batch (default: the config's)")
     parser.add_argument(
         "--stream",
         action="store_true",
@@ -242,18 +252,19 @@ def main() -> None:
     parser.add_argument(
         "--pair", metavar="FIELD[=A,B]", help="a field to compare: on against off, or B against A"
     )
-    parser.add_argument("--pairs", type=int, default=40)
+    parser.add_argument("--pairs", type=int, default=40, help="number of timing pairs (40)")
     parser.add_argument(
         "--topology", help="compile the pair for TPUs, e.g. v5e:2x2; needs libtpu and no TPU"
     )
-    parser.add_argument("--seconds", type=float, default=20, help="of timing a config")
+    parser.add_argument("--seconds", type=float, default=20, help="seconds of timing a config (20)")
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).parent / "results" / "train_step.jsonl"
     )
     args, changes = parser.parse_known_args()  # --config.FIELD=VALUE
     for name in args.config:
         overrides = [f"--config.train.batch_size={args.batch_size}"] if args.batch_size else []
-        overrides += ["--config.data.device_bytes=0"] * args.stream
+        if args.stream:
+            overrides.append("--config.data.device_bytes=0")
         config = parse_config([f"--config={name}", *overrides, *changes])
         row = {
             "config": name,
@@ -264,12 +275,12 @@ def main() -> None:
             **machine(),
         }
         if args.pair:
-            row["pair"], configs = args.pair, of_pair(config, args.pair)
-            row |= (
-                compile_pair(configs, args.topology)
-                if args.topology
-                else measure_pair(configs, args.pairs)
-            )
+            row["pair"] = args.pair
+            configs = pair_configs(config, args.pair)
+            if args.topology:
+                row |= compile_pair(configs, args.topology)
+            else:
+                row |= measure_pair(configs, args.pairs)
         else:
             row |= measure(config, args.seconds)
         print(json.dumps(row, indent=2))
