@@ -1,4 +1,4 @@
-"""The only place where a name in a config becomes an object."""
+"""Builds the objects that a config names; nothing else turns a name into an object."""
 
 from ddaepp_jax.base.choice import choose
 from ddaepp_jax.build.data import (

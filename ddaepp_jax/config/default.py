@@ -1,4 +1,4 @@
-"""The default config, and what every config file uses to change it."""
+"""The default config, and the functions by which config files change it."""
 
 from collections.abc import Callable
 from functools import partial
@@ -70,9 +70,9 @@ TINY_MODELS = {
 
 
 def tiny(config: ConfigDict) -> ConfigDict:
-    """Returns the variant of every config that runs anywhere in seconds.
+    """Shrinks a config to a few steps of a tiny network on the digits, and returns it.
 
-    It keeps the config's structure, with a tiny network and the digits for data.
+    It runs anywhere in seconds. The config's structure stays.
     """
     config.model.update(TINY_MODELS[config.model.name])
     config.data.update(name="digits", data_dir="", size=(0, 0), split="train", eval_split="test")
@@ -82,7 +82,7 @@ def tiny(config: ConfigDict) -> ConfigDict:
     config.optimizer.warmup_steps = 2
     config.evals.heldout_loss.update(every=4, images=32, levels=3)
     config.evals.samples.update(every=4, n=4)
-    config.evals.fid.update(every=0, n=16)  # a classifier of the data would be trained first
+    config.evals.fid.update(every=0, n=16)  # it would first train a classifier of the data
     config.evals.probe.update(every=4, images=200)
     config.evals.knn.update(every=4, images=200)
     config.evals.features.update(every=4, images=64)

@@ -1,4 +1,4 @@
-"""The interface of a diffusion process, on which training, sampling and probing rely."""
+"""The interface of a diffusion process, which training, sampling and probing use."""
 
 from collections.abc import Callable
 from typing import Protocol
