@@ -77,7 +77,7 @@ def output_conversion(config: ConfigDict) -> Callable[[Array], Array]:
 
 
 def photometric(config: ConfigDict) -> Photometric | None:
-    """Returns the photometric augmentation of the views, or None where it is not used.
+    """Returns the photometric augmentation of the views, or None if it is not used.
 
     Raises:
       ValueError: a field is wrong; the message begins with its name.

@@ -16,7 +16,7 @@ def start_backend(coordinator: str = "", num_processes: int = 1, process_id: int
     JAX_COMPILATION_CACHE_DIR names another cache directory; if it is empty, the cache is off. The
     cache stays off for several CPU devices: there, JAX 0.10 to 0.12 runs the collectives of a
     program that it reads from the cache in another order on each device, and the devices wait for
-    each other for ever.
+    each other forever.
 
     Args:
       coordinator: "HOST:PORT" joins several processes into one run; "auto" does so on a pod or

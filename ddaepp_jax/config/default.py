@@ -16,12 +16,12 @@ def _chosen(group: type, **changes: Any) -> ConfigDict:
     return config
 
 
-# Each returns the group ``config.model`` of a network, with changes by keyword; see
-# ``ddaepp_jax.models.uvit.UViT`` and its like for the fields.
+# Each returns the group ``config.model`` of a network, with changes by keyword; the fields are
+# those of the network's class, e.g. ``ddaepp_jax.models.uvit.UViT``.
 MODELS = {name: partial(_chosen, group) for name, group in schema.NETWORKS.items()}
 uvit, unet, dit = (MODELS[name] for name in ("uvit", "unet", "dit"))
-# Each returns the group ``config.diffusion`` of a process; see ``ddaepp_jax.diffusion.ddpm.DDPM``
-# and its like.
+# Each returns the group ``config.diffusion`` of a process; the fields are those of the process's
+# class, e.g. ``ddaepp_jax.diffusion.ddpm.DDPM``.
 PROCESSES = {name: partial(_chosen, group) for name, group in schema.PROCESSES.items()}
 ddpm, vp, edm, flow = (PROCESSES[name] for name in ("ddpm", "vp", "edm", "flow"))
 

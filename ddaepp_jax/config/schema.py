@@ -105,7 +105,7 @@ class Distillation:
     # model.augment_dim=9
     geometric: Probability = 0.12
     photometric: Photometric = Photometric()
-    # the student uses the denoiser's pass, at its noise levels, instead of a pass of its own
+    # the student shares the denoising pass, at its noise levels, instead of running another pass
     share_denoising: bool = False
     student_level: float | None = None  # None: the middle of the process's probe grid
     teacher_level: float | None = None

@@ -351,7 +351,7 @@ class DiT(nn.Module):
 
         params = self.param("blocks", lambda rng: jax.vmap(init)(jax.random.split(rng, self.depth)))
         if self.remat:
-            # In a scan nothing outside the body can be shared with what is recomputed.
+            # In a scan, the recomputation can share nothing with code outside the body.
             apply = jax.checkpoint(apply, prevent_cse=not self.scan)
         return apply, params
 

@@ -66,7 +66,7 @@ class Schedule:
     profile_steps: int = 0
 
     def due(self, step: int) -> Due:
-        """Returns what is due after ``step`` steps; at the end everything is."""
+        """Returns what is due after ``step`` steps; all with a period are due at the end."""
         due = lambda period: period > 0 and (step % period == 0 or step == self.total)
         return Due(
             {
