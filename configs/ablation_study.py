@@ -1,4 +1,4 @@
-r"""``ablation_cifar.py`` with 2.6M parameters, in minutes of CPU time a run; benchmarks/study.py
+r"""``ablation_cifar.py`` with 2.7M parameters, in minutes of CPU time a run; benchmarks/study.py
 compares its variants.
 
     python -m ddaepp_jax.main --config=configs/ablation_study.py:both \
@@ -6,7 +6,7 @@ compares its variants.
 
 A run takes 400 steps of 32 images; the network and its learning rate are those of
 ``uvit_cifar.py:study``. At the end 500 samples are scored by the classifier of the data, which is
-trained once where there is none.
+trained first if there is none.
 """
 
 from ddaepp_jax import config

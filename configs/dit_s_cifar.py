@@ -10,7 +10,7 @@ choice. There is no published figure for this network, process and data set, and
 run here at full length.
 
 ``:small`` has patches of 4 and runs in 14 minutes on two CPU cores; its loss falls from 1.14 to
-0.176, and linear accuracy reaches 43.6 % (README).
+0.176, and linear accuracy reaches 43.6 % (docs/results.md).
 
 ``--config.model.self_condition=False`` is the plain network,
 ``--config.model.class_conditional=True`` uses labels.

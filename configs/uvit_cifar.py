@@ -9,12 +9,13 @@ network: FID 3.11 (1000 steps of the SDE). ``:ddpm`` is the recipe of DDAE's aut
 network: FID 3.33 by DDPM-1000, 4.51 by DDIM-100. Neither has yet been run here at full length.
 
 ``:small`` trains on a CPU in minutes: 1.5M parameters, patches of 4. ``:study`` is wider and
-shallower (2.6M) and learns most in minutes of two CPU cores; benchmarks/study.py compares its
+shallower (2.7M) and learns most in minutes of two CPU cores; benchmarks/study.py compares its
 variants. Its width, depth, batch and learning rate were chosen by the loss and by a probe within
 the training split.
 
 ``:edm`` and ``:study_edm`` are the full network and the study's with EDM. FutureXiang/Diffusion
-lists U-ViT with EDM as not working; 600 steps of ``:study_edm`` learn as they should (README).
+lists U-ViT with EDM as not working; 600 steps of ``:study_edm`` learn as they should
+(docs/results.md).
 
 ``--config.model.self_condition=False`` is the plain network,
 ``--config.model.class_conditional=True`` uses labels.

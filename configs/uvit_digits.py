@@ -1,7 +1,6 @@
-"""A plain U-ViT on scikit-learn's 8x8 handwritten digits: the default config, as a file to copy and
-change.
+"""A self-conditioned U-ViT on scikit-learn's 8x8 digits: the default config, as a file to copy.
 
-    python -m ddaepp_jax.main --config=configs/uvit_digits.py --workdir=runs/uvit_digits
+python -m ddaepp_jax.main --config=configs/uvit_digits.py --workdir=runs/uvit_digits
 """
 
 from ddaepp_jax import config

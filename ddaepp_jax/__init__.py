@@ -1,7 +1,7 @@
 """DDAE++ in JAX: a diffusion model as one learner for generation and recognition.
 
-``ddaepp_jax.load("runs/NAME")`` opens a trained run. The door is lazy: importing the package
-imports no backend.
+``ddaepp_jax.load("runs/NAME")`` opens a trained run. Importing the package does not import JAX;
+``load`` and ``Run`` are imported on first use.
 """
 
 __version__ = "0.2.0.dev0"

@@ -9,10 +9,10 @@
         --checkpoint=lightningdit-xl-imagenet256-800ep.pt --workdir=runs/xl
     python -m ddaepp_jax.convert --kind=inception-fid    # for ddaepp_jax.fid; fetches the weights
 
-The tensors tell the network's shape; --options gives the arguments that they do not tell. The
-diffusion process, the data and the rest come from the config, by default from the recipe that the
-authors published. If a file holds several networks, the averaged weights are taken. Inception does
-not become a run: its weights go where ``fid`` looks for them, or to --workdir. In Python,
+The network's shape is read from the tensors; --options gives the arguments that they do not show.
+The diffusion process, the data and the rest come from the config, by default from the recipe that
+the authors published. If a file holds several networks, the averaged weights are taken. Inception
+does not become a run: its weights go where ``fid`` looks for them, or to --workdir. In Python,
 ``load_reference`` returns the module and its variables.
 """
 
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
         help="run directory to write (inception-fid: directory of the extractor)",
     )
     add_config(parser, "the published recipe")
-    add("--prefix", help="prefix of the network's names in the file (default: found)")
+    add("--prefix", help="text before the network's parameter names in the file (default: found)")
     add(
         "--options",
         type=comma_separated(option),
@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _convert_network(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """Writes a run directory."""
+    """Converts the weights of a diffusion network to a run directory."""
     for name in ("checkpoint", "workdir"):
         if getattr(args, name) is None:
             raise InputError(f"--{name}: missing; --kind={args.kind} needs it, see --help")
@@ -87,7 +87,7 @@ def _convert_network(args: argparse.Namespace, overrides: Sequence[str]) -> None
 
 
 def _convert_inception(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """Writes an extractor."""
+    """Converts Inception's released weights to the extractor that ``fid`` loads."""
     unused = [f"--{name}" for name in ("config", "prefix", "options") if getattr(args, name)]
     if unknown := [*overrides, *unused]:
         raise InputError(f"{unknown[0]}: not an argument of --kind=inception-fid; leave it out")

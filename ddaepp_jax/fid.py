@@ -1,4 +1,4 @@
-"""Score a run's samples, or images from elsewhere, against a reference.
+"""Scores a run's samples, or images from elsewhere, against a reference.
 
     python -m ddaepp_jax.fid --workdir=runs/uvit_cifar                    # FID of 50,000 samples
     python -m ddaepp_jax.fid --workdir=runs/uvit_cifar --n=5000 --seeds=0,1,2 --extractor=classifier
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ddaepp_jax.run import Run
 
 N = 50_000  # samples of a seed, as in the literature
-BATCH = 64  # images that are read at once
+BATCH = 64  # images read at once
 # Arguments that choose or sample a run, and mean nothing for --images.
 RUN_ONLY = ("step", "decay", "sigma_rel", "guidance", "guidance_interval", "guidance_channels")
 RUN_ONLY += ("guide", "sampler", "steps", "options", "autoguidance", "seeds", "npz")
@@ -81,7 +81,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _config(args: argparse.Namespace, run: "Run | None") -> "ConfigDict":
-    """Returns a config that says how data are read: the run's, or one of the reference's data."""
+    """Returns the config by which data are read: the run's, or a config of the reference's data."""
     from ddaepp_jax import build
     from ddaepp_jax import config as schema
     from ddaepp_jax.config import validation
@@ -117,28 +117,32 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--n", type=int, help=f"samples of each seed ({N}), or a random subset of --images (all)")
     add("--seeds", type=comma_separated(int), default=(0,), help="seeds of the start noise (0)")
     add("--npz", action="store_true", help="also write the samples, for ADM's evaluator")
-    add("--data_dir", help="place of the data (the config's)")
-    add("--size", type=comma_separated(int), help="HEIGHT,WIDTH to crop data to (the run's; as stored)")
+    add("--data_dir", help="folder of the data (the config's)")
+    add(
+        "--size",
+        type=comma_separated(int),
+        help="HEIGHT,WIDTH to crop data to (the run's; as stored)",
+    )
     add_sampling(parser)
     add("--out", help="path of the JSON, without suffix (WORKDIR/fid/NAME; for --images: none)")
     args = parser.parse_args(argv)
     if bool(args.workdir) == bool(args.images):
-        raise InputError("--workdir, --images: give one of them, what is scored")
+        raise InputError("--workdir, --images: give exactly one, the images to score")
     if args.images and not args.reference:
         raise InputError("--reference: missing; give what to compare with, e.g. cifar10:train")
     unread = [f"--{name}" for name in RUN_ONLY if getattr(args, name) != parser.get_default(name)]
     if args.images and unread:
-        raise InputError(f"{', '.join(unread)}: only for a run, not for --images; leave it out")
+        raise InputError(f"{', '.join(unread)}: for a run, not for --images; leave them out")
     if args.images and ":" not in args.reference and args.extractor == "classifier":
         raise InputError(
-            "--extractor: a classifier of which data? Name them by --reference=NAME:SPLIT, or give "
-            "the classifier's directory"
+            "--extractor: 'classifier' needs the data that it learns; name them by "
+            "--reference=NAME:SPLIT, or give the classifier's directory"
         )
     if args.workdir and args.n is not None and args.n < FEWEST:
-        raise InputError(f"--n: {args.n} images are too few to be scored; give {FEWEST} or more")
+        raise InputError(f"--n: {args.n} images are too few to score; give {FEWEST} or more")
     different = len(set(args.seeds)) == len(args.seeds)
     if not different or any(seed not in range(2**32) for seed in args.seeds):
-        raise InputError(f"--seeds: {args.seeds} are not different numbers in 0..2**32-1")
+        raise InputError(f"--seeds: {args.seeds} is wrong; give different numbers in 0..2**32-1")
     return args
 
 

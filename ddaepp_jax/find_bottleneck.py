@@ -1,14 +1,13 @@
-"""Choose the block to condition on by short runs: the lowest denoising loss wins, not the best
-probe.
+"""Chooses the block to condition on, by the lowest denoising loss of short runs.
 
     python -m ddaepp_jax.find_bottleneck --config=configs/uvit_cifar.py --steps=1000 --seeds=0,1,2
 
 Every candidate is trained from every seed, by the config with that seed, `model.bottleneck` and
 `train.steps`; warm-up takes a fifth of the steps at most, so that a short run learns. Runs of one
-seed have the same data, noise and initial values. A winner is named only if its gap to the others
-exceeds the seeds' spread; otherwise the result is a tie. The same command again continues where it
-stopped, and takes more seeds or candidates. The directory gets short_run.json (the config),
-curves.jsonl, bottleneck.json and curves.png.
+seed have the same data, noise and initial values. The winner need not be the block that probes
+best. It is named only if its gap to the others exceeds the seeds' spread; otherwise the result is a
+tie. The same command again continues where it stopped, and takes more seeds or candidates. The
+directory gets short_run.json (the config), curves.jsonl, bottleneck.json and curves.png.
 """
 
 import argparse
@@ -29,7 +28,7 @@ def main(argv: Sequence[str]) -> None:
 
     config = parse_config(config_arguments(args, overrides))
     start_backend()
-    name = args.config or "digits"
+    name = args.config or "uvit_digits"
     workdir = Path(args.workdir or f"runs/{Path(name.split(':')[0]).stem}_bottleneck")
     decision = search(
         config, workdir, candidates=args.candidates, steps=args.steps, seeds=args.seeds, name=name
@@ -50,7 +49,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "--candidates",
         type=comma_separated(str),
         default=(),
-        help="names of blocks, with commas (default: all that something follows)",
+        help="names of blocks, with commas (default: all but the last block; of a DiT all)",
     )
     add(
         "--steps",

@@ -1,14 +1,15 @@
-"""Linear heads and nearest neighbours on a run's features, by layer and noise level.
+"""Probes a run's features by linear heads and nearest neighbours, by layer and noise level.
 
     python -m ddaepp_jax.linear_probe --workdir=runs/digits
     python -m ddaepp_jax.linear_probe --workdir=runs/uvit_cifar --protocol=online --layers=out_1 \\
         --levels=0.001,0.011
 
-A noise level costs one forward pass an image, whatever the number of layers. Protocols: `cached`
-computes each image's features once and trains the heads on those; `online` draws noise, crops and
-mirroring anew at every epoch, as DDAE does; `imagenet` is the recipe of l-DAE. Beside the
-accuracies, the table says how far two views of an image agree (alignment) and how much of their
-space the features fill (uniformity, effective rank and spread).
+Protocols: `cached` computes each image's features once and trains the heads on those; `online`
+draws noise, crops and mirroring anew at every step, as DDAE does; `imagenet` is the recipe of
+l-DAE. A noise level costs one forward pass for each image (`cached`), or for each image and epoch
+(`online`, `imagenet`), whatever the number of layers; two more passes over at most 2,048 images
+give the diagnostics. Beside the accuracies, the table shows how far two views of an image agree
+(alignment) and how much of their space the features fill (uniformity, effective rank and spread).
 
 The best layer, level and learning rate are chosen on images held out from the training split, and
 stored with the run; with --held_out=0 they are chosen on the test split, as papers do. The same
@@ -35,12 +36,18 @@ if TYPE_CHECKING:
 OVERRIDES = {
     "protocol": (str, f"{', '.join(PROTOCOLS)} (default: the config's probe.protocol)"),
     "layers": (comma_separated(str), "names with commas between them (default: all)"),
-    "levels": (comma_separated(float), "noise levels with commas between them (default: the process's)"),
+    "levels": (
+        comma_separated(float),
+        "noise levels with commas between them (default: the process's)",
+    ),
     "held_out": (float, "share of the training split that chooses; with 0 the test split chooses"),
     "knn": (int, "number of nearest neighbours; 0: none"),
     "epochs": (int, "epochs of the heads"),
     "batch_size": (int, "batch size of the heads"),
-    "learning_rates": (comma_separated(float), "learning rates with commas between them; the best counts"),
+    "learning_rates": (
+        comma_separated(float),
+        "learning rates with commas between them; the best counts",
+    ),
     "standardise": (boolean, "True scales features to mean 0 and variance 1"),
     "l2": (float, "weight of |W|^2 / 2"),
     "seed": (int, "seed of noise, crops and order (default: 0)"),

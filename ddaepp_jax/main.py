@@ -1,4 +1,4 @@
-"""Train the run that a config describes, into a run directory. The same command again resumes it.
+"""Trains the run that a config describes. The same command again resumes it.
 
 python -m ddaepp_jax.main                               # handwritten digits, on anything
 python -m ddaepp_jax.main --config=configs/uvit_cifar.py --workdir=runs/uvit_cifar
@@ -41,8 +41,8 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         metavar="HOST:PORT",
         help="join several processes into one run; 'auto' on a pod or a cluster",
     )
-    add("--num_processes", type=int, default=1, help="with --coordinator=HOST:PORT")
-    add("--process_id", type=int, default=0, help="with --coordinator=HOST:PORT")
+    add("--num_processes", type=int, default=1, help="number of processes, with HOST:PORT")
+    add("--process_id", type=int, default=0, help="number of this process, from 0, with HOST:PORT")
     return parser.parse_known_args(argv)
 
 

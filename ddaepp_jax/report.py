@@ -1,12 +1,11 @@
-"""Makes an HTML page of a run: numbers, curves, samples, probes, scores and config; or compares
-several runs.
+"""Makes an HTML page of a run, or of several runs side by side.
 
     python -m ddaepp_jax.report --workdir=runs/digits
     python -m ddaepp_jax.report --compare runs/plain runs/conditioned --out=both.html
 
-The program reads only the files of the run directories. It needs neither JAX nor an accelerator nor
-the data, takes seconds, and works while the run trains. The page is one file, and loads nothing
-over a network.
+The page shows numbers, curves, samples, probes, scores and config. The program reads only the
+files of the run directories. It needs neither JAX nor an accelerator nor the data, takes seconds,
+and works while the run trains. The page is one file, and loads nothing over a network.
 """
 
 import argparse

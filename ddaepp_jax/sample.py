@@ -1,4 +1,4 @@
-"""Sample images from a run: a grid to look at, and an .npz to score.
+"""Samples images from a run: a grid to look at, and an .npz to score.
 
     python -m ddaepp_jax.sample --workdir=runs/digits
     python -m ddaepp_jax.sample --workdir=runs/cond --n=80 --labels=3,5 --guidance=2 \\
@@ -8,7 +8,7 @@
         --guidance_channels=3
     python -m ddaepp_jax.sample --workdir=runs/large --guide=runs/small --autoguidance=2
 
-Image i is a function of (seed, i): neither the batch size nor the devices change it.
+Image i depends on (seed, i) alone: neither the batch size nor the devices change it.
 """
 
 import argparse
@@ -117,7 +117,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 @contextlib.contextmanager
 def _writing(out: Path) -> Iterator[None]:
-    """Turns an error of writing into one that names ``--out``."""
+    """Turns an error in writing into an InputError that names ``--out``."""
     try:
         yield
     except OSError as error:

@@ -1,3 +1,1 @@
-"""What everything else stands on: errors, random streams, devices, progress, results that
-resume.
-"""
+"""Errors, random streams, the device mesh, progress bars, and results that resume."""

@@ -1,4 +1,4 @@
-"""Looking up a name that the user gave."""
+"""The lookup of a name that the user gave."""
 
 from collections.abc import Collection
 from typing import Any

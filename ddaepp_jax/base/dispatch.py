@@ -1,6 +1,4 @@
-"""Dispatches to the device: how far the host runs ahead, the progress bar, and saving now and
-then.
-"""
+"""Work dispatched to the device, with a progress bar and periodic saving."""
 
 import sys
 import time
@@ -18,8 +16,9 @@ T = TypeVar("T")
 
 
 def progress_bar(total: int, unit: str, title: str = "", initial: int = 0, **options: Any) -> tqdm:
-    """Makes a progress bar. A log file gets a line every 30 seconds, and the first process
-    alone.
+    """Makes a progress bar, shown by the first process.
+
+    A log file gets a line every 30 seconds.
     """
     return tqdm(
         total=total,

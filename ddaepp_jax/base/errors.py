@@ -5,7 +5,7 @@ class InputError(ValueError):
     """A wrong config field, file or argument.
 
     The message is one line: it begins with the field or the file, says what is wrong with it, and
-    ends with how to mend it. Programs print it without a traceback and exit with code 2; callers of
+    ends with the mend. Programs print it without a traceback and exit with code 2; callers of
     the library may catch it as a ``ValueError``.
     """
 

@@ -41,12 +41,12 @@ def make_mesh(sizes: Sequence[int], devices: Sequence[jax.Device] | None = None)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of an array that every device holds whole."""
+    """Returns the sharding of an array that every device holds whole."""
     return NamedSharding(mesh, P())
 
 
 def split(mesh: Mesh) -> NamedSharding:
-    """The sharding of examples whose first axis is split over all axes of the mesh."""
+    """Returns the sharding of examples whose first axis is split over all axes of the mesh."""
     return NamedSharding(mesh, P(mesh.axis_names))
 
 
@@ -69,7 +69,7 @@ def place(mesh: Mesh, *arrays: np.ndarray) -> list[jax.Array]:
 
 
 def batches(n: int, batch_size: int, mesh: Mesh) -> Iterator[tuple[np.ndarray, int]]:
-    """Splits ``n`` examples into batches of one size, which the devices divide.
+    """Splits ``n`` examples into batches of equal size, a multiple of the number of devices.
 
     Yields:
       (B,) int32 row numbers, where the last row is repeated as padding, and the number of rows

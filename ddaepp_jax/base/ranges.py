@@ -1,4 +1,4 @@
-"""Types with ranges that fields of several config groups have; pydantic checks them.
+"""Types of config fields with ranges, which pydantic checks; several groups use them.
 
 A ``description`` completes the sentence "it should be ...".
 """

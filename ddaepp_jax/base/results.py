@@ -13,14 +13,23 @@ SHOWN = 3  # differences that an error lists
 
 
 def refuse_other(file: Path, noun: str, differences: Sequence[str], mend: str) -> NoReturn:
-    """Raises the error for a file that holds the results of other settings."""
+    """Raises an InputError because a file holds results that were computed with other settings.
+
+    Args:
+      file: the file.
+      noun: names the results in the message, e.g. "a probe".
+      differences: lines "field: old -> new"; the message shows the first ``SHOWN``.
+      mend: what the user can do.
+    """
     more = f" and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
     shown = "; ".join(difference[:120] for difference in differences[:SHOWN])
-    raise InputError(f"{file}: {noun} with other settings ({shown}{more}); {mend}")
+    raise InputError(
+        f"{file}: holds {noun} with other settings (stored -> given: {shown}{more}); {mend}"
+    )
 
 
 class Results:
-    """A JSON file of results; it is continued where its identity is that of the work at hand."""
+    """A JSON file of results, which a later call continues if its stored settings are the same."""
 
     def __init__(
         self,
@@ -37,7 +46,7 @@ class Results:
           identity: settings that must be equal for the file to be continued.
           noun: names the results in errors, e.g. "a probe".
           under: the key of the identity in the file; with "", its fields stand at the top.
-          modern: maps an identity that an older version wrote to today's form.
+          modern: converts an identity that an older version wrote to today's form.
         """
         self.file = file
         self.identity = json.loads(json.dumps(identity))  # Tuples become lists, as in the file.
@@ -46,7 +55,7 @@ class Results:
         self._modern = modern
 
     def read(self, *required: str) -> dict[str, Any] | None:
-        """Reads what was written before; None where there is no file.
+        """Reads what was written before; returns None if there is no file.
 
         Args:
           required: keys that the content must have.
@@ -63,7 +72,7 @@ class Results:
             if missing := [key for key in required if key not in content]:
                 raise KeyError(missing[0])
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            raise InputError(f"{self.file}: not {self._noun} of this program; {mend}") from None
+            raise InputError(f"{self.file}: is not {self._noun} of this program; {mend}") from None
         differences = [
             f"{name}: {written.get(name)} -> {value}"
             for name, value in self.identity.items()

@@ -1,6 +1,5 @@
-"""The only place where a name in a config becomes an object."""
+"""Builds the objects that a config names; nothing else turns a name into an object."""
 
-from ddaepp_jax.base.choice import choose
 from ddaepp_jax.build.data import (
     LATENTS,
     data_description,
@@ -27,7 +26,6 @@ __all__ = [
     "PROCESSES",
     "attention",
     "check_trainable",
-    "choose",
     "data_description",
     "dataset",
     "layers",

@@ -1,4 +1,4 @@
-"""``config.data`` becomes images: whole data sets, their batches, and augmentation in the step."""
+"""Builds data sets, their batches, and the augmentation in the step from ``config.data``."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,17 +14,17 @@ from ddaepp_jax.data.photometric import Photometric
 from ddaepp_jax.data.views import two_views
 from ddaepp_jax.training.source import Source, resident, streamed
 
-LATENTS = "latents"  # the one name of data that are not images
+LATENTS = "latents"  # ``data.name`` of latents; all other data sets are images
 
 
 def dataset(config: ConfigDict, split: str) -> Dataset:
     """Returns a split of the config's data set.
 
     Args:
-      split: a name of the data set's own.
+      split: name of one of the data set's splits.
 
     Raises:
-      InputError: there are no such data, or no such split.
+      InputError: there is no such data set, or no such split.
     """
     data = config.data
     if data.name == LATENTS:
@@ -44,7 +44,7 @@ def dataset(config: ConfigDict, split: str) -> Dataset:
 def data_description(config: ConfigDict) -> tuple[tuple[int, int, int], tuple[str, ...]]:
     """Returns the images' shape (H, W, C) and the names of the classes.
 
-    A data set of TensorFlow Datasets need not be on disk for that.
+    A data set of TensorFlow Datasets need not be on disk.
     """
     data = config.data
     if data.name in ("digits", "folder", LATENTS):
@@ -72,12 +72,12 @@ def source(config: ConfigDict, data: Dataset, mesh: Mesh) -> Source:
 
 
 def output_conversion(config: ConfigDict) -> Callable[[Array], Array]:
-    """Returns what turns samples into results: images in [-1, 1] become uint8, latents stay."""
+    """Returns the function that converts samples: images in [-1, 1] to uint8, latents unchanged."""
     return (lambda latents: latents) if config.data.name == LATENTS else augment.to_uint8
 
 
 def photometric(config: ConfigDict) -> Photometric | None:
-    """Returns the photometric augmentation of the views, or None where it is not used.
+    """Returns the photometric augmentation of the views, or None if it is not used.
 
     Raises:
       ValueError: a field is wrong; the message begins with its name.
@@ -92,7 +92,7 @@ def prepare(config: ConfigDict) -> Callable[[Array, Array, Array], dict[str, Any
     """Returns the augmentation that runs inside the step.
 
     It maps (uint8 images (B, H, W, C), step, index (B,)) to a batch: "image", float32 in [-1, 1];
-    "augment_label" where there is more than flips, for the network to know; and "views" where an
+    "augment_label", a condition of the network, if images get more than flips; and "views" if an
     objective compares two.
     """
     data, seed = config.data, config.seed

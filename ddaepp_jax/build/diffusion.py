@@ -1,4 +1,4 @@
-"""``config.diffusion`` becomes a process."""
+"""Builds the diffusion process from ``config.diffusion``."""
 
 from ml_collections import ConfigDict
 

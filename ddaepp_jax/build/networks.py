@@ -1,4 +1,4 @@
-"""``config.model`` becomes a network."""
+"""Builds the network from ``config.model``."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,10 @@ NETWORKS: dict[str, type[nn.Module]] = {"uvit": UViT, "unet": UNet, "dit": DiT}
 
 
 def unlabelled_network(config: ConfigDict) -> nn.Module:
-    """Returns the backbone before it is fitted to the data: without labels."""
+    """Returns the network of ``config.model`` with ``num_classes`` 0.
+
+    ``network`` sets the number from the data.
+    """
     module = choose("model.name", config.model.name, NETWORKS)
     fields = {k: v for k, v in config.model.items() if k not in ("name", "class_conditional")}
     return module(**fields | {"dtype": jnp.dtype(config.model.dtype)})
@@ -29,7 +32,7 @@ def network(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: 
 
     Args:
       image_shape: (H, W, C) of the data's images.
-      num_classes: number of the data's classes, used where the model is class-conditional.
+      num_classes: number of the data's classes, used if the model is class-conditional.
 
     Raises:
       InputError: a field of ``config.model`` is wrong, or does not fit the data.
@@ -57,7 +60,7 @@ def _transformer_attention(module: UViT | DiT, height: int, width: int) -> list[
         raise InputError(f"model.patch_size: {patch} does not divide images of {height}x{width}")
     length = (height // patch) * (width // patch)
     if isinstance(module, UViT):
-        # Tokens beside the patches: the time, and where used the label, augmentation and CLS.
+        # Tokens beside the patches: the time, and the label, augmentation and CLS if used.
         extras = ("time", module.num_classes, module.augment_dim, module.pool == "cls")
         length += len([extra for extra in extras if extra])
     return [(length, module.num_heads, module.width // module.num_heads)]
@@ -67,8 +70,8 @@ def _unet_attention(module: UNet, height: int, width: int) -> list[tuple[int, ..
     levels = len(module.mults)
     if height % 2 ** (levels - 1) or width % 2 ** (levels - 1):
         raise InputError(
-            f"model.mults: {levels} resolutions halve images of {height}x{width} to fractions; "
-            "give fewer"
+            f"model.mults: images of {height}x{width} cannot be halved {levels - 1} times; "
+            f"give fewer than {levels} resolutions"
         )
     shapes = []
     for level, channels in module.attending().items():
@@ -81,8 +84,8 @@ def _unet_attention(module: UNet, height: int, width: int) -> list[tuple[int, ..
 def attention(name: str, length: int, heads: int, head_width: int, dtype: jnp.dtype) -> str:
     """Returns the attention implementation, "xla" or "cudnn".
 
-    "auto" is cuDNN's on a GPU in bfloat16 where it takes this shape, else XLA's. cuDNN refuses some
-    shapes, and only trying tells: forward and backward are run once.
+    "auto" is cuDNN's on a GPU in bfloat16 if it takes this shape, else XLA's. cuDNN refuses some
+    shapes, which only a trial shows: forward and backward pass are run once.
     """
     choose("model.attention", name, ("auto", "xla", "cudnn"))
     if name == "xla":

@@ -1,4 +1,4 @@
-"""The rest of a config becomes what trains: objectives, optimizer, averages and the device mesh."""
+"""Builds objectives, optimizer, averages and the device mesh from a config."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,7 +24,7 @@ from ddaepp_jax.training.step import Learner
 def objectives(
     config: ConfigDict, process: Process, null_class: int | None, total: int
 ) -> dict[str, tuple[Any, optax.Schedule]]:
-    """Returns the objectives by name, with their weights by the step; those of weight 0 are absent.
+    """Returns the objectives of non-zero weight by name, with the weight as a function of the step.
 
     Args:
       null_class: the class that stands for no label; None for a network without labels.
@@ -137,7 +137,8 @@ def mesh(config: ConfigDict) -> Mesh:
     """Returns the device mesh.
 
     Raises:
-      InputError: it does not take the devices, or they do not divide the batch.
+      InputError: the mesh does not match the number of devices, or the devices do not divide the
+        batch.
     """
     axes = parallel.make_mesh((config.mesh.data, config.mesh.fsdp, config.mesh.tensor))
     split = axes.shape["data"] * axes.shape["fsdp"]

@@ -1,4 +1,4 @@
-"""Command lines: arguments that several programs share, and how a program starts.
+"""Arguments that several programs share, and the start of a program.
 
 Nothing here imports JAX before a program's arguments are known, so that ``--help`` answers at once.
 """

@@ -30,7 +30,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def comma_separated(kind: type) -> Callable[[str], tuple]:
-    """Returns the type of an argument that is a list of values with commas between them."""
+    """Returns an argparse ``type`` that parses comma-separated text to a tuple of ``kind``."""
 
     def parse(text: str) -> tuple:
         try:
@@ -44,14 +44,14 @@ def comma_separated(kind: type) -> Callable[[str], tuple]:
 
 
 def boolean(text: str) -> bool:
-    """The type of an argument that is True or False."""
+    """Parses True or False, as an argparse ``type``."""
     if text not in ("True", "False"):
         raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
     return text == "True"
 
 
 def option(text: str) -> tuple[str, Any]:
-    """The type of an argument NAME=VALUE; the value is a Python literal, or else a string."""
+    """Parses NAME=VALUE, as an argparse ``type``; VALUE is a Python literal, or else a string."""
     name, equals, value = text.partition("=")
     if not equals:
         raise ValueError
@@ -144,5 +144,5 @@ def sampling(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _overrides() -> list[dataclasses.Field]:
-    """The fields of ``Sampling`` that are arguments."""
+    """Returns the fields of ``Sampling`` that are arguments."""
     return [field for field in dataclasses.fields(Sampling) if "help" in field.metadata]

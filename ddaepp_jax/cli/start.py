@@ -1,4 +1,4 @@
-"""How a program starts: its backend, and errors in one line."""
+"""The start of a program: JAX, and errors in one line."""
 
 import os
 import re
@@ -11,12 +11,12 @@ from ddaepp_jax.base.errors import InputError, NonFiniteError
 
 
 def start_backend(coordinator: str = "", num_processes: int = 1, process_id: int = 0) -> None:
-    """Does what has to happen before the first computation, once a program.
+    """Starts JAX, joins the other processes, and turns on the compilation cache; call it once.
 
-    The persistent compilation cache is turned on; JAX_COMPILATION_CACHE_DIR names another
-    directory, or none by being empty. It stays off for several CPU devices: there, JAX 0.10 to 0.12
-    runs the collectives of a program that it reads from the cache in another order on each device,
-    and the devices wait for each other for ever.
+    JAX_COMPILATION_CACHE_DIR names another cache directory; if it is empty, the cache is off. The
+    cache stays off for several CPU devices: there, JAX 0.10 to 0.12 runs the collectives of a
+    program that it reads from the cache in another order on each device, and the devices wait for
+    each other forever.
 
     Args:
       coordinator: "HOST:PORT" joins several processes into one run; "auto" does so on a pod or
@@ -31,7 +31,8 @@ def start_backend(coordinator: str = "", num_processes: int = 1, process_id: int
         raise InputError(f"--coordinator: {coordinator!r} is neither HOST:PORT nor 'auto'")
     if not 0 <= process_id < num_processes:
         raise InputError(
-            f"--process_id: {process_id} is not in 0..{num_processes - 1}, below --num_processes"
+            f"--process_id: {process_id} is not in 0..{num_processes - 1}, the numbers below "
+            f"--num_processes={num_processes}; give one of these"
         )
     import jax
 
@@ -49,7 +50,7 @@ def start_backend(coordinator: str = "", num_processes: int = 1, process_id: int
 def launch(program: Callable[[Sequence[str]], None]) -> NoReturn:
     """Runs a program and exits.
 
-    An error that the user can mend is one line on stderr, and exit code 2.
+    An error that the user can mend is printed as one line on stderr, with exit code 2.
     """
     try:
         program(sys.argv[1:])

@@ -1,4 +1,4 @@
-"""The default config, and what every config file uses to change it."""
+"""The default config, and the functions by which config files change it."""
 
 from collections.abc import Callable
 from functools import partial
@@ -16,12 +16,12 @@ def _chosen(group: type, **changes: Any) -> ConfigDict:
     return config
 
 
-# Each returns the group ``config.model`` of a network, with changes by keyword; see
-# ``ddaepp_jax.models.uvit.UViT`` and its like for the fields.
+# Each returns the group ``config.model`` of a network, with changes by keyword; the fields are
+# those of the network's class, e.g. ``ddaepp_jax.models.uvit.UViT``.
 MODELS = {name: partial(_chosen, group) for name, group in schema.NETWORKS.items()}
 uvit, unet, dit = (MODELS[name] for name in ("uvit", "unet", "dit"))
-# Each returns the group ``config.diffusion`` of a process; see ``ddaepp_jax.diffusion.ddpm.DDPM``
-# and its like.
+# Each returns the group ``config.diffusion`` of a process; the fields are those of the process's
+# class, e.g. ``ddaepp_jax.diffusion.ddpm.DDPM``.
 PROCESSES = {name: partial(_chosen, group) for name, group in schema.PROCESSES.items()}
 ddpm, vp, edm, flow = (PROCESSES[name] for name in ("ddpm", "vp", "edm", "flow"))
 
@@ -70,9 +70,9 @@ TINY_MODELS = {
 
 
 def tiny(config: ConfigDict) -> ConfigDict:
-    """Returns the variant of every config that runs anywhere in seconds.
+    """Shrinks a config to a few steps of a tiny network on the digits, and returns it.
 
-    It keeps the config's structure, with a tiny network and the digits for data.
+    It runs anywhere in seconds. The config's structure stays.
     """
     config.model.update(TINY_MODELS[config.model.name])
     config.data.update(name="digits", data_dir="", size=(0, 0), split="train", eval_split="test")
@@ -82,7 +82,7 @@ def tiny(config: ConfigDict) -> ConfigDict:
     config.optimizer.warmup_steps = 2
     config.evals.heldout_loss.update(every=4, images=32, levels=3)
     config.evals.samples.update(every=4, n=4)
-    config.evals.fid.update(every=0, n=16)  # a classifier of the data would be trained first
+    config.evals.fid.update(every=0, n=16)  # it would first train a classifier of the data
     config.evals.probe.update(every=4, images=200)
     config.evals.knn.update(every=4, images=200)
     config.evals.features.update(every=4, images=64)

@@ -45,7 +45,7 @@ def parse_config(argv: Sequence[str], default: Callable[[], ConfigDict] = get_co
 
 
 def _read_file(source: str) -> ConfigDict:
-    """Returns what ``get_config`` of FILE[:VARIANT] returns.
+    """Returns the config of FILE[:VARIANT].
 
     An exception of the file's own code passes through, as a bug.
     """
@@ -87,7 +87,8 @@ def _override(config: ConfigDict, field: str, text: str) -> None:
         raise InputError(f"--config.{field}: no such field; {mend}")
     if isinstance(holder[name], ConfigDict):
         raise InputError(
-            f"--config.{field}: a group of fields; give one of {', '.join(holder[name])} in it"
+            f"--config.{field}: this is a group; set one of its fields, "
+            f"--config.{field}.FIELD=VALUE ({', '.join(holder[name])})"
         )
     reference = dict(holder.items(preserve_field_references=True))[name]
     if isinstance(reference, FieldReference) and text == "None":

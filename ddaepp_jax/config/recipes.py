@@ -29,7 +29,7 @@ def long_run(**data: Any) -> ConfigDict:
     config = default.get_config()
     config.data.update(flip=True, **data)
     config.train.update(checkpoint_every=10_000, keep_checkpoints=3)
-    # Not fid: whoever wants thousands of samples decides so.
+    # ``fid`` stays off: it draws thousands of samples.
     for name in ("heldout_loss", "samples", "probe", "knn", "features"):
         config.evals[name].every = 10_000
     config.evals.heldout_loss.images = 2048
@@ -50,9 +50,9 @@ def ddae(
 ) -> ConfigDict:
     """Sets DDAE's UNet and its training (arXiv 2303.09769).
 
-    Adam runs at a constant rate, and gradients are clipped at 1. For EDM and the other processes
-    differ the warm-up (200 and 13 epochs), dropout (0.13 and 0.1), EMA (0.9993 and 0.9999) and the
-    sampler.
+    Adam runs at a constant rate, and gradients are clipped at 1. The warm-up (200 epochs for EDM,
+    13 for others), dropout (0.13, 0.1), the average's decay (0.9993, 0.9999) and the sampler depend
+    on the process.
 
     Args:
       images: number of training images, which turns the warm-up's epochs into steps.
@@ -188,7 +188,7 @@ def distilled(config: ConfigDict, **fields: Any) -> ConfigDict:
     training split).
 
     Args:
-      fields: of ``config.objectives.distillation``.
+      fields: fields of ``config.objectives.distillation``.
     """
     config.model.augment_dim = AUGMENT_DIM
     config.objectives.distillation.update(weight=0.01, **fields)
@@ -198,8 +198,8 @@ def distilled(config: ConfigDict, **fields: Any) -> ConfigDict:
 def ablated(config: ConfigDict, variant: str) -> ConfigDict:
     """Returns one of the variants that DDAE++ ablates.
 
-    A variant changes one thing: what is learned, where the feature is taken and used, or how it is
-    distilled.
+    A variant changes one thing: the objectives, the block of the feature and its use, or the
+    distillation.
 
     Args:
       config: a U-ViT with DDPM, with both self-conditioning and self-distillation.

@@ -1,4 +1,4 @@
-"""The config that a run directory keeps: its JSON, and what a later run may change."""
+"""The config in a run directory: its JSON, and the fields that a later run may change."""
 
 import dataclasses
 import json
@@ -36,7 +36,7 @@ def from_json(text: str, file: str) -> ConfigDict:
         config = _completed(ConfigDict(_tuples(json.loads(text))))
         validate(config)
     except (ValueError, AttributeError, KeyError, TypeError) as error:
-        # JSON's, validate's, and ConfigDict's for a group that is something else.
+        # Raised by JSON, by validate, and by ConfigDict if a group is no group.
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"{file}: not the config of a run of this program ({reason}); give a run directory"
@@ -45,7 +45,7 @@ def from_json(text: str, file: str) -> ConfigDict:
 
 
 def _tuples(value: Any) -> Any:
-    """Makes JSON's lists tuples again."""
+    """Converts JSON's lists back to tuples."""
     if isinstance(value, list):
         return tuple(_tuples(item) for item in value)
     if isinstance(value, dict):
@@ -53,14 +53,14 @@ def _tuples(value: Any) -> Any:
     return value
 
 
-# Groups, and fields of another group, that an older config may lack: their defaults move no number
-# of its training.
+# Groups, and fields of ``ema``, that an older config may lack. Their defaults do not change its
+# training.
 LATER_GROUPS = ("model", "data", "objectives", "evals", "probe", "sampling", "logging", "profile")
 LATER_EMA = ("sigma_rel", "snapshot_every")
 
 
 def _completed(config: ConfigDict) -> ConfigDict:
-    """Adds the fields that came after the version that wrote a config, with their defaults."""
+    """Adds the fields that the version which wrote a config did not have, with their defaults."""
     whole = get_config()
     probe_has_epochs = "epochs" in config.get("evals", {}).get("probe", {})
     if config.model.name in MODELS:
@@ -81,8 +81,8 @@ def _completed(config: ConfigDict) -> ConfigDict:
     return config
 
 
-# Fields that a resumed run may change: they move no number of the training, apart from the mesh's
-# rounding.
+# Fields that a resumed run may change: they do not change the training, apart from rounding by the
+# mesh.
 LENGTHS = ("train.steps", "train.epochs", "train.images")
 MAY_CHANGE = (
     *LENGTHS,
@@ -96,8 +96,8 @@ MAY_CHANGE = (
     "model.remat",
     "model.attention",
     "model.scan",
-    # A snapshot names its average and step, so any set of snapshots can be combined, and how well
-    # is computed.
+    # A snapshot names its average and step, so any set of snapshots can be combined; the error is
+    # computed.
     "ema.snapshot_every",
     "mesh.",
     "evals.",
@@ -111,8 +111,8 @@ MAY_CHANGE = (
 def changes(old: ConfigDict, new: ConfigDict) -> list[str]:
     """Returns the fields that differ and that a resumed run may not change, as "field: old -> new".
 
-    A length may change where neither the learning rate nor the teacher's decay depends on it, and
-    an objective's fields while it is off.
+    A length may change if neither the learning rate nor the teacher's decay depends on it. The
+    fields of an objective may change while it is off.
     """
     allowed = set(MAY_CHANGE)
     distillation = new.objectives.distillation
@@ -156,7 +156,7 @@ def claim(
     noun: str,
     compare: Callable[[ConfigDict, ConfigDict], list[str]] = changes,
 ) -> None:
-    """Makes a directory that belongs to a config, or checks that it does; writes the config there.
+    """Makes a config's directory, or checks that it is the config's; writes the config there.
 
     Args:
       file: the config's JSON file in the directory.

@@ -22,7 +22,7 @@ from ddaepp_jax.data import photometric
 from ddaepp_jax.diffusion.samplers import SAMPLERS
 from ddaepp_jax.training.ema import WIDTHS
 
-# ((step, factor), ..): the weight is multiplied by lines between these points; (): by 1.
+# A weight is multiplied by factors that are linear between the points (step, factor); (): by 1.
 Schedule = Annotated[
     tuple[tuple[NonNegativeFloat, NonNegativeFloat], ...],
     Field(
@@ -46,13 +46,13 @@ def _compiles(pattern: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """What the network is trained on."""
+    """The data that the network is trained on."""
 
     # "digits", "folder", "latents", or any data set of tensorflow-datasets
     name: str = "digits"
     data_dir: str = ""  # the folder itself, or a TFDS directory ("": TFDS's own default)
     split: str = "train"
-    eval_split: str = "test"  # held out: never trained on
+    eval_split: str = "test"  # never trained on
     # height and width to crop to; (0, 0): as stored
     size: Annotated[
         tuple[int, int], Field(description="(height, width), two positive whole numbers, or (0, 0)")
@@ -67,7 +67,7 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-    """How long the run is, in which batches, and what it keeps."""
+    """The length of the run, its batches, and the checkpoints that it keeps."""
 
     steps: PositiveInt | None = 7500  # exactly one of steps, epochs, images
     epochs: PositiveFloat | None = None
@@ -105,7 +105,7 @@ class Distillation:
     # model.augment_dim=9
     geometric: Probability = 0.12
     photometric: Photometric = Photometric()
-    # the student uses the denoiser's pass, at its noise levels, instead of a pass of its own
+    # the student shares the denoising pass, at its noise levels, instead of running another pass
     share_denoising: bool = False
     student_level: float | None = None  # None: the middle of the process's probe grid
     teacher_level: float | None = None
@@ -122,7 +122,7 @@ class Distillation:
 
 @dataclasses.dataclass(frozen=True)
 class Objectives:
-    """What is minimised: a sum of objectives with their weights; weight 0 turns one off."""
+    """The objectives; their weighted sum is minimised, and weight 0 turns one off."""
 
     denoising: Denoising = Denoising()
     distillation: Distillation = Distillation()
@@ -161,7 +161,8 @@ class Ema:
             f"from {WIDTHS[0]} to below {WIDTHS[1]:.4f}, e.g. (0.05, 0.1)"
         ),
     ] = ()
-    # steps between snapshots of two or more of these, from which others are made after training
+    # steps between snapshots of two or more of these averages, from which averages of other widths
+    # are made after training
     snapshot_every: OrOff = 0
 
 
@@ -186,14 +187,18 @@ class Probe:
     """The defaults of the program ``linear_probe``."""
 
     protocol: Literal["online", "cached", "imagenet"] = "cached"
-    epochs: PositiveInt | None = 100  # of the digits' 1,500 images; None: the protocol's own number
+    # 100 suits the digits' 1,500 images; None: the protocol's own number
+    epochs: PositiveInt | None = 100
     held_out: Share = 0.1  # the part of the training split that chooses layer and level
     knn: OrOff = 20  # neighbours; 0: no kNN probe
 
 
 @dataclasses.dataclass(frozen=True)
 class _Sampling:
-    """How images are drawn; each sampler's options are in a subgroup of its name."""
+    """Settings of sampling.
+
+    The options of each sampler are in a subgroup with the sampler's name.
+    """
 
     sampler: str = "ddpm"
     steps: int = 100
@@ -207,7 +212,7 @@ class _Sampling:
 
 @dataclasses.dataclass(frozen=True)
 class Logging:
-    """Where metrics go beside ``metrics.jsonl``."""
+    """Loggers of the metrics beside ``metrics.jsonl``."""
 
     tensorboard: bool = True
     wandb: bool = False
@@ -215,7 +220,7 @@ class Logging:
 
 @dataclasses.dataclass(frozen=True)
 class Profile:
-    """A window of steps that is traced for a profiler; 0 steps: none."""
+    """The steps that a profiler traces; 0 steps: none."""
 
     start: int = 0
     steps: int = 0
@@ -228,7 +233,7 @@ def _options(name: str, options: Mapping[str, Any]) -> type:
 
 
 def _nested(name: str, groups: Mapping[str, type], base: type | None = None) -> type:
-    """Returns a group of groups."""
+    """Makes a group whose fields are other groups with their defaults, after those of ``base``."""
     return make_group(name, [(inner, group, group()) for inner, group in groups.items()], base)
 
 
@@ -243,18 +248,18 @@ def _sampling() -> type:
 
 
 def _network(name: str, module: type) -> type:
-    """Returns the group ``config.model`` of a network: its own fields and what a config adds."""
+    """Returns the group ``config.model`` of a network: its fields, and those that a config adds."""
     changes = dict(
         name=(Literal[name], name),
         bottleneck=(str, module.bottleneck),
         self_condition=(bool, True),
-        # cuDNN's on a GPU in bfloat16 where it takes the shape, else XLA's
+        # auto: cuDNN's on a GPU in bfloat16 if it takes the shape, else XLA's
         attention=(Literal["auto", "xla", "cudnn"], "auto"),
-        # of the computation; parameters are float32
+        # dtype of the computation; parameters are float32
         dtype=(Literal["float32", "bfloat16"], "float32"),
     )
     own = {field.name: (field.type, field.default) for field in dataclasses.fields(module)}
-    del own["parent"], own["num_classes"]  # num_classes is the data's, where labels are used
+    del own["parent"], own["num_classes"]  # The data give num_classes, if labels are used.
     own |= dict(class_conditional=(bool, False)) | changes
     return make_group(module.__name__, [(field, *own[field]) for field in own])
 
@@ -272,7 +277,7 @@ PROCESSES = {name: _process(name, process) for name, process in build.PROCESSES.
 @dataclasses.dataclass(frozen=True)
 class _Common:
     seed: Annotated[int, Field(ge=0, lt=2**32, description="a whole number in 0..2**32-1")] = 0
-    # another run, from whose EMA weights this one starts, e.g. to add self-conditioning
+    # directory of a run whose averaged weights this run starts from, e.g. to add self-conditioning
     init_from: str = ""
     data: Data = Data()
     train: Train = Train()
@@ -296,7 +301,7 @@ def config(network: type, process: type) -> type:
 
 @functools.cache
 def _config(network: type, process: type, plugins: tuple) -> type:
-    """See ``config``; ``plugins`` tells one set of registered plug-ins from another."""
+    """Makes the group of ``config``; ``plugins`` is only the cache's key."""
     evals = _nested("Evals", evaluators.settings())
     groups = {"model": network, "diffusion": process, "evals": evals, "sampling": _sampling()}
     return _nested("Config", groups, base=_Common)

@@ -1,6 +1,6 @@
-"""The check of a config before anything is built from it: every wrong field in one error.
+"""Checks a config before anything is built from it, and reports all wrong fields in one error.
 
-What only the data or the devices can tell is checked by ``ddaepp_jax.build``.
+Fields that must fit the data or the devices are checked by ``ddaepp_jax.build``.
 """
 
 import dataclasses
@@ -18,11 +18,11 @@ STRICT = pydantic.ConfigDict(strict=True, extra="forbid")
 
 
 def validate(config: ConfigDict) -> None:
-    """Checks the fields of a config, each by itself and among others.
+    """Checks the fields of a config, each by itself and together.
 
     Raises:
-      InputError: one line "field: value is wrong; mend"; of several wrong fields a line each, after
-        a line with their number.
+      InputError: one line "field: value is wrong; mend". If several fields are wrong, there is a
+        line for each, after a line with their number.
     """
     mistakes = wrong_fields(config)
     lines = list(mistakes.values())
@@ -53,7 +53,10 @@ def wrong_fields(config: ConfigDict) -> dict[str, str]:
 
 
 def _chosen(config: ConfigDict, group: str, choices: dict[str, type]) -> type:
-    """Returns the group that a name chooses; for no such name, a group where only it is checked."""
+    """Returns the group that the field ``name`` selects.
+
+    For an unknown name, it is a group that checks the name alone.
+    """
     fields = config.get(group, {})
     if (name := fields.get("name")) in choices:
         return choices[name]

@@ -55,9 +55,9 @@ class Dataset:
 
     @property
     def identity(self) -> str:
-        """Tells the set from others: the resolved path of its folder, or else its name.
+        """Identifies the set: the resolved path of its folder, or else its name.
 
-        What is stored for each data set is stored under this.
+        Files that are stored for each data set are stored under this.
         """
         return self.name if self.folder is None else str(self.folder.resolve())
 
@@ -67,7 +67,7 @@ class Dataset:
         return self.length * prod(self.image_shape)
 
     def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """Reads the images with the given (B,) indices.
+        """Reads the images with (B,) indices.
 
         Returns:
           "image" (B, H, W, C) uint8, "label" (B,) int32, "index" (B,) int32.

@@ -14,8 +14,8 @@ import numpy as np
 from ddaepp_jax.base.streams import named
 
 AUGMENT_DIM = 9
-_SCALE_STD = 0.2  # of log2 of the scale and of the stretch
-_SHIFT_STD = 0.125  # in widths and heights of the image
+_SCALE_STD = 0.2  # standard deviation of log2 of the scale and of the stretch
+_SHIFT_STD = 0.125  # standard deviation of the shift, in widths and heights of the image
 
 # sym6, the least asymmetric orthonormal filter with 6 vanishing moments (Daubechies 1992, section
 # 8.1).
@@ -138,8 +138,8 @@ def apply(images: jax.Array, transforms: Transforms) -> jax.Array:
     """Transforms images.
 
     Each image is surrounded by its reflection, one pixel narrower than the image, and by zeros
-    beyond. Points are looked up at twice the resolution; the filter leads there and back. This is
-    done to all images: an orthonormal filter gives back an image that does not move.
+    beyond. The filter doubles the resolution, at which points are looked up, and halves it again.
+    This is done to all images: an orthonormal filter gives back an image that does not move.
 
     Args:
       images: (B, H, W, C) float in [-1, 1].

@@ -1,4 +1,4 @@
-"""Decoding of image files to uint8 arrays of one shape."""
+"""Decodes image files to uint8 arrays of one shape."""
 
 import io
 from pathlib import Path
@@ -10,7 +10,7 @@ from ddaepp_jax.base.errors import InputError, first_line
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # number of channels -> Pillow's mode
 
-# Everything that Pillow raises for a damaged file.
+# All errors that Pillow raises for a damaged file.
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 

@@ -109,12 +109,13 @@ def prepare(name: str, data_dir: str | None) -> Any:
     from tensorflow_datasets.core.download import download_manager, downloader, extractor
 
     builder = new_builder(name, data_dir)
-    mend = f"correct that, or prepare {name} as array_record elsewhere and give its folder"
+    elsewhere = f"prepare {name} elsewhere as array_record and set data.data_dir to its folder"
     try:
         _download_and_prepare(builder)
     except ImportError as error:
         raise InputError(
-            f"data.name: {name} is prepared by code that needs {error.name}; {mend}"
+            f"data.name: {name} is prepared by code that needs {error.name}; "
+            f"install it, or {elsewhere}"
         ) from error
     except (
         OSError,  # includes the errors of requests
@@ -125,7 +126,7 @@ def prepare(name: str, data_dir: str | None) -> Any:
     ) as error:
         raise InputError(
             f"data.data_dir: {builder.data_dir} does not exist and cannot be made "
-            f"({first_line(error)}); {mend}"
+            f"({first_line(error)}); check the network and the folder, or {elsewhere}"
         ) from error
     return builder
 

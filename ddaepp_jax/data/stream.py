@@ -27,7 +27,7 @@ def stream(
       seed: seed of the order, see ``order.batch_indices``.
       batch_size: size of the global batch, over all processes.
       start: number of the first batch.
-      stop: number after that of the last batch.
+      stop: end of the batches' numbers, exclusive.
       rows: (R,) int, the positions in the global batch that this process holds.
       threads: number of reading threads. Each decodes one batch at a time; two batches a thread
         are read ahead.

@@ -41,8 +41,8 @@ def two_views(
       seed, step: integers, may be traced.
       index: (B,) int, the images' numbers in the data set.
       geometric: probability of each of EDM's geometric transformations, which are applied last;
-        with 0 there are none, and no label.
-      photometric: MoCo v3's augmentation, which is applied first; None for none.
+        0 applies none, and gives no label.
+      photometric: MoCo v3's augmentation, which is applied first; None applies none.
       flip: whether to mirror with probability 1/2 if neither of the two augmentations does.
     """
 

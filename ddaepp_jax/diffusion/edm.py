@@ -95,14 +95,14 @@ class EDM:
     def grid(self, steps: int) -> np.ndarray:
         """Returns (steps + 1,) float64, from sigma_max to sigma_min, then 0 (eq. 5)."""
         if steps < 1:
-            raise ValueError(f"{steps} is not positive")
+            raise ValueError(f"{steps} is not a positive number of steps; give 1 or more")
         ends = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
         return np.append(np.linspace(*ends, steps) ** self.rho, 0)
 
     def loss_levels(self, n: int) -> np.ndarray:
-        """Returns (n,) float32: the medians of n equally probable parts of training's levels.
+        """Returns (n,) float32: the quantiles (i + 1/2) / n of the levels that training draws.
 
-        They are rounded to four digits.
+        They are rounded to four significant digits.
         """
         normal = NormalDist(self.p_mean, self.p_std)
         sigmas = [np.exp(normal.inv_cdf((i + 0.5) / n)) for i in range(n)]

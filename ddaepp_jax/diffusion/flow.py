@@ -87,13 +87,13 @@ class Flow:
     def grid(self, steps: int) -> np.ndarray:
         """Returns (steps + 1,) float64, evenly from 0 to 1."""
         if steps < 1:
-            raise ValueError(f"{steps} is not positive")
+            raise ValueError(f"{steps} is not a positive number of steps; give 1 or more")
         return np.linspace(0, 1, steps + 1)
 
     def loss_levels(self, n: int) -> np.ndarray:
-        """Returns (n,) float32: the medians of n equally probable parts of training's levels.
+        """Returns (n,) float32: the quantiles (i + 1/2) / n of the levels that training draws.
 
-        They are rounded to four digits.
+        They are rounded to four significant digits.
         """
         levels = (np.arange(n) + 0.5) / n
         if self.time_sampling == "logit-normal":
@@ -102,7 +102,10 @@ class Flow:
         return np.array([float(f"{t:.4g}") for t in levels], np.float32)
 
     def probe_levels(self) -> tuple[float, ...]:
-        """Returns levels of little noise, as the other processes, in wider steps (our choice)."""
+        """Returns this project's levels.
+
+        They have little noise, as in the other processes, but are more widely spaced.
+        """
         return 0.6, 0.7, 0.8, 0.9, 0.95
 
     def as_level(self, level: float) -> np.float32:

@@ -1,4 +1,4 @@
-"""Guidance: a denoiser made of two or four others."""
+"""Guidance combines the estimates of two or four denoisers into one."""
 
 import dataclasses
 from collections.abc import Callable
@@ -78,7 +78,7 @@ class Guidance:
         numbers = all(isinstance(level, Real) for level in interval)
         if interval and not (numbers and len(interval) == 2 and interval[0] < interval[1]):
             raise ValueError(
-                f"interval: {interval} is not two rising levels, e.g. (0.1, 1.0); () is every level"
+                f"interval: {interval} is wrong; give two rising levels, e.g. (0.1, 1.0), or ()"
             )
         if self.channels < 0:
             raise ValueError(f"channels: {self.channels} is negative; 0 guides all")

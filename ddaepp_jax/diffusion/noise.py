@@ -1,4 +1,4 @@
-"""Random numbers that belong to an image: image i's are a function of (seed, stream, i) alone."""
+"""Random numbers of images: those of image i depend on (seed, stream, i) alone."""
 
 import jax
 from jax import Array
@@ -10,7 +10,7 @@ def image_keys(seed: int, stream: str, ids: Array) -> Array:
     """Returns (B,) keys, one for each image.
 
     Args:
-      stream: name of the use; two uses of a seed are independent.
+      stream: name of the use; streams of different names are independent.
       ids: (B,) numbers of the images.
     """
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(named(jax.random.key(seed), stream), ids)

@@ -1,4 +1,4 @@
-"""The interface of a diffusion process, on which training, sampling and probing rely."""
+"""The interface of a diffusion process, which training, sampling and probing use."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -51,7 +51,7 @@ class Process(Protocol):
         """Returns the (steps + 1,) levels of a sampler, from noise to the clean image.
 
         Raises:
-          ValueError: there is no grid with so many steps.
+          ValueError: the process has no grid with this number of steps.
         """
 
     def loss_levels(self, n: int) -> np.ndarray:

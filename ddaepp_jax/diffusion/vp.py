@@ -113,7 +113,7 @@ class VP(VariancePreserving):
     def grid(self, steps: int) -> np.ndarray:
         """Returns (steps + 1,) float32: evenly from 1 to ``last``, then 0."""
         if steps < 1:
-            raise ValueError(f"{steps} is not positive")
+            raise ValueError(f"{steps} is not a positive number of steps; give 1 or more")
         return np.append(np.linspace(1, self.last, steps), 0).astype(np.float32)
 
     def loss_levels(self, n: int) -> np.ndarray:

@@ -1,17 +1,17 @@
-"""What is measured during training: each module of this package is an evaluator.
+"""Evaluators, which measure a network during training: each module of this package is one.
 
 An evaluator ``NAME`` has
 
   Settings: a frozen dataclass, the config's group ``evals.NAME``. Its first field is ``every``, the
     number of steps between two evaluations (0: never).
   PANELS: the panels that a report draws of its metrics, if any.
-  BETTER: ``min`` or ``max``, where its main value ranks checkpoints.
-  make(settings, context): returns an ``Evaluation(every, measure, best)``, or None where these data
+  BETTER: ``min`` or ``max``, if its main value ranks checkpoints.
+  make(settings, context): returns an ``Evaluation(every, measure, best)``, or None if these data
     don't allow the evaluation. ``measure`` takes the network's parameters and returns values by
     name; ``best`` is the name of the main value. Nothing is read or compiled before it is due.
 
 A module outside of the package becomes an evaluator by ``register(module)``, for instance in a
-config file. Modules import what is heavy inside ``make``, so that a report and ``--help`` read
+config file. Modules import heavy packages inside ``make``, so that a report and ``--help`` read
 ``Settings`` and ``PANELS`` without JAX.
 """
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What evaluators measure, and on what.
+    """The network, process, data and settings that every evaluator receives.
 
     Attributes:
       network: the network, a Flax module.
@@ -65,7 +65,7 @@ _MODULES: dict[str, ModuleType] = {}
 
 
 def register(module: ModuleType) -> None:
-    """Makes a module an evaluator; its name is the last part of the module's."""
+    """Makes a module an evaluator, with the last part of the module's name as its name."""
     _MODULES[module.__name__.rpartition(".")[2]] = module
 
 
@@ -91,12 +91,13 @@ def better() -> dict[str, Callable[[Iterable[float]], float]]:
 def make(
     groups: Mapping[str, Mapping[str, Any]], context: Context, decay: float
 ) -> dict[str, Evaluation]:
-    """Makes the evaluations that are due at some step.
+    """Makes the evaluations whose ``every`` is not 0, by the evaluator's name.
 
     Args:
       groups: ``config.evals``, the settings of each evaluator.
-      context: what is measured.
-      decay: the average of the weights that is measured; metrics' names begin with it.
+      context: the network, process and data that are measured.
+      decay: decay of the average of the weights that is measured; it stands in metrics' names, as
+        in ``heldout_loss/ema0.999/mean``.
 
     Raises:
       InputError: a setting doesn't fit the network, the process or the data.
@@ -111,8 +112,11 @@ def make(
 
 
 def _of_average(evaluation: Evaluation, decay: str) -> Evaluation:
-    """Measures an average of the weights, and names it before each number's name."""
+    """Returns an evaluation of one average in the train state.
 
+    The names of its numbers begin with the average's, e.g. ``ema0.999/mean``; pictures keep their
+    names.
+    """
     from PIL.Image import Image
 
     def measure(state: TrainState) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def make(settings: Settings, context: "Context") -> "Evaluation":
 
     @cache
     def reference() -> Reference:
-        return references.of(images(), extractor(), sampling.batch_size)
+        return references.compute_or_read(images(), extractor(), sampling.batch_size)
 
     if jax.process_count() > 1 and not (
         present and references.file_of(images(), extractor()).exists()

@@ -1,6 +1,6 @@
 """The training loss on held-out images, by noise level.
 
-Where the network conditions itself, ``condition_off`` is the mean with that condition switched off.
+If the network conditions itself, ``condition_off`` is the mean with that condition switched off.
 """
 
 import dataclasses
@@ -91,5 +91,5 @@ def switched_off(params: Any) -> Any:
     """Returns a network's parameters with those of ``SelfConditioning`` at zero."""
     import jax
 
-    name = "self_conditioning"  # In every backbone.
+    name = "self_conditioning"  # the same in every backbone
     return {**params, name: jax.tree.map(lambda leaf: 0 * leaf, params[name])}

@@ -40,7 +40,7 @@ PANELS = (Panel("kNN while training", "knn/.+", "accuracy, %", alone=False),)
 
 
 def make(settings: Settings, context: "Context") -> "Evaluation | None":
-    """Returns the evaluation; None where the data have no labels."""
+    """Returns the evaluation; None if the data have no labels."""
     from ddaepp_jax.probing.neighbours import knn_accuracy
     from ddaepp_jax.probing.one_layer import OneLayer
     from ddaepp_jax.training.schedule import Evaluation

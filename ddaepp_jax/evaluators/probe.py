@@ -1,6 +1,6 @@
 """Accuracy of linear heads on one layer at one noise level.
 
-The heads are trained on images of the training split and tested on others of it.
+The heads are trained on images of the training split and tested on other images of it.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ PANELS = (
 
 
 def make(settings: Settings, context: "Context") -> "Evaluation | None":
-    """Returns the evaluation; None where the data have no labels."""
+    """Returns the evaluation; None if the data have no labels."""
     from ddaepp_jax.probing.heads import linear_accuracy
     from ddaepp_jax.probing.one_layer import OneLayer
     from ddaepp_jax.probing.protocols import PROTOCOLS

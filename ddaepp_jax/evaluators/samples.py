@@ -1,4 +1,4 @@
-"""A grid of samples, of all classes in turn where the network takes labels."""
+"""A grid of samples, of all classes in turn if the network takes labels."""
 
 import dataclasses
 from typing import TYPE_CHECKING, Any

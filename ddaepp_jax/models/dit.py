@@ -155,19 +155,19 @@ class Block(nn.Module):
 
 
 class DiT(nn.Module):
-    """DiT, with labels where ``num_classes`` is positive, and self-conditioning where
-    ``self_condition`` is set.
+    """The DiT network, with optional labels and self-conditioning.
 
     Attributes:
       patch_size: side of a patch, in pixels.
       width: number of channels of a token, a multiple of 4 and of ``num_heads``; with ``rope`` the
         width of a head is a multiple of 4.
       depth: number of blocks.
-      num_heads, mlp_ratio: of each block.
+      num_heads, mlp_ratio: number of heads, and ratio of the MLP's width to the tokens', in each
+        block.
       qk_norm: whether to normalise queries and keys.
-      swiglu: whether SwiGLU of 2/3 the hidden width takes the place of the MLP.
-      rope: whether there are rotary positions beside the fixed ones.
-      rmsnorm: whether RMSNorm takes the place of LayerNorm.
+      swiglu: whether SwiGLU, with 2/3 of the hidden width, replaces the MLP.
+      rope: whether rotary positions are used beside the fixed ones.
+      rmsnorm: whether RMSNorm replaces LayerNorm.
       shift: whether the condition shifts a branch's input, beside scaling it.
       learn_sigma: whether the output has twice the channels, of which the second half interpolates
         the log variance of DDPM's step (arXiv 2102.09672, eq. 15). Released DiTs have it; no
@@ -213,7 +213,7 @@ class DiT(nn.Module):
     def problems(self) -> Iterator[str]:
         """Yields what is wrong with the fields, as "field: value ...; mend"."""
         heads = self.num_heads
-        multiple = 4 if self.rope else 1  # of a head's width
+        multiple = 4 if self.rope else 1  # A head's width is a multiple of this.
         if self.patch_size < 1:
             yield f"patch_size: {self.patch_size} is not positive"
         if self.width < 1 or heads < 1 or self.width % (multiple * heads) or self.width % 4:
@@ -247,7 +247,7 @@ class DiT(nn.Module):
           y: (B,) int labels in 0..num_classes, where the last one is the null class; None: all
             null.
           augment_label: (B, augment_dim); None: zeros, the label of images that are not augmented.
-          train: unused: DiT's only dropout is that of labels, and the objective does it.
+          train: unused, as DiT drops out labels only, which the objective does.
           capture: names of the features to return; None: all.
           stop: end after the last block that ``capture`` needs.
 
@@ -323,8 +323,9 @@ class DiT(nn.Module):
     def _block(
         self, tokens: Array, condition: Array, grid: tuple[int, int]
     ) -> tuple[Callable[[Any, Array, Array], Array], Any]:
-        """Returns a block as a function of its parameters, tokens and condition, and the stack of
-        all blocks' parameters.
+        """Returns a block and the parameters of all blocks.
+
+        The block is a function ``apply(params, tokens, condition)``; the parameters are stacked.
         """
         turns = None
         if self.rope:
@@ -350,7 +351,7 @@ class DiT(nn.Module):
 
         params = self.param("blocks", lambda rng: jax.vmap(init)(jax.random.split(rng, self.depth)))
         if self.remat:
-            # In a scan nothing outside the body can be shared with what is recomputed.
+            # In a scan, the recomputation can share nothing with code outside the body.
             apply = jax.checkpoint(apply, prevent_cse=not self.scan)
         return apply, params
 

@@ -15,9 +15,7 @@ CONV_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def conv_bias_init(fan_in: int) -> Initializer:
-    """Returns the initialiser that is uniform within ``1 / sqrt(fan_in)``: PyTorch's default for
-    the bias of a convolution or linear layer.
-    """
+    """Returns PyTorch's default bias initialiser: uniform within ``1 / sqrt(fan_in)``."""
     bound = fan_in**-0.5
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
         key, shape, dtype, -bound, bound
@@ -25,7 +23,7 @@ def conv_bias_init(fan_in: int) -> Initializer:
 
 
 def wide(dtype: jnp.dtype) -> jnp.dtype:
-    """Returns ``dtype`` or float32, whichever is wider: the dtype of what needs precision."""
+    """Returns ``dtype`` or float32, whichever is wider, for computations that need precision."""
     return jnp.promote_types(dtype, jnp.float32)
 
 
@@ -125,8 +123,9 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Linear, GELU (exact, or its approximation by tanh), Linear; the output is as wide as the
-    input.
+    """Linear, GELU, Linear; the output has the input's width.
+
+    ``approximate`` computes GELU by tanh.
     """
 
     hidden: int

@@ -32,7 +32,7 @@ def problems(network: nn.Module, names: Sequence[str], last: str | None = None) 
 
     Args:
       network: the backbone, not bound to parameters.
-      names: of its blocks.
+      names: names of the network's blocks.
       last: the block after which nothing can be conditioned.
     """
     name = network.bottleneck

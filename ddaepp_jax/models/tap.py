@@ -1,4 +1,4 @@
-"""Which features a pass through a backbone returns, and where the pass stops."""
+"""The features that a pass through a backbone returns, and the block where the pass stops."""
 
 import dataclasses
 from collections import OrderedDict
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from jax import Array
 
-BOTTLENECK = "bottleneck"  # the feature's name; the block behind it is a field of the network
+BOTTLENECK = "bottleneck"  # name of the feature; the network's field ``bottleneck`` names its block
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,13 +31,15 @@ class Tap:
     def __post_init__(self) -> None:
         if self.bottleneck not in self.names:
             blocks = ", ".join(self.names)
-            raise ValueError(f"bottleneck: no block {self.bottleneck!r}; there is {blocks}")
+            raise ValueError(f"bottleneck: no block {self.bottleneck!r}; the blocks are {blocks}")
         if self.stop and self.capture is None:
-            raise ValueError("stop: needs capture, the names of the blocks to stop after")
+            raise ValueError(
+                "stop: set without capture; give capture, the names of the features to return"
+            )
         for name in self.captured:
             if name not in (*self.names, BOTTLENECK):
                 features = ", ".join((*self.names, BOTTLENECK))
-                raise ValueError(f"capture: no feature {name!r}; there is {features}")
+                raise ValueError(f"capture: no feature {name!r}; the features are {features}")
 
     @property
     def captured(self) -> tuple[str, ...]:
@@ -54,7 +56,7 @@ class Tap:
 
     @property
     def conditions(self) -> bool:
-        """Whether something runs after the bottleneck, so that it can be conditioned."""
+        """Whether the pass runs layers after the bottleneck, which self-conditioning reaches."""
         return not self.stop or self.bottleneck in self.blocks[:-1]
 
     def features(self, outputs: Mapping[str, Array]) -> OrderedDict[str, Array]:

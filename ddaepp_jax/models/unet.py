@@ -30,8 +30,9 @@ def block_names(mults: tuple[int, ...], blocks: int) -> list[str]:
 
 
 class Stage(NamedTuple):
-    """One step of a UNet: a block of ``channels * mult`` channels, or a change of resolution,
-    "down" or "up".
+    """One stage of a UNet: a block, or a change of resolution ("down", "up").
+
+    It has ``channels * mult`` channels.
     """
 
     name: str
@@ -70,7 +71,7 @@ def _conv(
 ) -> Array:
     """Applies a convolution with ``size // 2`` zeros on every side.
 
-    So stride 2 halves an even image as in PyTorch.
+    Stride 2 therefore halves an even image as in PyTorch.
     """
     init = dict(kernel_init=CONV_INIT, bias_init=conv_bias_init(size**2 * x.shape[-1]))
     return nn.Conv(width, (size, size), stride, padding=size // 2, dtype=dtype, name=name, **init)(
@@ -137,8 +138,7 @@ class Block(nn.Module):
 
 
 class UNet(nn.Module):
-    """UNet, with labels where ``num_classes`` is positive, and self-conditioning where
-    ``self_condition`` is set.
+    """The UNet network, with optional labels and self-conditioning.
 
     The defaults are the 35.7M network of DDPM; the 56.5M one of DDPM++ is ``mults=(2, 2, 2),
     attend=(False, True, False), blocks=4, residual_updown=True, bottleneck="out_5"``.
@@ -187,7 +187,10 @@ class UNet(nn.Module):
 
     @nn.nowrap
     def attending(self) -> dict[int, int]:
-        """Returns the channels by level, of the levels with attention; the middle is the last."""
+        """Returns {level: channels} of the levels with attention.
+
+        The last level always has attention, in ``mid``.
+        """
         levels = [level for level, attends in enumerate(self.attend) if attends]
         return {i: self.channels * self.mults[i] for i in [*levels, len(self.mults) - 1]}
 
@@ -201,7 +204,10 @@ class UNet(nn.Module):
         if not 0 <= self.dropout < 1:
             yield f"dropout: {self.dropout} is not in [0, 1)"
         if not self.mults or min(self.mults) < 1 or len(self.attend) != len(self.mults):
-            yield f"attend, mults: {self.attend}, {self.mults}: give one value each a resolution"
+            yield (
+                f"attend, mults: {self.attend}, {self.mults} do not match; give a flag and a "
+                "positive factor for every resolution"
+            )
             return
         widths = set(self.attending().values())
         heads = self.head_channels
@@ -266,8 +272,9 @@ class UNet(nn.Module):
         return out, tap.features(outputs)
 
     def _embed_time(self, t: Array, augment_label: Array | None) -> Array:
-        """Returns (B, 4 * channels), float32 at least: bfloat16 cannot tell neighbouring times
-        t/1000 apart.
+        """Returns (B, 4 * channels) in float32 or wider.
+
+        bfloat16 cannot tell neighbouring times t/1000 apart.
         """
         dtype = wide(self.dtype)
         width = 4 * self.channels

@@ -61,18 +61,21 @@ class Block(nn.Module):
 
 
 class UViT(nn.Module):
-    """U-ViT, with labels where ``num_classes`` is positive, and self-conditioning where
-    ``self_condition`` is set.
+    """The U-ViT network, with optional labels and self-conditioning.
 
     Attributes:
       patch_size: side of a patch, in pixels.
       width: number of channels of a token.
       depth: number of blocks without the middle one, even: one half comes before, one after it.
-      num_heads, mlp_ratio, qkv_bias: of each block.
+      num_heads, mlp_ratio: number of heads, and ratio of the MLP's width to the tokens', in each
+        block.
+      qkv_bias: whether a block's qkv projection has a bias.
       num_classes: number of classes; the embedding has one more row, ``num_classes``, the null
         class. 0: no labels.
       augment_dim: length of the augmentation vector, which enters as a token of its own; 0: none.
-      mlp_time_embed, skip, conv: options of the reference.
+      mlp_time_embed: whether an MLP follows the time's sinusoid.
+      skip: whether late blocks join early ones.
+      conv: whether a 3x3 convolution ends the network.
       self_condition: whether the bottleneck conditions the blocks after it.
       bottleneck: name of the block whose pooled output is the feature ``bottleneck``.
       pool: "mean" over the patch tokens, or "cls": the output of a learned token.
@@ -193,8 +196,9 @@ class UViT(nn.Module):
     def _embed(
         self, x: Array, time: Array, y: Array | None, augment_label: Array | None
     ) -> tuple[Array, int]:
-        """Returns tokens (B, extras + L, width), where the time token is the last of the extra
-        ones, and the number of extra tokens.
+        """Returns the tokens (B, extras + L, width) and the number of extra tokens.
+
+        The time is the last extra token.
         """
         batch, _, _, channels = x.shape
         patch = (self.patch_size, self.patch_size)

@@ -1,1 +1,1 @@
-"""What training minimises: objectives request passes through the network and see its features."""
+"""Training objectives, which request passes through the network and read its features."""

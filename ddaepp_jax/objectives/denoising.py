@@ -1,4 +1,4 @@
-"""Denoising, the objective of every run: predict the noise, or what the process derives from it."""
+"""Denoising, the objective of every run, by the loss that the diffusion process defines."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -87,7 +87,8 @@ class Distillation:
         """Returns the initial parameters of the heads.
 
         Args:
-          shapes: of the features, without the batch.
+          rng: key of the initial values.
+          shapes: shape of each feature by name, without the batch axis.
         """
         first, second = jax.random.split(rng)
         z, params = self.projector.init_with_output(first, jnp.zeros((2, *shapes[FEATURE])))
@@ -97,7 +98,7 @@ class Distillation:
     def passes(self, rng: Array, batch: Mapping[str, Any]) -> dict[str, Pass]:
         """Requests the passes of student and teacher.
 
-        All labels are dropped, as they are where features are read, except in the denoising pass.
+        Every pass but the denoising pass gets the null class, as the passes of a probe do.
 
         Args:
           batch: "views", two pairs (image, augment_label), and what ``denoising`` reads.

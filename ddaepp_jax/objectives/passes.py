@@ -1,4 +1,4 @@
-"""Passes through the network: what an objective requests, and what it gets."""
+"""Passes through the network that objectives request, and their results."""
 
 import dataclasses
 from collections import OrderedDict
@@ -40,7 +40,7 @@ class Pass:
 
 
 def merge(first: Pass, second: Pass) -> Pass:
-    """Returns the pass that serves two requests of the same name."""
+    """Merges two requests of the same name into one pass that serves both."""
     capture = tuple(dict.fromkeys(first.capture + second.capture))
     return dataclasses.replace(first, capture=capture, denoises=first.denoises or second.denoises)
 

@@ -1,1 +1,1 @@
-"""Measures how much a network's features know, by linear heads, neighbours and diagnostics."""
+"""Probes of a network's features: linear heads, nearest neighbours and diagnostics."""

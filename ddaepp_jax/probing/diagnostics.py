@@ -10,14 +10,14 @@ from collections.abc import Mapping
 import numpy as np
 
 PIXELS = "pixels"  # name of raw pixels among the layers
-FEWEST = 10  # images; the rank of fewer is small whatever they are
+FEWEST = 10  # fewest images to diagnose: with fewer, the rank is small for any features
 BLOCK = 1024  # images whose distances to the others are in memory at once
 ROUNDING = float(np.finfo(np.float32).eps)  # relative error of float32 features
 
-# Features with less have collapsed. Untrained networks have more: among tiny U-ViTs, UNets and DiTs
-# on digits, the smallest spread is 0.06 and the smallest rank 3.6. Both are DiTs', which start as a
-# linear map of the mean patch. Where a patch is one pixel, the rank of a DiT is at most the number
-# of channels; on CIFAR-10 it is 2.4.
+# Features below these limits have collapsed. Untrained networks stay above them: among tiny U-ViTs,
+# UNets and DiTs on digits, the smallest spread is 0.06 and the smallest rank 3.6. Both smallest
+# values are of DiTs, whose features start as a linear map of the mean patch. If a patch is one
+# pixel, the rank of a DiT is at most the number of channels; on CIFAR-10 it is 2.4.
 LEAST_SPREAD = 1e-3
 LEAST_RANK = 2.0
 
@@ -107,13 +107,13 @@ def diagnose(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
 
 
 def collapse(values: Mapping[str, float]) -> str:
-    """Describes a collapse of the features in words; "" where there is none.
+    """Describes a collapse of the features in words; "" if there is none.
 
     The collapse is complete where the spread is below 0.001: images hardly differ. It is
     dimensional where the effective rank is 2 or less: images differ along a line or two.
 
     Args:
-      values: those of ``diagnose``.
+      values: what ``diagnose`` returns.
     """
     if values["spread"] < LEAST_SPREAD:
         value = f"spread {values['spread']:.2g}"

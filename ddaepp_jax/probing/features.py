@@ -42,8 +42,8 @@ class Extraction:
       level: noise level, in the type that the process takes.
       seed: image i's noise is a function of (seed, i).
       batch_size: images of a forward pass.
-      pad: images are cropped out of a border of this many pixels.
-      flip: images are mirrored by a fair coin.
+      pad: pixels of the border around an image, out of which it is cropped.
+      flip: whether images are mirrored by a fair coin.
     """
 
     features: Features
@@ -66,7 +66,7 @@ def noisy(network: nn.Module, process: Process, layers: tuple[str, ...]) -> Feat
     """Returns the function that computes a network's features of noisy images.
 
     One forward pass computes all ``layers``; the compiler prunes what they don't need. An image's
-    noise is a function of its key and the draw. A network with labels is given the null class.
+    noise is a function of its key and the draw. A network that takes labels gets the null class.
     """
 
     def features(
@@ -113,7 +113,7 @@ def extract_batches(
     """Computes features of images, averaged over draws of the noise.
 
     Args:
-      extraction: how they are computed.
+      extraction: how the features are computed.
       read: maps (B,) positions in ``ids`` to images.
       ids: (N,) int, the images' numbers, which decide their noise, crops and mirroring.
       draws: numbers of the draws.

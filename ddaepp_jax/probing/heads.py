@@ -2,8 +2,8 @@
 
 A head is multinomial logistic regression, ``softmax(W z + b)`` on a feature ``z``; it starts at
 zero and is trained by Adam with a cosine schedule to zero. ``vmap`` runs over the layers of one
-width and over the learning rates. Heads don't see each other: trained together or one by one, they
-are the same.
+width and over the learning rates. Heads are independent: trained together or one by one, they are
+the same.
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ class Heads:
 
     Attributes:
       params: {width: {"kernel": (R, L, width, classes), "bias": (R, L, classes)}}.
-      moments: optax's, with the same leading axes.
+      moments: Adam's moments as an optax state, with the same leading axes.
     """
 
     params: dict[str, dict[str, Array]]
@@ -140,10 +140,10 @@ def fit(
     Args:
       features: {layer: (N, C)}.
       labels: (N,) int.
-      scales: of the features; empty leaves them as they are.
+      scales: mean and deviation of each layer; an empty mapping leaves features as they are.
       protocol: how heads are trained.
       num_classes: number of classes.
-      seed: of the order.
+      seed: seed of the images' order.
     """
     n = len(labels)
     rates = jnp.asarray(protocol.learning_rates, jnp.float32)
@@ -182,7 +182,7 @@ def accuracies(
       heads: trained heads.
       features: {layer: (N, C)}; they are read in chunks, which bounds the memory.
       labels: (N,) int.
-      scales: those of the training.
+      scales: the scales that the heads were trained with.
 
     Returns:
       {layer: (R,) float64 in 0..1}.

@@ -1,4 +1,4 @@
-"""All layers of a network probed at one noise level."""
+"""Probes all layers of a network at one noise level."""
 
 import dataclasses
 import math
@@ -16,7 +16,8 @@ from ddaepp_jax.probing.settings import Settings, TrainedNetwork
 from ddaepp_jax.probing.splits import Splits
 from ddaepp_jax.probing.stored import store
 
-SCALED_BY = 16384  # images that standardise the features, where no more of them are read anyway
+# Number of images that set the scale, if no other use reads more training images.
+SCALED_BY = 16384
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Labelled:
     labels: np.ndarray
 
     def only(self, layers: Iterable[str]) -> "Labelled":
-        """Returns some of the layers."""
+        """Returns the same images with only these layers."""
         return Labelled({layer: self.features[layer] for layer in layers}, self.labels)
 
 
@@ -44,10 +45,10 @@ def probe_level(
     Args:
       trained: the network.
       settings: how it is probed.
-      images: the images.
+      images: the images of each part.
       level: the noise level; None stands for raw pixels, which need no network.
-      directory: keeps what a stopped probe continues from.
-      device_bytes: bytes of features that are on a device together.
+      directory: directory of the files from which a stopped probe continues.
+      device_bytes: most bytes of features that are on a device at once.
 
     Returns:
       A row for each layer: accuracies in percent, and the values of ``diagnose``.
@@ -69,7 +70,7 @@ def probe_level(
     widths = {layer: feature.shape[1] for layer, feature in parts["train"].features.items()}
     count = sum(len(part.labels) for part in parts.values())
     rows = []
-    # Features of a fresh protocol are never on the device together.
+    # A fresh protocol never has all features on the device at once.
     for layers in group_layers(widths, count, math.inf if protocol.fresh else device_bytes):
         group = {name: part.only(layers) for name, part in parts.items()}
         train = group["train"]
@@ -87,7 +88,11 @@ def _store_parts(
     directory: Path,
     title: str,
 ) -> dict[str, Labelled]:
-    """Computes the features of each part, in files of ``directory``."""
+    """Computes the features of the images by part (train, held_out, test), and stores them on disk.
+
+    A stopped computation continues from ``directory``. A fresh protocol without neighbours stores
+    only the training images that set the scale.
+    """
     protocol = settings.protocol
     part_ids = dict(images.parts)
     if protocol.fresh and not settings.knn:
@@ -171,7 +176,7 @@ def _rows(
         name: linear.accuracies(heads, part.features, part.labels, scales)
         for name, part in tested.items()
     }
-    chosen_by = next(iter(tested))  # "held_out", or "test" where no image is held out
+    chosen_by = next(iter(tested))  # "held_out", or "test" if no image is held out
     rows = []
     for layer in train.features:
         rate = int(np.argmax(accuracies[chosen_by][layer]))

@@ -1,4 +1,4 @@
-"""Nearest neighbours among features."""
+"""Classification of features by their nearest neighbours."""
 
 import numpy as np
 
@@ -15,16 +15,17 @@ def knn_accuracy(
 ) -> float:
     """Computes the accuracy of the k nearest neighbours by cosine.
 
-    Each neighbour votes with ``exp(cosine / temperature)``, as in DINO (arXiv 2104.14294). Features
-    are standardised by the bank first, as cosines tell little apart where a mean dominates.
+    Each neighbour votes with ``exp(cosine / temperature)``, as in DINO (arXiv 2104.14294). The
+    bank's mean and deviation standardise the features first; otherwise a large mean makes all
+    cosines alike.
 
     Args:
       bank: (N, C) features among which neighbours are sought.
       bank_labels: (N,) int.
       query: (M, C) features to classify.
       query_labels: (M,) int.
-      k: number of neighbours; all of the bank where it is smaller.
-      temperature: of the votes.
+      k: number of neighbours; a smaller bank is used whole.
+      temperature: temperature of the votes.
 
     Returns:
       The share of queries that are classified correctly, in 0..1.

@@ -35,7 +35,7 @@ class OneLayer:
           layer: name of the network's feature.
           level: noise level in the process's unit; None is the middle of its probe grid.
           group: the config's group, which errors name.
-          context: what is measured.
+          context: the network, process and data.
 
         Raises:
           InputError: there is no such layer or level.
@@ -58,10 +58,10 @@ class OneLayer:
     def split(self, images: int) -> Callable[[Any], tuple[Labelled, Labelled]]:
         """Returns a function of the parameters that computes labelled features.
 
-        It returns those of images to learn from, and those of other images to test on.
+        Its first value is of images to learn from, its second of other images to test on.
 
         Args:
-          images: at most this many images of either kind.
+          images: largest number of images to learn from, and of images to test on.
         """
         rows = split_rows(len(self._data), HELD_OUT, self._extraction.seed)
         train, test = (part[:images] for part in rows)
@@ -83,7 +83,7 @@ class OneLayer:
         The features are two arrays (N, C).
 
         Args:
-          images: at most this many images.
+          images: largest number of images.
         """
         ids = split_rows(len(self._data), 0, self._extraction.seed)[0][:images]
         gather = cache(lambda: self._data.gather(ids)[0])

@@ -70,7 +70,7 @@ def fit(
     saved: Path,
     title: str,
 ) -> Heads:
-    """Trains heads on images, and saves them now and then.
+    """Trains heads on images, and saves them at intervals.
 
     An epoch is N / batch_size steps, rounded up over the whole training; the order is that of
     ``data.order``.
@@ -80,10 +80,10 @@ def fit(
       read: reads images and labels by their numbers.
       ids: (N,) int, numbers of the images.
       heads: untrained heads.
-      scales: of the features; empty leaves them as they are.
+      scales: mean and deviation of each layer; an empty mapping leaves features as they are.
       protocol: how heads are trained.
-      saved: the file of a training that was stopped, which continues.
-      title: of the progress bar.
+      saved: file of the unfinished training, which continues a stopped one.
+      title: title of the progress bar.
     """
     mesh = extraction.mesh
     first = 0

@@ -37,8 +37,8 @@ def probe(
       test: the test split.
       settings: how the network is probed.
       out: path of the results, without a suffix.
-      device_bytes: images, or the features of a group of layers, up to so many bytes are kept on a
-        device.
+      device_bytes: most bytes of features that are on a device at once; data sets up to this size
+        are read into memory.
 
     Returns:
       The content of the JSON: "settings"; "levels"; "rows", one for each layer and level, with
@@ -82,14 +82,14 @@ def probe(
 
 
 def _finished(results: Results) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """Reads the rows and seconds of levels that are finished."""
+    """Reads the rows and the seconds of the finished levels."""
     content = results.read("rows", "seconds")
     if content is None:
         return [], {}
     if any("spread" not in row for row in content["rows"]):
         raise InputError(
-            f"{results.file}: an older version's probe, without spread and rank; remove it or give "
-            "another --out"
+            f"{results.file}: holds a probe of an older version, without spread and rank; "
+            "remove it or give another --out"
         )
     return content["rows"], content["seconds"]
 
@@ -97,12 +97,16 @@ def _finished(results: Results) -> tuple[list[dict[str, Any]], dict[str, float]]
 def _splits(
     trained: TrainedNetwork, train: Dataset, test: Dataset, settings: Settings, device_bytes: int
 ) -> Splits:
-    """Checks the images, and loads them into memory where they fit."""
+    """Checks the images, and loads them into memory if they fit."""
     if not train.num_classes:
-        raise InputError(f"data.name: {train.name} has no labels; a probe needs them")
+        raise InputError(
+            f"data.name: {train.name} has no labels, which a probe needs; "
+            "use a data set with labels"
+        )
     if train.image_shape != trained.image_shape:
         raise InputError(
-            f"data.data_dir: images of {train.image_shape}; the run has {trained.image_shape}"
+            f"data.data_dir: images have shape {train.image_shape}, but the run was trained on "
+            f"{trained.image_shape}; give its data"
         )
     if train.nbytes + test.nbytes <= device_bytes:
         train = train.resident()
@@ -115,7 +119,7 @@ def best_row(
 ) -> dict[str, Any] | None:
     """Returns the row that the linear heads choose, with its metric's name.
 
-    Returns None where all rows are of raw pixels. ``unit`` is the process's.
+    Returns None if all rows are of raw pixels. ``unit`` is the process's unit of noise.
     """
     inner = [row for row in rows if row["layer"] != PIXELS]
     if not inner:

@@ -1,4 +1,4 @@
-"""How linear heads are trained, by name; needs no JAX."""
+"""The protocols for training linear heads, by name; this module needs no JAX."""
 
 import dataclasses
 
@@ -8,14 +8,14 @@ class Protocol:
     """How heads are trained.
 
     Attributes:
-      fresh: noise and augmentation are drawn anew at every step; otherwise features are computed
-        once and kept.
+      fresh: whether noise and augmentation are drawn anew at every step; otherwise features are
+        computed once and kept.
       epochs: epochs of the heads' training.
       batch_size: images of a step.
-      learning_rates: a head is trained for each; the one that counts is chosen on the images that
-        choose the layer.
-      standardise: features are scaled to mean 0 and variance 1 over the training images (a batch
-        norm without parameters).
+      learning_rates: a head is trained for each; the images that choose the layer also choose the
+        rate.
+      standardise: whether features are scaled to mean 0 and variance 1 over the training images (a
+        batch norm without parameters).
       l2: weight of ``|W|^2 / 2`` in the loss; scikit-learn's ``C`` is ``1 / (N l2)``.
     """
 

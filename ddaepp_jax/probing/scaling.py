@@ -1,4 +1,4 @@
-"""Standardised features: mean 0 and variance 1 in each channel."""
+"""Scaling of features to mean 0 and variance 1 in each channel."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ from jax import Array
 
 CHUNK = 4096  # images that are summed at once
 
-# {layer: mean (C,) and standard deviation (C,)}; an empty one leaves features as they are.
+# {layer: mean (C,) and standard deviation (C,)}; an empty mapping leaves features as they are.
 Scales = Mapping[str, tuple[Array, Array]]
 
 

@@ -46,17 +46,17 @@ class TrainedNetwork:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How a network is probed. A probe is resumed where all fields but ``levels`` are the same.
+    """How a network is probed. A probe is resumed if all fields but ``levels`` are the same.
 
     Attributes:
       name: name of the protocol.
       protocol: how heads are trained.
       layers: names of the network's features.
       levels: noise levels in the process's unit.
-      held_out: share of the training split that chooses; with 0 the test split does.
+      held_out: share of the training split that chooses; if it is 0, the test split chooses.
       knn: number of nearest neighbours; 0: none.
-      flip: whether images are mirrored, where they are augmented.
-      pad: border in pixels out of which images are cropped, where they are augmented.
+      flip: whether augmentation mirrors images.
+      pad: border in pixels out of which augmentation crops images.
       seed: seed of noise, crops and order.
     """
 
@@ -132,8 +132,8 @@ def settings(
       trained: the network.
       defaults: "protocol", "held_out", "knn", and "epochs" of that protocol (None: its own).
       protocol: a name of ``PROTOCOLS``.
-      layers: names of the network's features; () is all that differ.
-      levels: noise levels in the process's unit; () is the process's grid.
+      layers: names of the network's features; () takes all that differ.
+      levels: noise levels in the process's unit; () takes the process's grid.
       held_out: see ``Settings``.
       knn: see ``Settings``.
       seed: see ``Settings``.
@@ -173,7 +173,10 @@ def settings(
 
 
 def _distinct(network: nn.Module, layers: Sequence[str]) -> tuple[str, ...]:
-    """Leaves out the bottleneck where it is the mean of another layer, as most networks pool it."""
+    """Leaves out "bottleneck" where it equals a block's mean feature.
+
+    Only a U-ViT with ``pool="cls"`` keeps it.
+    """
     repeated = getattr(network, "pool", "mean") == "mean"
     return tuple(layer for layer in layers if not (repeated and layer == "bottleneck"))
 

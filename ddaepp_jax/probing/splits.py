@@ -15,7 +15,7 @@ def split_rows(n: int, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarr
     Args:
       n: number of images.
       held_out: share of the second part, in 0..1.
-      seed: of the order.
+      seed: seed of the images' order.
 
     Returns:
       Rows to train heads on, and rows held out from them.
@@ -32,11 +32,11 @@ class Splits:
       num_classes: number of classes.
       parts: numbers of the images by part: "train", on which heads are trained; "held_out", which
         may be empty; and "test".
-      chosen_by: the part that chooses layer, level and learning rate: "held_out", or "test" where
+      chosen_by: the part that chooses layer, level and learning rate: "held_out", or "test" if
         no image is held out.
       diagnosed: numbers of the images that diagnose the features, spread evenly over the part that
         chooses.
-      described: the parts in words.
+      described: descriptions of the parts, for the results.
     """
 
     def __init__(self, train: Dataset, test: Dataset, held_out: float, seed: int) -> None:

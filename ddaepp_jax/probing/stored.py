@@ -1,6 +1,6 @@
-"""Features of a set of images on disk: a memory-mapped file for each layer.
+"""Stores features of a set of images on disk, in a memory-mapped file for each layer.
 
-An extraction that was stopped continues where it ended.
+A stopped extraction continues where it ended.
 """
 
 import shutil
@@ -21,7 +21,7 @@ Read = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 def _widths(extraction: Extraction, image_shape: tuple[int, int, int]) -> dict[str, int]:
-    """Returns {layer: C}; nothing is computed."""
+    """Returns the width C of each layer, without computing features."""
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
     number = jax.ShapeDtypeStruct((), jnp.int32)
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
@@ -40,12 +40,12 @@ def store(
     """Computes features of images and keeps them in the files of a directory.
 
     Args:
-      directory: continued where it holds a part of the same extraction.
+      directory: directory of the files; a stopped extraction in it is continued.
       extraction: how features are computed.
       read: reads images and labels by their numbers.
       ids: (N,) int, the images' numbers.
       image_shape: (H, W, C).
-      title: of the progress bar.
+      title: title of the progress bar.
 
     Returns:
       Features {layer: (N, C) float32} and labels (N,) int32, memory-mapped.
@@ -97,6 +97,6 @@ def _check_space(directory: Path, needed: int) -> None:
     free = shutil.disk_usage(directory).free
     if needed > free:
         raise InputError(
-            f"--out: {needed / 2**30:.1f} GiB of features don't fit the {free / 2**30:.1f} GiB "
-            f"free at {directory}; give another place, or ask for less"
+            f"{directory}: {needed / 2**30:.1f} GiB of features do not fit the "
+            f"{free / 2**30:.1f} GiB that are free; free more, or use fewer layers or images"
         )

@@ -1,16 +1,16 @@
 """Weights of reference implementations, and their conversion.
 
-Each implementation (a kind) has a module, called a family, of what is known about its weights:
+Each implementation (a kind) has a module, its family, which describes its weights:
 
 - ``Arguments``: a dataclass of the arguments of the reference's class, under its own names and with
-  its own defaults. ``network()`` returns our network, and ``input_shape`` is the (H, W, C) of the
-  images or latents that it takes.
+  its own defaults. ``network()`` builds this package's network, and ``input_shape`` is the (H, W,
+  C) of the images or latents that it takes.
 - ``arguments(tensors)``: the arguments, read off the tensors.
 - ``reference_name(network, path)``: the name of the parameter at a Flax path in the reference's
   ``state_dict``. Where Flax stacks the parameters of all blocks, ``{}`` stands for the number of
   the block.
 - ``arranged(network, path, tensor, shape)``: the tensor in the reference's layout, with its rows in
-  the order of ours; ``shape`` is that of our parameter.
+  the order of ours; ``shape`` is the shape of our parameter.
 - ``MARKS``: names of tensors by which such a network is recognised.
 - ``LEFT_OUT``: patterns of names of tensors that are not parameters.
 """

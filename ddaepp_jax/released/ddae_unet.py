@@ -56,7 +56,7 @@ class Arguments:
         return height, width, channels
 
     def network(self) -> UNet:
-        """Returns our network.
+        """Builds this package's ``UNet`` with these arguments.
 
         Its bottleneck is the last decoder block at 8x8, or at the next smaller size, but not at
         full resolution.

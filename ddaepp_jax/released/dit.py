@@ -51,7 +51,7 @@ class Arguments:
         return self.input_size, self.input_size, self.in_channels
 
     def network(self) -> DiT:
-        """Returns our network."""
+        """Builds this package's ``DiT`` with these arguments."""
         return DiT(
             patch_size=self.patch_size,
             width=self.hidden_size,
@@ -110,7 +110,7 @@ def reference_name(network: DiT, path: tuple[str, ...]) -> str:
 def arranged(
     network: DiT, path: tuple[str, ...], tensor: np.ndarray, shape: tuple[int, ...]
 ) -> np.ndarray:
-    """Brings a patch's pixels into our order, and drops or adds what one of the two lacks.
+    """Brings a patch's pixels into our order, and drops or adds parts that one of the two lacks.
 
     The variance's half of the final layer is dropped if ours has none; a null class of zeros is
     added if the reference has none.

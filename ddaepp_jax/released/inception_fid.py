@@ -24,10 +24,11 @@ LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Arguments of the network.
+    """Arguments of pytorch-fid's Inception.
 
-    torchvision's own weights, with 1000 classes, have the same names, but their network pools
-    differently.
+    Attributes:
+      num_classes: number of classes: 1008 in FID's weights. torchvision's weights have 1000 and the
+        same names, but belong to a network that pools differently: their features do not give FID.
     """
 
     num_classes: int = 1008
@@ -38,7 +39,7 @@ class Arguments:
         return SIZE, SIZE, 3
 
     def network(self) -> Inception:
-        """Returns our network with pytorch-fid's resizing.
+        """Builds this package's ``Inception`` with these arguments and pytorch-fid's resizing.
 
         ``clone(resizing="tensorflow1")`` has the resizing of other evaluators.
         """

@@ -38,7 +38,7 @@ class Arguments(dit.Arguments):
     use_checkpoint: bool = False
 
     def network(self) -> DiT:
-        """Returns our network."""
+        """Builds this package's ``DiT`` with these arguments."""
         plain = super().network()
         return plain.clone(
             learn_sigma=False,

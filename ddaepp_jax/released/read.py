@@ -1,4 +1,4 @@
-"""Files of tensors, and the network among them."""
+"""Reads files of tensors, and finds the network in them."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -75,7 +75,9 @@ def network_tensors(
         if name.startswith(prefix)
     }
     if missing := [mark for mark in marks if mark not in selected]:
-        raise InputError(f"no tensor {prefix}{missing[0]}; give another prefix, or leave it out")
+        raise InputError(
+            f"no tensor {prefix}{missing[0]}; give another --prefix, or no --prefix, which finds it"
+        )
     return selected
 
 
@@ -83,7 +85,7 @@ def find_prefix(names: Sequence[str], marks: Sequence[str]) -> str:
     """Finds the prefix of a network's names in a file.
 
     A prefix comes from wrappers ("module.") and from the file's dictionaries ("EMA.ema_model.").
-    Averaged weights are preferred where a file holds several networks.
+    Averaged weights are preferred if a file holds several networks.
 
     Args:
       names: names of the file's tensors.
@@ -102,8 +104,8 @@ def find_prefix(names: Sequence[str], marks: Sequence[str]) -> str:
     prefixes = sorted(prefix for prefix, count in Counter(marked).items() if count == len(marks))
     if not prefixes:
         raise InputError(
-            f"no tensors {' and '.join(marks)} but {', '.join(sorted(names)[:3])}, ..; "
-            "give the kind of this network"
+            f"the file has no tensors {' and '.join(marks)} "
+            f"(it has {', '.join(sorted(names)[:3])}, ..); give the --kind of its network"
         )
     if len(prefixes) == 1:
         return prefixes[0]

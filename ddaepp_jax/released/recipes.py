@@ -1,4 +1,4 @@
-"""The config that the authors of a released network published for it."""
+"""The configs that the authors of released networks published for them."""
 
 from collections.abc import Callable
 

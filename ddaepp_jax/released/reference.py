@@ -1,4 +1,4 @@
-"""A reference implementation's weights as our network and its variables."""
+"""Loads a reference implementation's weights as our network and its variables."""
 
 import dataclasses
 from collections.abc import Mapping

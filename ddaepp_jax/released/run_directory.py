@@ -43,7 +43,7 @@ def convert(
       kind: one of ``NETWORKS``.
       tensors: tensors of the file.
       workdir: directory to write, which must not hold anything.
-      config: config of the run, except for its model, which the tensors tell.
+      config: config of the run; its model is replaced by that of the tensors.
       prefix: prefix of the network's names in the file; it is found by default.
       options: arguments of the reference's class that its tensors do not tell.
 

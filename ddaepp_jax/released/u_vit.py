@@ -53,7 +53,7 @@ class Arguments:
         return self.img_size, self.img_size, self.in_chans
 
     def network(self) -> UViT:
-        """Returns our network.
+        """Builds this package's ``UViT`` with these arguments.
 
         Raises:
           InputError: ``qk_scale`` is set. The reference's fast attention ignores it, and no

@@ -47,8 +47,9 @@ def _line(decision: Mapping[str, Any], name: str, row: Mapping[str, Any]) -> lis
 
 @rc_context(STYLE)
 def figure(curves: Curves, decision: Mapping[str, Any]) -> Figure:
-    """Draws smoothed losses, their differences to the mean of all blocks, and the final loss of
-    each block; means over seeds.
+    """Draws smoothed losses, their differences to the blocks' mean, and each block's final loss.
+
+    Lines are means over seeds.
     """
     picture = Figure(figsize=(2.2 * plots.WIDTH, 3.6))
     left, middle, right = picture.subplots(1, 3)
@@ -85,7 +86,7 @@ def figure(curves: Curves, decision: Mapping[str, Any]) -> Figure:
 
 
 def _colours(names: Sequence[str]) -> dict[str, str]:
-    """Returns a colour for each block; many blocks get a scale in their order."""
+    """Returns a colour for each block; many blocks get colours of a scale in their order."""
     if len(names) <= len(COLOURS):
         return dict(zip(names, COLOURS, strict=False))
     return {
@@ -100,7 +101,7 @@ def _smoothed(loss: Sequence[float]) -> np.ndarray:
 
 
 def _band(axes: Axes, x: np.ndarray, values: np.ndarray, colour: str, name: str) -> None:
-    """Draws the mean over seeds of (seeds, points) as a line, their deviation as a band."""
+    """Draws the mean over seeds of values (seeds, points), and their deviation as a band."""
     mean = values.mean(0)
     deviation = values.std(0, ddof=1) if len(values) > 1 else 0
     axes.plot(x, mean, color=colour, lw=1.3, label=name)
@@ -108,8 +109,9 @@ def _band(axes: Axes, x: np.ndarray, values: np.ndarray, colour: str, name: str)
 
 
 def _final(axes: Axes, decision: Mapping[str, Any], colours: Mapping[str, str]) -> None:
-    """Draws the losses of the last fifth in the network's order; a bar is the spread over seeds of
-    the gap to the lowest.
+    """Draws each block's mean loss over the last fifth, in the network's order.
+
+    Bars are the seeds' spread of the gap to the lowest.
     """
     names = list(decision["candidates"])
     for i, (name, row) in enumerate(decision["candidates"].items()):

@@ -1,4 +1,4 @@
-"""What the metadata of a checkpoint say, without Orbax."""
+"""Reads facts about a checkpoint from Orbax's JSON files, without Orbax."""
 
 import base64
 import json
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 
 class Checkpoint(NamedTuple):
-    """What the metadata of a checkpoint say.
+    """Facts about a checkpoint, from its metadata.
 
     Attributes:
       parameters: number of the network's parameters.
@@ -27,8 +27,8 @@ def read(directory: Path) -> Checkpoint | None:
     """Reads the JSON files that Orbax writes beside the arrays of a checkpoint.
 
     Returns:
-      None if the checkpoint is being deleted, or if its files are not of the form that Orbax
-      writes today.
+      The facts; None if the checkpoint is being deleted, or if its files do not have the form
+      that Orbax writes today.
     """
     try:
         times = json.loads((directory / "_CHECKPOINT_METADATA").read_text())
@@ -42,7 +42,7 @@ def read(directory: Path) -> Checkpoint | None:
                 encoded = base64.b64encode(".".join(path).encode()).decode()
                 sharding = json.loads(shardings[encoded])
                 mesh = dict(zip(sharding["axis_names"], sharding["shape"], strict=True))
-                shape = leaf["value_metadata"]["write_shape"]  # Of one device's piece.
+                shape = leaf["value_metadata"]["write_shape"]  # shape of one device's piece
                 parameters += _pieces(sharding["partition_spec"], mesh) * math.prod(shape)
         return Checkpoint(parameters, mesh, times["commit_timestamp_nsecs"] / 1e9)
     except (OSError, ValueError, LookupError, TypeError, AttributeError):

@@ -43,7 +43,7 @@ def _headline_table(runs: Sequence[Record], keys: Sequence[str]) -> str:
 
 
 def _column(numbers: Sequence[Headline | None]) -> list[str]:
-    """Returns a number of each run as cells, the best in bold if it distinguishes the runs."""
+    """Returns a cell for each run's number, the best in bold if the numbers differ."""
     present = [number for number in numbers if number]
     values = {number.value for number in present}
     better = present[0].better

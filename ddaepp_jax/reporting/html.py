@@ -1,6 +1,4 @@
-"""Pieces of an HTML page that is a single file: no script, nothing loaded over a network, readable
-on a phone.
-"""
+"""Pieces of an HTML page in a single file, without scripts or downloads, readable on a phone."""
 
 import base64
 import html
@@ -76,7 +74,7 @@ def tag(name: str, text: str) -> str:
 
 
 def quiet(content: str) -> str:
-    """Returns a paragraph in grey, of HTML."""
+    """Returns a grey paragraph of HTML content."""
     return f'<p class="quiet">{content}</p>'
 
 

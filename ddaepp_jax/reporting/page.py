@@ -1,4 +1,4 @@
-"""The page of a run, and of several side by side."""
+"""The page of a run, or of several runs side by side."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ def page(workdirs: Sequence[Path], panels: Sequence[Panel]) -> str:
 
     Args:
       workdirs: the run directories.
-      panels: the panels of curves between that of the training loss and those of its speed; those
-        that the runs recorded are added.
+      panels: panels of curves, shown between the training loss and the speed; the panels that the
+        runs recorded are added.
 
     Raises:
       InputError: a path is not a run directory, is given twice, or holds a damaged file.
@@ -68,7 +68,7 @@ def _about(run: Record) -> str:
 
 
 def _tiles(run: Record) -> str:
-    """Returns the headline numbers, a box each."""
+    """Returns a box for each headline number."""
     boxes = []
     for title, number in headlines.of_run(run).items():
         value = f"<dd>{html.escape(number.text)}{html.tag('small', number.note)}</dd>"

@@ -1,4 +1,4 @@
-"""Matplotlib figures of metrics and probes, which programs save and reports inline."""
+"""Matplotlib figures of metrics and probes, which programs save and reports embed."""
 
 import io
 import itertools
@@ -106,7 +106,7 @@ def panel(series: Mapping[str, Series], xlabel: str, ylabel: str, log: bool = Fa
       series: x and y of each line by its name.
       xlabel: label of the x axis.
       ylabel: label of the y axis.
-      log: makes the y axis logarithmic where all values are positive.
+      log: whether the y axis is logarithmic if all values are positive.
     """
     figure = Figure(figsize=PANEL)
     axes = figure.subplots()
@@ -159,7 +159,7 @@ def layer_curves(
 
 
 def restyle(figure: Figure, styles: Mapping[str, tuple[str, str]]) -> None:
-    """Draws lines in the colour and dashes of a legend that stands elsewhere.
+    """Draws lines in the colours and dashes of a legend outside the figure.
 
     Args:
       figure: a figure with one pair of axes; its own legend is removed.

@@ -1,4 +1,4 @@
-"""Tables and figures of a finished probe, from the content of its JSON; needs no JAX."""
+"""Tables and figures of a finished probe, from the content of its JSON, without JAX."""
 
 import textwrap
 from collections.abc import Mapping
@@ -83,7 +83,7 @@ def collapsed(probe: Probe) -> list[str]:
 
 
 def table(probe: Probe) -> str:
-    """Prints accuracies and diagnostics at the chosen noise level, for a terminal.
+    """Returns a table of accuracies and diagnostics at the chosen noise level, for a terminal.
 
     There is a line for each layer, and one for the pixels. A star marks the chosen layer. The lines
     beneath name the features that have collapsed, at any level.
@@ -114,7 +114,7 @@ def best_of_both(probe: Probe) -> dict[str, Any]:
 
 
 def summary(probe: Probe) -> str:
-    """Prints the test accuracies of the chosen features beside those of raw pixels.
+    """Returns a table of the chosen features' test accuracies beside those of raw pixels.
 
     There is a line for each kind of head.
     """

@@ -32,7 +32,7 @@ class Record:
       drawn: PNG files that the program ``sample`` drew, by name.
       probes: results of ``linear_probe`` by name, the most accurate first; those chosen on held-out
         images precede all others.
-      scores: results of ``fid`` by name, the newest step first, and of a step the most images.
+      scores: results of ``fid`` by name, the newest step first, and at a step the most images.
     """
 
     path: Path

@@ -22,7 +22,7 @@ PNG_END = b"IEND"  # The last chunk of a PNG file; a checksum of 4 bytes follows
 
 
 def read(workdir: Path, name: str) -> Record:
-    """Reads a run directory, and leaves out what training has not finished writing.
+    """Reads a run directory, and leaves out files and lines that training is still writing.
 
     Args:
       workdir: the run directory.
@@ -134,7 +134,7 @@ def _probes(directory: Path) -> dict[str, dict[str, Any]]:
             if not best:  # No noise level is finished yet.
                 continue
             rating = (best["chosen_by"] == "linear_held_out", best[best["chosen_by"]])
-            # The page reads what these two read; a file that lacks it is refused here.
+            # The page reads the same entries as these two; a file that lacks one is refused here.
             probes.grid(probe, "linear_test")
             headlines.of_probe(probe)
         except (ValueError, KeyError, TypeError):

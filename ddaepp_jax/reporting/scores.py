@@ -1,4 +1,4 @@
-"""Finished scores as a table, from their JSON; no accelerator library is imported."""
+"""A table of finished scores, from the content of their JSON, without JAX."""
 
 from collections.abc import Mapping
 from typing import Any

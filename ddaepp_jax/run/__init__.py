@@ -1,4 +1,4 @@
-"""Runs: training one into its directory, and opening the directory."""
+"""Training a run into its directory, and opening the directory."""
 
 from ddaepp_jax.run.opened import Run, load
 

@@ -1,4 +1,4 @@
-"""What a dry run prints."""
+"""The printout of a dry run."""
 
 import jax
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""Run: a run directory opened, for features, samples, and everything that was saved."""
+"""Opens a run directory: features, samples, and the saved state."""
 
 import dataclasses
 import json
@@ -60,7 +60,7 @@ def weights_to_start_from(config: ConfigDict, network: Any) -> Any | None:
       network: shapes of the new network's parameters.
 
     Returns:
-      The weights on the host; None where ``init_from`` is empty.
+      The weights on the host; None if ``init_from`` is empty.
 
     Raises:
       InputError: there is no such run, or a shape differs.
@@ -142,11 +142,10 @@ class Run:
         """Computes pooled features of noisy images.
 
         Args:
-          images: (N, H, W, C) uint8; of a run on latents float32, where each channel has unit
-            deviation.
+          images: (N, H, W, C) uint8; for a run on latents float32, with channels of unit deviation.
           noise_level: noise level in the process's unit (DDPM: a time step, EDM: sigma; see
             ``process.probe_levels()``).
-          layers: names of features, out of ``self.layers``.
+          layers: names of features, from ``self.layers``.
           seed: the noise of image i is a function of (seed, i).
           draws: number of noise draws over which features are averaged.
           batch_size: images in a forward pass; it changes no feature.
@@ -204,7 +203,7 @@ class Run:
     def sampling(
         self, options: Mapping[str, Any] | None = None, guide: "Run | None" = None, **overrides: Any
     ) -> Sampling:
-        """Returns how ``sample`` draws images: the config's ``sampling`` with changes.
+        """Returns the ``Sampling`` that ``sample`` uses: the config's, with changes.
 
         Args:
           options: options of the sampler, e.g. {"clip": False} or {"s_churn": 30.0}.
@@ -212,7 +211,7 @@ class Run:
           overrides: other fields of ``Sampling``; None means the config's.
 
         Raises:
-          InputError: an override that is no field.
+          InputError: an override is not a field.
         """
         if guide is not None:
             overrides["guide"] = guide.workdir.name
@@ -241,12 +240,12 @@ class Run:
           first: number of the first image, so that parts of one set can be sampled apart.
           guide: a worse run of the same process and labels, for autoguidance.
           progress: show a progress bar.
-          sampling: what differs from the config's ``sampling``: sampler, steps, guidance,
+          sampling: values that replace the config's ``sampling``: sampler, steps, guidance,
             guidance_interval, guidance_channels, autoguidance (the scale of ``guide``), batch_size,
             and options, those of the sampler by name. See ``ddaepp_jax.sampling.settings``.
 
         Returns:
-          (n, H, W, C) uint8; of a run on latents float32, where each channel has unit deviation.
+          (n, H, W, C) uint8; for a run on latents float32, with channels of unit deviation.
 
         Raises:
           InputError: an argument is wrong, or doesn't fit the run.
@@ -307,7 +306,7 @@ class Run:
     def _labels(
         self, labels: Sequence[int] | int | None, ids: np.ndarray, guidance: float
     ) -> np.ndarray | None:
-        """Returns the labels (N,) of the images ``ids``; None where the network takes none."""
+        """Returns the labels (N,) of the images ``ids``; None if the network takes none."""
         if not self.config.model.class_conditional:
             if labels is not None or guidance != 1:
                 field = "labels" if labels is not None else "guidance"
@@ -320,7 +319,7 @@ class Run:
         if values.dtype.kind not in "iu" or values.shape not in ((), ids.shape):
             raise InputError(
                 f"labels: {values.dtype} {values.shape}; give a class, or {len(ids)} of them, "
-                "one an image"
+                "one for each image"
             )
         values = np.broadcast_to(values, ids.shape)
         outside = values[(values < 0) | (values >= self.num_classes)]
@@ -329,26 +328,32 @@ class Run:
         return values
 
     def _check_guide(self, guide: "Run | None", autoguidance: float) -> None:
-        """Refuses a guide that estimates something else, and a guide or its scale alone."""
+        """Refuses a guide with another shape, process or labels.
+
+        A guide without a scale and a scale without a guide are refused too.
+        """
         if guide is None:
             if autoguidance != 1:
                 raise InputError(
-                    f"autoguidance: {autoguidance} without a guide; give guide, a worse run"
+                    f"autoguidance: {autoguidance} needs a guide; give guide, a worse run"
                 )
             return
         if autoguidance == 1:
-            raise InputError("guide: autoguidance is 1, which is none; give a scale, e.g. 2")
+            raise InputError("guide: autoguidance is 1, which has no effect; give a scale, e.g. 2")
         process = guide.process
         if type(process) is type(self.process):
-            # How the time is fed is a matter of each network.
+            # Each network may have its own time input.
             process = dataclasses.replace(process, time_input=self.process.time_input)
-        for what, theirs, ours in (
-            ("the shape of its images", guide.image_shape, self.image_shape),
-            ("its process", process, self.process),
-            ("the number of its labels", guide.module.num_classes, self.module.num_classes),
+        for fact, theirs, ours in (
+            ("image shape", guide.image_shape, self.image_shape),
+            ("process", process, self.process),
+            ("number of labels", guide.module.num_classes, self.module.num_classes),
         ):
             if theirs != ours:
-                raise InputError(f"guide: {guide.workdir} differs in {what}: {theirs}, not {ours}")
+                raise InputError(
+                    f"guide: {guide.workdir} has another {fact} ({theirs}, not {ours}); "
+                    f"give a run with the same {fact}"
+                )
 
     def state(self) -> Any:
         """Restores everything that was saved: the checkpoint's ``TrainState``, on every device.

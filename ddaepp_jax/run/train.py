@@ -57,7 +57,7 @@ def train_and_evaluate(
     Args:
       config: the run's config.
       workdir: the run directory.
-      dry_run: print what would be done, and stop before the first step.
+      dry_run: print a description of the run, and stop before the first step.
 
     Returns:
       The final state; None after a dry run.
@@ -98,7 +98,7 @@ def train_and_evaluate(
 
 
 def make_plan(config: ConfigDict) -> Plan:
-    """Makes what a config names, and checks all of it.
+    """Makes the objects that a config names, and checks every field.
 
     Raises:
       InputError: a field is wrong.
@@ -135,7 +135,7 @@ def _held_out(config: ConfigDict) -> Dataset:
 
 
 def _initial_state(program: Program, checkpoints: Checkpoints, weights: Any | None) -> TrainState:
-    """Restores the newest good checkpoint, or initialises a state, from weights where given."""
+    """Restores the newest good checkpoint, or initialises a state, with ``weights`` if given."""
     restored = checkpoints.restore(program.state)
     if restored:
         state, damage = restored
@@ -155,7 +155,7 @@ def _initial_state(program: Program, checkpoints: Checkpoints, weights: Any | No
 def _outputs(
     plan: Plan, workdir: Path, checkpoints: Checkpoints, start: int, stack: contextlib.ExitStack
 ) -> loop.Outputs:
-    """Opens what the train loop writes; ``stack`` closes it."""
+    """Opens the outputs of the train loop; ``stack`` closes them."""
     config, data = plan.config, plan.data
     stack.enter_context(contextlib.closing(checkpoints))
     writer = Writer(
@@ -166,15 +166,15 @@ def _outputs(
         **config.logging.to_dict(),
     )
     stack.enter_context(contextlib.closing(writer))
-    kept = None
+    averages = None
     if config.ema.snapshot_every:
-        kept = stack.enter_context(contextlib.closing(Snapshots(workdir / "snapshots", start)))
+        averages = stack.enter_context(contextlib.closing(Snapshots(workdir / "snapshots", start)))
     meta = {
         "image_shape": data.image_shape,
         "num_classes": data.num_classes,
         "class_names": data.class_names,
     }
-    return loop.Outputs(writer, checkpoints, kept, meta, str(workdir / "profile"))
+    return loop.Outputs(writer, checkpoints, averages, meta, str(workdir / "profile"))
 
 
 def _schedule(plan: Plan) -> Schedule:

@@ -15,7 +15,7 @@ from ddaepp_jax.training import checkpoint, ema, posthoc
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """Averaged weights, without their values.
+    """A choice of averaged weights, which ``restore`` reads.
 
     Attributes:
       directory: the run directory.
@@ -23,7 +23,7 @@ class Weights:
       decay: decay of the average; None for a power-function average.
       sigma_rel: relative width of a power-function average; None for a decay.
       combined: whether the average is combined from snapshots.
-      meta: what was saved beside the arrays of a checkpoint.
+      meta: facts that a checkpoint holds beside its arrays.
     """
 
     directory: Path

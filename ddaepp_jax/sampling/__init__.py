@@ -1,1 +1,1 @@
-"""Images from a trained network."""
+"""Sampling of images from a trained network."""

@@ -1,4 +1,4 @@
-"""Images from a network: image i is a function of (seed, i) and its label.
+"""Samples images from a network; image i is a function of (seed, i) and its label.
 
 Neither the batch size nor the devices change an image.
 """
@@ -40,11 +40,12 @@ def make_sample_batch(
 
     Args:
       network: the denoising network.
-      process: its process.
+      process: its diffusion process.
       sampling: the sampler and its guidance.
       image_shape: (H, W, C).
       mesh: the devices.
-      guide: the worse network of autoguidance with its process, whose levels are ``process``'s.
+      guide: the worse network of autoguidance and its process, which has the noise levels of
+        ``process``.
       finish: converts the sampler's float32 images in [-1, 1].
 
     Raises:
@@ -106,9 +107,9 @@ def make_draw(
     image_shape: tuple[int, int, int],
     mesh: Mesh,
 ) -> Callable[[Any, int, np.ndarray], Iterator[np.ndarray]]:
-    """Returns ``(params, seed, ids (N,)) -> pieces (b, H, W, C) uint8``, compiled once.
+    """Returns ``(params, seed, ids (N,)) -> iterator of (b, H, W, C) uint8``, compiled once.
 
-    The images are of all classes in turn where the network takes labels.
+    If the network takes labels, image i has the class ``i % num_classes``.
     """
     sample_batch = make_sample_batch(network, process, sampling, image_shape=image_shape, mesh=mesh)
 

@@ -1,4 +1,4 @@
-"""How images are sampled, as one value; importing this module imports no JAX."""
+"""How images are sampled, as one value; importing this module does not import JAX."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def _argument(default: Any, help: str) -> Any:
-    """A field that is also an argument of programs, which overrides the config's value."""
+    """Returns a field that is also an argument of programs, which overrides the config's value."""
     return dataclasses.field(default=default, metadata={"help": help})
 
 
@@ -22,14 +22,13 @@ class Sampling:
     """How images are sampled.
 
     Command-line arguments, the tag in metrics' names and the identity in results are derived from
-    these fields.
+    these fields. A field that is not listed here is described by its help text.
 
     Attributes:
       options: every option of the sampler by its name.
       overridden: names of the options that are not the config's; the tag names them.
       guide: name of the run directory that guides in autoguidance; "" for none.
-      batch_size: images sampled at once; it changes no image.
-      The help text of each other field describes it.
+      autoguidance: scale of autoguidance; 1 is none.
     """
 
     sampler: str = _argument("ddpm", "a sampler of the run's process, e.g. ddim, heun or euler")
@@ -54,12 +53,12 @@ class Sampling:
         """Reads ``config.sampling``.
 
         Args:
-          group: the config's group; the options of each sampler stand under its name.
+          group: the config's group; the options of each sampler are in a subgroup with its name.
           options: options of the sampler instead of the config's, by name.
           overrides: values of other fields instead of the config's; None means the config's.
 
         Raises:
-          InputError: an override that is no field.
+          InputError: an override is not a field.
         """
         overrides = {name: value for name, value in overrides.items() if value is not None}
         fields = {field.name for field in dataclasses.fields(cls)} - {"options", "overridden"}
@@ -104,7 +103,7 @@ class Sampling:
 
     @property
     def tag(self) -> str:
-        """The sampling in metrics' names: ddim100, heun18-s_churn30, ddim100-cfg1.5."""
+        """The name of the sampling in metrics: ddim100, heun18-s_churn30, ddim100-cfg1.5."""
         tag = [f"{self.sampler}{self.steps}"]
         if self.guidance != 1:
             tag.append(f"cfg{self.guidance:g}")
@@ -118,14 +117,17 @@ class Sampling:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What determines the images, as results write it in JSON."""
+        """The settings that determine the images, as the JSON of results stores them."""
         fields = dataclasses.asdict(self)
         del fields["overridden"], fields["batch_size"]
         return {**fields, "guidance_interval": list(self.guidance_interval)}
 
 
 def modern_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Maps an identity of version 0.1.0, which holds the config's whole group, to today's form."""
+    """Converts an identity that release 0.1.0 wrote to today's fields.
+
+    That release stored the whole group ``config.sampling``; other samplers' options are dropped.
+    """
     if "clip" not in identity:
         return dict(identity)
     sampler = identity["sampler"]

@@ -1,4 +1,4 @@
-"""What users name: extractors, sets of images, and references."""
+"""Opens the extractors, sets of images and references that users name."""
 
 import dataclasses
 import re
@@ -69,7 +69,7 @@ def extractor(
 
     Args:
       name: "inception", "classifier", or the directory of an extractor.
-      data: what the classifier learns.
+      data: the data set that the classifier learns.
       mesh: the devices.
       resizing: how Inception's images are resized, a key of ``RESIZING``; None is "pytorch".
 
@@ -94,7 +94,7 @@ def extractor_directory(name: str, data: ClassifierData) -> Path:
 
     Args:
       name: "inception", "classifier", or the directory of an extractor.
-      data: what the classifier learns.
+      data: the data set that the classifier learns.
 
     Raises:
       InputError: the extractor doesn't exist, or the data have no labels for a classifier.
@@ -128,7 +128,7 @@ def image_set(text: str, field: str, config: ConfigDict, own: bool) -> ImageSet:
     Args:
       text: an .npz file, a folder, NAME:SPLIT of a data set, or a split of the config's data.
       field: names ``text`` in errors.
-      config: says how data sets are read, by its group ``data``.
+      config: config whose group ``data`` says how data sets are read.
       own: whether a split without a name means the config's data.
 
     Raises:
@@ -170,4 +170,4 @@ def reference(
     if file.suffix == ".npz" and references.is_statistics(file):
         return references.read(file, extractor, batch_size)
     images = image_set(text, "--reference", config, own)
-    return references.of(images, extractor, batch_size)
+    return references.compute_or_read(images, extractor, batch_size)

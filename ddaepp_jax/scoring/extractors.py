@@ -1,6 +1,6 @@
-"""Extractors: networks by whose features images are scored.
+"""Extractors: networks whose features are used to score images.
 
-Each has a directory, and is identified by the hash of its weights.
+An extractor has a directory, and is identified by the hash of its weights.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ class Extractor:
       mesh: the devices.
       hash: SHA-256 of the weights; scores by different weights can't be compared.
       provenance: where the weights come from, and how good they are.
-      directory: where it was loaded from; statistics of data are kept there.
+      directory: directory of its files; statistics of data are kept there too.
       image_shape: (H, W, C) of the images that it takes; None for any size.
     """
 
@@ -67,31 +67,34 @@ class Extractor:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What must be equal for features to be compared; it is written beside every score."""
+        """The facts that must be equal for two sets of features to be comparable.
+
+        They are written beside every score.
+        """
         resizing = {"resizing": self.module.resizing} if isinstance(self.module, Inception) else {}
         return {"kind": self.kind, "hash": self.hash, **resizing}
 
     def check(self, image_shape: tuple[int, int, int], field: str) -> None:
-        """Checks that it takes images of a shape.
+        """Checks that the extractor takes images of a shape.
 
         Raises:
-          InputError: it doesn't; the message begins with ``field``.
+          InputError: it does not take them; the message begins with ``field``.
         """
         if self.image_shape not in (None, tuple(image_shape)):
             raise InputError(
-                f"{field}: images of {image_shape}, but the {self.kind} takes {self.image_shape}; "
-                "give other images or another --extractor"
+                f"{field}: images have shape {image_shape}, but the {self.kind} takes "
+                f"{self.image_shape}; give other images or another --extractor"
             )
         if self.kind == "inception" and image_shape[-1] not in (1, 3):
             raise InputError(
-                f"{field}: images of {image_shape[-1]} channels, but Inception takes grey or RGB "
-                "ones; give other images or another --extractor"
+                f"{field}: images have {image_shape[-1]} channels, but Inception takes 1 (grey) or "
+                "3 (RGB); give other images or another --extractor"
             )
 
 
 @lru_cache(maxsize=16)
 def _features(module: nn.Module) -> Features:
-    """The same function for the same module, so that it is compiled once."""
+    """Returns the features of a module; equal modules share a function, which is compiled once."""
 
     def features(
         params: Any, x0: Array, keys: Array, draw: Array, level: Array
@@ -127,7 +130,7 @@ def save(
     """Writes an extractor to a directory, ``extractor.json`` last.
 
     Args:
-      directory: where to; it may be new.
+      directory: directory to write; it may be new.
       module: a network of a class in ``MODULES``.
       params: its parameters.
       provenance: where the weights come from, and how good they are; JSON.
@@ -172,17 +175,18 @@ def load(directory: Path, mesh: Mesh, resizing: str | None = None) -> Extractor:
     """Loads an extractor from its directory.
 
     Args:
-      directory: where ``save`` wrote it.
+      directory: directory that ``save`` wrote.
       mesh: the devices.
       resizing: how Inception's images are resized, "pytorch" or "tensorflow1"; None is "pytorch".
 
     Raises:
-      InputError: there is no extractor, it is damaged, or ``resizing`` is set and it isn't
-        Inception.
+      InputError: there is no extractor, it is damaged, or ``resizing`` is set for an extractor that
+        isn't Inception.
     """
     if not exists(directory):
         raise InputError(
-            f"--extractor: {directory} holds none (no extractor.json); give another directory"
+            f"--extractor: {directory} holds no extractor (no extractor.json); "
+            "give another directory"
         )
     try:
         facts = json.loads((directory / "extractor.json").read_text())

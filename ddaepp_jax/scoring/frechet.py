@@ -51,7 +51,7 @@ def gaussian(features: np.ndarray) -> Gaussian:
     with np.errstate(invalid="ignore"):  # inf - inf
         mean = sum(piece.sum(axis=0, dtype=np.float64) for piece in _pieces(features)) / n
     if not np.isfinite(mean).all():
-        raise ValueError("features that aren't finite")
+        raise ValueError("features are not finite; give finite features")
     if n <= dims:
         return Gaussian(mean, (features - mean[None]) / np.sqrt(n - 1))
     covariance = np.zeros((dims, dims))
@@ -79,9 +79,9 @@ def from_moments(mean: np.ndarray, covariance: np.ndarray) -> Gaussian:
             f"mean of shape {mean.shape}, covariance of {covariance.shape}; give (D,) and (D, D)"
         )
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-        raise ValueError("mean or covariance that isn't finite")
+        raise ValueError("mean or covariance is not finite; give finite numbers")
     if np.abs(covariance - covariance.T).max() > INDEFINITE * np.abs(covariance).max():
-        raise ValueError("covariance that isn't symmetric")
+        raise ValueError("covariance is not symmetric; give a symmetric matrix")
     return Gaussian(mean, _factor((covariance + covariance.T) / 2))
 
 
@@ -96,7 +96,9 @@ def distance(a: Gaussian, b: Gaussian) -> float:
       ValueError: the Gaussians have different dimensions.
     """
     if a.mean.shape != b.mean.shape:
-        raise ValueError(f"features of {a.mean.size} and {b.mean.size} dimensions")
+        raise ValueError(
+            f"features have {a.mean.size} and {b.mean.size} dimensions; give the same number"
+        )
     f1 = _thin(a.factor)
     f2 = _thin(b.factor)
     traces = np.square(f1).sum() + np.square(f2).sum()
@@ -122,7 +124,7 @@ def _factor(covariance: np.ndarray) -> np.ndarray:
     """Returns a factor (r, D) of a covariance (D, D).
 
     It is found by pivoted Cholesky, which ends at the numerical rank r, or by eigenvectors if
-    rounding misleads Cholesky. Both drop what is below D eps of the largest: in a dimension without
+    rounding misleads Cholesky. Both drop values below D eps of the largest: in a dimension without
     variance, a square root would turn rounding of 1e-16 into 1e-8.
     """
     dims = len(covariance)
@@ -136,7 +138,8 @@ def _factor(covariance: np.ndarray) -> np.ndarray:
     values, vectors = eigh(covariance, check_finite=False)
     if values[0] < -INDEFINITE * values[-1]:
         raise ValueError(
-            f"covariance with an eigenvalue of {values[0]:.3g} beside one of {values[-1]:.3g}"
+            f"covariance has an eigenvalue of {values[0]:.3g} beside one of {values[-1]:.3g}; "
+            "give a covariance without negative eigenvalues"
         )
     kept = values > cut * values[-1]
     return np.sqrt(values[kept])[:, None] * vectors[:, kept].T

@@ -45,7 +45,7 @@ class ImageSet:
 
     @property
     def slug(self) -> str:
-        """The name of files made from these images; other images have another one."""
+        """Name, unique to these images, of the files made from them."""
         words = "-".join(
             str(value) for key, value in self.provenance.items() if key in ("data", "split")
         )
@@ -56,7 +56,7 @@ class ImageSet:
 def _fingerprinted(
     name: str, provenance: dict[str, Any], shape: tuple[int, ...], count: int, read: Read
 ) -> ImageSet:
-    """A set whose provenance gets a hash of its size and of evenly chosen images."""
+    """Returns a set whose provenance has a hash of its size and of evenly chosen images."""
     ids = np.unique(np.linspace(0, count - 1, FINGERPRINT).astype(np.int64))
     size = np.array([count, *shape], "<i8").tobytes()
     digest = hashlib.sha256(size + np.ascontiguousarray(read(ids)).tobytes())
@@ -75,7 +75,7 @@ def of_dataset(data: Dataset, name: str) -> ImageSet:
 def of_npz(file: Path) -> ImageSet:
     """Returns the images of an .npz file.
 
-    They are its array ``arr_0``, which ADM writes, or ``images``, which ``ddaepp_jax.sample`` does.
+    They are its array ``arr_0``, as ADM names it, or ``images``, as ``ddaepp_jax.sample`` names it.
 
     Raises:
       InputError: the file has no such array, or it isn't uint8 of shape (N, H, W, C).
@@ -115,7 +115,8 @@ def subset(images: ImageSet, n: int) -> ImageSet:
     """
     if not 0 < n <= len(images):
         raise InputError(
-            f"--n: {n} of the {len(images)} images of {images.name}; leave it out to take all"
+            f"--n: {n} is not in 1..{len(images)}, the images of {images.name}; "
+            "leave it out to take all"
         )
     chosen = np.sort(np.random.RandomState(0).permutation(len(images))[:n])
     provenance = {"drawn_of": len(images)}
@@ -144,7 +145,7 @@ def read_array(file: Path, *names: str) -> np.ndarray:
             f"{file}: not an .npz file that can be read ({first_line(error)}); give another"
         ) from None
     raise InputError(
-        f"{file}: no array {' or '.join(names)} but {', '.join(present) or 'nothing'}; "
+        f"{file}: has no array {' or '.join(names)} but {', '.join(present) or 'nothing'}; "
         "give another file"
     )
 
@@ -159,7 +160,7 @@ def collect(
     Args:
       images: at least ``FEWEST`` images.
       extractor: the network.
-      directory: where features are kept; it may be new.
+      directory: directory of the features; it may be new.
       batch_size: number of images that are read at once.
 
     Returns:

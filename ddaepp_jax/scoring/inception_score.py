@@ -27,7 +27,7 @@ def inception_score(logits: np.ndarray, splits: int = 10) -> tuple[float, float]
     if not 1 <= splits <= n:
         raise ValueError(f"{splits} splits of {n} images; give at least 1, with an image in each")
     if not np.isfinite(logits).all():
-        raise ValueError("logits that aren't finite")
+        raise ValueError("logits are not finite; give finite logits")
     log_p = log_softmax(np.asarray(logits, np.float64), axis=1)
     scores = [_score(log_p[i * n // splits : (i + 1) * n // splits]) for i in range(splits)]
     return float(np.mean(scores)), float(np.std(scores))

@@ -11,8 +11,8 @@ from ddaepp_jax.scoring.precision_recall import precision_recall
 from ddaepp_jax.scoring.references import Reference
 
 NEIGHBOURS = 3  # k of precision and recall
-# Scores by Inception's features have the literature's names. By other features they are other
-# scores, so their names begin with the extractor's kind.
+# Scores by Inception's features have the literature's names. Scores by other features are not
+# comparable with them, so their names begin with the extractor's kind.
 NAMES = {"fd": "fid", "sfd": "sfid", "score": "is"}
 
 
@@ -21,7 +21,7 @@ def scores(features: Mapping[str, np.ndarray], reference: Reference) -> dict[str
 
     Args:
       features: features by layer, (N, D) float32, of at least ``scoring.FEWEST`` images.
-      reference: what the images are compared with.
+      reference: the reference with which the images are compared.
 
     Returns:
       The Frechet distances "fd" and "sfd" (of spatial features), "score" (the Inception Score,
@@ -38,7 +38,7 @@ def scores(features: Mapping[str, np.ndarray], reference: Reference) -> dict[str
     if reference.features is not None:
         values["kid"], values["kid_std"] = kid(pool, reference.features)
         values["precision"], values["recall"] = precision_recall(
-            reference.features, references.drawn(pool), NEIGHBOURS
+            reference.features, references.fixed_subset(pool), NEIGHBOURS
         )
     return values
 
@@ -54,7 +54,7 @@ def named(
       values: what ``scores`` returns.
       n: number of images.
       kind: the extractor's kind.
-      protocol: how the images were made, as in ``ema0.9999/ddim100``.
+      protocol: text that says how the images were made, as in ``ema0.9999/ddim100``.
       reference: the reference's name; the Inception Score has no reference.
       suffix: the extractor's suffix.
     """
@@ -62,7 +62,7 @@ def named(
     for name in score_names(values):
         used = min(n, references.FEATURES_AT_MOST) if name in ("precision", "recall") else n
         metric = NAMES.get(name, name) if kind == "inception" else f"{kind}-{name}"
-        parts = [f"{metric}{short(used)}{suffix}", protocol]
+        parts = [f"{metric}{format_count(used)}{suffix}", protocol]
         if name != "score":
             parts.append(reference)
         metrics["/".join(parts)] = values[name]
@@ -74,6 +74,6 @@ def score_names(values: Mapping[str, float]) -> list[str]:
     return [name for name in values if not name.endswith("_std") and name != "seed"]
 
 
-def short(n: int) -> str:
+def format_count(n: int) -> str:
     """Writes 50000 as 50k and 1234 as 1234."""
     return f"{n // 1000}k" if n and n % 1000 == 0 else str(n)

@@ -40,7 +40,7 @@ def precision_recall(real: np.ndarray, fake: np.ndarray, k: int = 3) -> tuple[fl
     fake_norms = _norms(fake, centre)
     largest = np.max([real_norms.max(), fake_norms.max()])  # NaN if any is NaN.
     if not np.isfinite(largest):
-        raise ValueError("features that aren't finite")
+        raise ValueError("features are not finite; give finite features")
     # A product of D terms has an error of at most D eps |x| |y|, a squared distance has twice that,
     # and a radius has as much again.
     slack = 8 * (real.shape[1] + 8) * np.finfo(np.float64).eps * largest

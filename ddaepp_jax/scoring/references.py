@@ -1,6 +1,6 @@
-"""References: what images are compared with.
+"""References, with which images are compared.
 
-A reference is the statistics of an extractor's features, stored with where they come from.
+A reference holds the statistics of an extractor's features of images, and their provenance.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ class Reference:
     Attributes:
       name: the images' name in metrics.
       provenance: "images" and "extractor", as they describe themselves; for a file from elsewhere,
-        "file" and what is known of its "extractor".
+        "file" and the known facts about its "extractor".
       gaussians: the Gaussian of each layer: "pool", and "spatial" if the extractor has it.
       features: (N, D) float32 of "pool", for at most ``FEATURES_AT_MOST`` random images; None if
         only moments are known.
@@ -45,7 +45,7 @@ class Reference:
     features: np.ndarray | None
 
 
-def drawn(features: np.ndarray) -> np.ndarray:
+def fixed_subset(features: np.ndarray) -> np.ndarray:
     """Returns at most ``FEATURES_AT_MOST`` rows, always the same ones.
 
     They are random because data sets often come ordered by class.
@@ -55,11 +55,11 @@ def drawn(features: np.ndarray) -> np.ndarray:
     return features[np.sort(np.random.RandomState(0).permutation(len(features))[:FEATURES_AT_MOST])]
 
 
-def of(images: ImageSet, extractor: Extractor, batch_size: int) -> Reference:
+def compute_or_read(images: ImageSet, extractor: Extractor, batch_size: int) -> Reference:
     """Computes the statistics of images, or reads them if they are in the extractor's directory.
 
     Args:
-      images: all of them are used.
+      images: images of the reference; all of them are used.
       extractor: the network whose features are compared.
       batch_size: number of images that are read at once.
 
@@ -76,12 +76,13 @@ def of(images: ImageSet, extractor: Extractor, batch_size: int) -> Reference:
             layer: frechet.gaussian(features[layer]) for layer in MOMENTS if layer in features
         }
         provenance = {"images": images.provenance, "extractor": extractor.identity}
-        reference = Reference(images.name, provenance, gaussians, drawn(features["pool"]))
+        reference = Reference(images.name, provenance, gaussians, fixed_subset(features["pool"]))
         _save(reference, file)
         shutil.rmtree(partial)
     except OSError as error:
         raise InputError(
-            f"--extractor: cannot write {file} ({error.strerror}); copy it to where you can"
+            f"--extractor: cannot write {file} ({error.strerror}); copy the extractor to a "
+            "directory that you can write, and give that by --extractor"
         ) from None
     return reference
 
@@ -136,7 +137,7 @@ def read(file: Path, extractor: Extractor, batch_size: int) -> Reference:
                 ) from None
     features = image_sets.read_array(file, "features") if "features" in names else None
     if "arr_0" in names:
-        features = of(image_sets.of_npz(file), extractor, batch_size).features
+        features = compute_or_read(image_sets.of_npz(file), extractor, batch_size).features
     return Reference(name, provenance, gaussians, features)
 
 
@@ -146,7 +147,7 @@ def is_statistics(file: Path) -> bool:
 
 
 def _names(file: Path) -> list[str]:
-    """The names of an .npz file's arrays."""
+    """Returns the names of an .npz file's arrays."""
     try:
         with np.load(file, allow_pickle=False) as arrays:
             return list(arrays)
@@ -157,7 +158,10 @@ def _names(file: Path) -> list[str]:
 
 
 def _own_provenance(file: Path, extractor: Extractor) -> tuple[str, dict[str, Any]]:
-    """The name and the provenance in a file of this package; another extractor's is refused."""
+    """Returns the name and the provenance in a file of this package.
+
+    A file of another extractor is refused.
+    """
     try:
         provenance = json.loads(str(image_sets.read_array(file, "made")))
         name = provenance.pop("name")
@@ -169,11 +173,12 @@ def _own_provenance(file: Path, extractor: Extractor) -> tuple[str, dict[str, An
         ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"--reference: {file} is damaged ({first_line(error)}); make it again"
+            f"--reference: {file} is damaged ({first_line(error)}); compute it again"
         ) from None
     if differences:
         raise InputError(
-            f"--reference: {file} is another extractor's ({'; '.join(differences)}); make it again"
+            f"--reference: {file} has features of another extractor ({'; '.join(differences)}); "
+            "compute it again with this one"
         )
     return name, provenance
 
@@ -187,17 +192,17 @@ def _check_foreign(file: Path, names: Sequence[str], extractor: Extractor) -> No
         )
     if extractor.kind != "inception":
         raise InputError(
-            f"--reference: {file} is of Inception's features, which can't be compared with a "
-            f"{extractor.kind}'s; give another file"
+            f"--reference: {file} has features of Inception, which can't be compared with those of "
+            f"a {extractor.kind}; give another file"
         )
     dimensions = len(image_sets.read_array(file, "mu"))
     if dimensions != 2048:
         raise InputError(
-            f"--reference: {file} is of {dimensions} features, and Inception has 2048; "
+            f"--reference: {file} has features of {dimensions} dimensions, but Inception has 2048; "
             "give another file"
         )
     if {"mu_s", "arr_0"} & set(names) and extractor.module.resizing != "tensorflow1":
         raise InputError(
-            f"--reference: {file} is ADM's, with TensorFlow 1's resizing; "
+            f"--reference: {file} is a file of ADM, made with TensorFlow 1's resizing; "
             "add --resizing=tensorflow1"
         )

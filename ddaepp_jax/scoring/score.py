@@ -20,7 +20,7 @@ from ddaepp_jax.scoring.references import Reference
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """A trained network's samples, and what their scores are filed under.
+    """A network's samples, with the names and settings under which their scores are stored.
 
     Attributes:
       draw: maps a seed and consecutive ids (B,) to images (B, H, W, C) uint8. Image i must be a
@@ -53,11 +53,11 @@ def score(
     """Computes the scores of images.
 
     Args:
-      images: what is scored.
+      images: the images to score.
       extractor: the network whose features are compared.
-      reference: what the images are compared with; its features are the same extractor's.
-      directory: where features are collected. What a stopped call left there is continued; the
-        caller removes the directory.
+      reference: the reference with which the images are compared, by the same extractor.
+      directory: directory of the features. A stopped call is continued from it; the caller removes
+        it.
       batch_size: number of images that are read at once.
 
     Returns:
@@ -96,7 +96,8 @@ def score_images(
         shutil.rmtree(partial)
     except OSError as error:
         raise InputError(
-            f"--extractor: cannot write {partial} ({error.strerror}); copy it to where you can"
+            f"--extractor: cannot write {partial} ({error.strerror}); copy the extractor to a "
+            "directory that you can write, and give that by --extractor"
         ) from None
     identity = {
         "images": {"name": images.name, **images.provenance},
@@ -111,7 +112,7 @@ def score_images(
             write_json(out.with_name(f"{out.name}.json"), results)
         except OSError as error:
             raise InputError(
-                f"--out: cannot write {out}.json ({error.strerror}); give another"
+                f"--out: cannot write {out}.json ({error.strerror}); give another path"
             ) from None
     return results
 
@@ -134,7 +135,7 @@ def score_samples(
     Args:
       samples: the network's samples.
       extractor: the network whose features are compared.
-      reference: what the samples are compared with.
+      reference: the reference with which the samples are compared.
       out: path of the results, without suffix.
       n: number of samples of each seed.
       seeds: seeds of the samples' start noise.
@@ -185,7 +186,7 @@ def _modern(identity: dict[str, Any]) -> dict[str, Any]:
 
 
 def _compared(extractor: Extractor, reference: Reference) -> dict[str, Any]:
-    """Both sides of the comparison, as the JSON has them."""
+    """Returns the extractor and the reference, as the JSON stores them."""
     return {
         "extractor": {**extractor.identity, "made": extractor.provenance},
         "reference": {"name": reference.name, **reference.provenance},
@@ -195,7 +196,7 @@ def _compared(extractor: Extractor, reference: Reference) -> dict[str, Any]:
 def _summary(
     identity: Mapping[str, Any], rows: Sequence[Mapping[str, float]], extractor: Extractor
 ) -> dict[str, Any]:
-    """The rows, their means and deviations, and the means by their full names."""
+    """Returns the rows, their means and deviations, and the means by full name."""
     columns = {name: [row[name] for row in rows] for name in rows[0] if name != "seed"}
     mean = {name: float(np.mean(values)) for name, values in columns.items()}
     std = {}
@@ -223,7 +224,7 @@ def _keeping(images: ImageSet, memory: np.ndarray) -> ImageSet:
 
 
 def _memory(file: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """Opens uint8 images in a file, as an earlier call left them."""
+    """Opens a file of uint8 images; it keeps the images of an earlier call."""
     mode = "r+" if file.exists() else "w+"
     return np.lib.format.open_memmap(file, mode, np.uint8, shape)
 

@@ -36,9 +36,9 @@ class _Norm(nn.Module):
 
 
 def _conv(x: Array, width: int, name: str, size: int = 3, stride: int = 1) -> Array:
-    """A convolution with ``size // 2`` zeros on every side, initialised for a ReLU after it.
+    """Applies a convolution with ``size // 2`` zeros on every side.
 
-    The initialisation is that of He et al. 2015.
+    It is initialised for a ReLU after it (He et al. 2015).
     """
     init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
     # With less than full float32, features would differ by a thousandth between accelerators, and

@@ -1,4 +1,4 @@
-"""Short runs of every candidate for the bottleneck, by seed, into a directory that resumes."""
+"""Short runs of every candidate for the bottleneck, in a directory that a later call continues."""
 
 import json
 import time
@@ -28,8 +28,8 @@ from ddaepp_jax.training.program import Program, compile_program
 from ddaepp_jax.training.source import Source
 from ddaepp_jax.training.step import TrainState
 
-WARMUP = 5  # a short run warms up for at most one part in so many of its steps
-POINTS = 100  # of a curve, if the run has so many steps
+WARMUP = 5  # a short run warms up for at most 1 / WARMUP of its steps
+POINTS = 100  # most points of a loss curve
 # Candidates are compared by this loss: other objectives depend on the bottleneck's feature.
 LOSS = "denoising/loss"
 
@@ -43,15 +43,15 @@ def search(
     seeds: Sequence[int] = (0, 1, 2),
     name: str = "",
 ) -> dict[str, Any]:
-    """Trains every candidate from every seed, and decides; continues what is in ``workdir``.
+    """Trains every candidate with every seed and decides; a stopped search continues.
 
     A run is the config with another seed and bottleneck, fewer steps and a warm-up of a fifth of
     them at most. Runs of one seed have the same data, noise and initial values.
 
     Args:
       config: the config to choose ``model.bottleneck`` for.
-      workdir: where the results go.
-      candidates: names of blocks; empty: all that something follows.
+      workdir: directory of the results.
+      candidates: names of blocks; empty takes all that condition a later layer.
       steps: number of steps of a run, unless the config's own run is shorter.
       seeds: seeds of the runs.
       name: name of the config, for the record.
@@ -61,7 +61,7 @@ def search(
       sets the config to the best block.
 
     Raises:
-      InputError: names the field, option or file that is wrong.
+      InputError: a field, option or file is wrong.
     """
     _check(config, steps, seeds)
     mesh = build.mesh(config)
@@ -100,10 +100,14 @@ def _check(config: ConfigDict, steps: int, seeds: Sequence[int]) -> None:
         raise InputError(f"--seeds: {text} are not different numbers in 0..2**32-1")
     if not config.objectives.denoising.weight:
         raise InputError(
-            "objectives.denoising.weight: 0, and candidates are compared by its loss; set it to 1"
+            "objectives.denoising.weight: it is 0, but candidates are compared by this loss; "
+            "set it to 1"
         )
     if not config.model.self_condition:
-        raise InputError("model.self_condition: False, and so no block conditions; set it to True")
+        raise InputError(
+            "model.self_condition: it is False, so the bottleneck conditions nothing; "
+            "set it to True"
+        )
 
 
 def _short_run(config: ConfigDict, steps: int) -> ConfigDict:
@@ -116,15 +120,16 @@ def _short_run(config: ConfigDict, steps: int) -> ConfigDict:
 def _candidates(
     config: ConfigDict, data: Dataset, names: Sequence[str]
 ) -> tuple[list[str], Any | None]:
-    """Returns the candidates in the network's order, and the weights of ``init_from``, if any,
-    which fit every candidate.
+    """Returns the candidates in the network's order, and the weights of ``init_from`` or None.
+
+    The shapes of the weights are checked for each width of a candidate.
     """
     network = build.network(config, data.image_shape, data.num_classes)
     x = jax.ShapeDtypeStruct((1, *data.image_shape), jnp.float32)
     t = jax.ShapeDtypeStruct((1,), jnp.float32)
 
     def shapes(block: str) -> tuple[Mapping[str, Any], Any]:
-        """Returns the shapes of the features and of the parameters; nothing is computed."""
+        """Returns the shapes of the features and of the parameters, without computing them."""
         init = network.clone(bottleneck=block).init_with_output
         (_, features), variables = jax.eval_shape(init, jax.random.key(0), x, t)
         return features, variables["params"]
@@ -134,7 +139,11 @@ def _candidates(
     if config.model.name != "dit":  # A DiT's last block conditions its final norm.
         blocks = blocks[:-1]
     for name in names:
-        build.choose("--candidates: of blocks that something follows", name, blocks)
+        if name not in blocks:
+            raise InputError(
+                f"--candidates: {name!r} is no block that conditions a later layer; "
+                f"give some of {', '.join(blocks)}"
+            )
     blocks = [name for name in blocks if not names or name in names]
     if len(blocks) < 2:
         raise InputError(
@@ -155,7 +164,7 @@ def _train(
     mesh: Mesh,
     bar: tqdm,
 ) -> dict[str, Any]:
-    """Trains one candidate from one seed; returns its row of curves.jsonl."""
+    """Trains one candidate with one seed; returns its row of curves.jsonl."""
     config = config.copy_and_resolve_references()
     config.seed = seed
     config.model.bottleneck = block
@@ -199,7 +208,7 @@ def _curve(
             state, totals, done = program.run(state, totals, next(batches), limit)
             in_flight.add(done, after - step)
             step = after
-        # Read the part before, while this one runs.
+        # Read the previous part while this one runs.
         if unread and not _append(row, *unread):
             return row
         unread = stop, totals
@@ -220,8 +229,9 @@ def _append(row: dict[str, Any], stop: int, totals: Mapping[str, Any]) -> bool:
 
 
 def _differences(old: ConfigDict, config: ConfigDict) -> list[str]:
-    """Returns what differs between the configs of two searches, the length of a run included,
-    which training itself may change.
+    """Returns the settings in which two searches differ and that forbid continuing the first.
+
+    Seed and bottleneck may differ. The number of steps may not, although a training may change it.
     """
     old.seed = config.seed
     old.model.bottleneck = config.model.bottleneck
@@ -233,9 +243,7 @@ def _differences(old: ConfigDict, config: ConfigDict) -> list[str]:
 
 
 def _read(file: Path) -> dict[tuple[int, str], dict[str, Any]]:
-    """Reads the rows of finished runs by seed and block; cuts off a line that a stopped program
-    left unfinished.
-    """
+    """Reads the finished rows by (seed, block), and cuts off an unfinished last line."""
     lines = file.read_text().splitlines(keepends=True) if file.exists() else []
     whole = [line for line in lines if line.endswith("\n")]
     if whole != lines:
@@ -245,12 +253,18 @@ def _read(file: Path) -> dict[tuple[int, str], dict[str, Any]]:
         return {(row["seed"], row["bottleneck"]): row for row in rows}
     except (ValueError, KeyError, TypeError):
         raise InputError(
-            f"{file}: not the curves of a search; remove it or use another --workdir"
+            f"{file}: holds no curves of a search; remove it or use another --workdir"
         ) from None
 
 
 def _conclude(workdir: Path, curves: Curves, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Decides, and writes bottleneck.json and curves.png; ``record`` joins the decision."""
+    """Decides between the blocks, writes bottleneck.json and curves.png, and returns the former.
+
+    Args:
+      workdir: directory of the two files.
+      curves: rows of curves.jsonl by block and seed.
+      record: entries that are added to the decision: "config", "steps", "warmup_steps", "seeds".
+    """
     scores = {
         block: {seed: score(row, record["steps"]) for seed, row in rows.items()}
         for block, rows in curves.items()

@@ -1,6 +1,6 @@
 """Checkpoints: ``checkpoints/<step>/`` with the items params, ema, optimizer and meta, by Orbax.
 
-The meta data say the format of the parameters. Format 1, that of version 0.1, stored the
+The meta data hold the format of the parameters. Format 1, that of version 0.1, stored the
 time-adaptive scale of self-conditioning, s(t), with a bias that starts at 1, and did not write its
 number. Format 2 stores s(t) - 1. Parameters of format 1 are converted when they are read.
 """
@@ -23,13 +23,14 @@ from ddaepp_jax.training.step import TrainState
 FORMAT = 2  # written today
 SCALE_BIAS = ("self_conditioning", "scale", "bias")
 
-# min or max, whichever end of a measured value is the better one.
+# ``min`` or ``max``: picks the best of measured values.
 Better = Callable[[Iterable[float]], float]
 
 
 class _Keep(ocp.checkpoint_managers.PreservationPolicy):
-    """Keeps the newest checkpoints, and for each ranked value the one where it is best; of equal
-    ones the older.
+    """Keeps the newest checkpoints and the best one by each ranked value.
+
+    Of equal values, it keeps the older checkpoint.
     """
 
     def __init__(self, newest: int, ranks: Mapping[str, Better], directory: Path) -> None:
@@ -63,7 +64,7 @@ class Checkpoints:
         Args:
           directory: the directory of the checkpoints.
           keep: number of newest checkpoints that stay.
-          ranks: evaluations for each of which the best checkpoint stays too.
+          ranks: ``min`` or ``max`` by the evaluation's name; the best checkpoint of each stays too.
         """
         self._keep = _Keep(keep, ranks, directory)
         options = ocp.CheckpointManagerOptions(
@@ -116,7 +117,7 @@ class Checkpoints:
             return state, damage
         if damage:
             raise InputError(
-                f"{damage[0]}, and no older one can be either; train into another --workdir"
+                f"{damage[0]}, and neither can any older checkpoint; train into another --workdir"
             )
         return None
 
@@ -170,7 +171,8 @@ def read_meta(directory: Path, step: int) -> dict[str, Any]:
         return ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(path)
     except Exception as error:
         raise InputError(
-            f"{path}: not a readable checkpoint of this program ({first_line(error)})"
+            f"{path}: is not a readable checkpoint of this program ({first_line(error)}); "
+            "choose another --step"
         ) from error
 
 
@@ -183,7 +185,7 @@ def latest_step(directory: Path) -> int:
     steps = steps_of(directory)
     if not steps:
         raise InputError(
-            f"{directory}: no checkpoint; has this run saved one (train.checkpoint_every)?"
+            f"{directory}: holds no checkpoint; train for at least train.checkpoint_every steps"
         )
     return max(steps)
 
@@ -209,9 +211,10 @@ def steps_of(directory: Path) -> list[int]:
 
 
 def _measured(directory: Path, step: int) -> dict[str, float]:
-    """Returns the ranked values that were measured at a checkpoint, by evaluation.
+    """Returns {evaluation: value} of the values that rank checkpoints, measured at this one.
 
-    There are none if the checkpoint is damaged, or older than these values.
+    It is empty if the checkpoint is damaged, or was written by a version that stored no such
+    values.
     """
     try:
         return read_meta(directory, step).get("measured", {})
@@ -253,7 +256,8 @@ def restore_networks(
         )
     except Exception as error:
         raise InputError(
-            f"{path}: not a readable checkpoint of this program ({first_line(error)})"
+            f"{path}: is not a readable checkpoint of this program ({first_line(error)}); "
+            "choose another --step"
         ) from error
     # Snapshots of format 1 have no meta data.
     meta = read_meta(directory, step) if (path.parent / "meta").exists() else {}

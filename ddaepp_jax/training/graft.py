@@ -1,4 +1,4 @@
-"""Starting a run from the weights of another one."""
+"""Starts a run from the weights of another one."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def _by_name(tree: Any) -> dict[str, Any]:
 
 
 def check(network: Any, weights: Any) -> None:
-    """Checks that the leaves which both trees have are of the same shapes.
+    """Checks that the leaves which both trees have agree in shape.
 
     Args:
       network: parameters of the network, or their shapes.

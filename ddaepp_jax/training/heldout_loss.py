@@ -1,4 +1,4 @@
-"""The training loss of held-out images by noise level, with the same noise at each evaluation."""
+"""The loss of held-out images by noise level, with the same noise at each evaluation."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -42,7 +42,7 @@ def make_heldout_loss(
     def losses(
         params: Any, images: Array, labels: Array | None, ids: Array, number: Array, level: Array
     ) -> Array:
-        """Returns the (B,) losses at the level of this number."""
+        """Returns the (B,) losses at ``level``; its index ``number`` selects the noise."""
         x0 = to_float(images)
         keys = image_keys(seed, "heldout", ids)
         keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)

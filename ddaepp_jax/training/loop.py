@@ -26,10 +26,10 @@ class Outputs:
     """Where training puts its results.
 
     Attributes:
-      writer: of metrics and pictures.
-      checkpoints: of the whole state.
-      snapshots: of the power-function averages; None where ``Schedule.snapshot_every`` is 0.
-      meta: saved with each checkpoint, beside its step.
+      writer: writes metrics and pictures.
+      checkpoints: saves the whole state.
+      snapshots: saves the power-function averages; None if ``Schedule.snapshot_every`` is 0.
+      meta: JSON values saved with each checkpoint, beside its step.
       trace_dir: directory of the profiler's trace.
     """
 
@@ -164,7 +164,7 @@ def train(
             limit = parallel.put(np.int32(stop), everywhere)
             with jax.transfer_guard("disallow"):
                 state, totals, done = program.run(state, totals, data, limit)
-            report.write()  # The metrics of the dispatch before, while this one runs.
+            report.write()  # Writes the metrics of the dispatch before, while this one runs.
             in_flight.add(done, stop - step)
             step = stop
             trace.after(step, state)
@@ -204,7 +204,7 @@ def _evaluate_and_save(step: int, state: TrainState, due: Due, outputs: Outputs)
 def _evaluate(
     name: str, evaluation: Evaluation, step: int, state: TrainState, writer: Writer
 ) -> dict[str, float | Image.Image]:
-    """Measures, and writes pictures and numbers."""
+    """Measures the state, and writes pictures and numbers."""
     values = evaluation.measure(state)
     numbers = {}
     for key, value in values.items():

@@ -52,8 +52,8 @@ def make_optimizer(
 
     Args:
       name: one of ``NAMES``.
-      b1, b2: of Adam and AdamW.
-      weight_decay: of AdamW.
+      b1, b2: moment decays of Adam and AdamW.
+      weight_decay: decay rate of AdamW.
       decay_mask: "all" decays every parameter, as U-ViT's released training does; "matrices" decays
         kernels only.
       clip_norm: largest norm of the gradient (0: no clipping).

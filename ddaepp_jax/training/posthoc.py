@@ -42,7 +42,8 @@ def fit(
     The weights minimise the L2 distance between the profiles, and sum to 1, as those of a mean.
 
     Args:
-      steps, sigma_rels: (N,) of the snapshots.
+      steps, sigma_rels: (N,) steps and widths of the snapshots.
+      step, sigma_rel: step and width of the target.
 
     Returns:
       (N,) float64 weights, and the remaining distance relative to the norm of the profile.
@@ -67,7 +68,8 @@ def combine(directory: Path, weights: Mapping[tuple[int, float], float], placed:
     host: weights may be large and of both signs, and the result must not depend on the devices.
 
     Args:
-      weights: by (step, sigma_rel) of the snapshot.
+      directory: directory of the snapshots.
+      weights: weight of each snapshot, by its (step, sigma_rel).
       placed: sharding of the result.
 
     Returns:
@@ -97,7 +99,7 @@ def reconstruct(
     """Makes the network's average ``sigma_rel`` at the last snapshot at or before ``step``.
 
     Args:
-      directory: holds the snapshots.
+      directory: directory of the snapshots.
       tracked: widths of the snapshots.
       placed: sharding of the result.
 

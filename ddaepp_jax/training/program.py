@@ -1,4 +1,4 @@
-"""The compiled train program: any number of steps a dispatch, compiled once a run."""
+"""The train program, compiled once for a run; a dispatch runs any number of steps."""
 
 import dataclasses
 import time
@@ -52,8 +52,9 @@ class Program:
 
 
 def add_totals(totals: dict, metrics: dict[str, Array], step: Array) -> dict:
-    """Adds a step's metrics to the totals, which also keep the first step whose loss or gradient is
-    not finite, and its leaves.
+    """Adds a step's metrics to the totals, and records the first step that is not finite.
+
+    It is the first step with a loss or gradient that is not finite; the leaves are recorded too.
     """
     finite = metrics.pop("finite")
     bad = ~(jnp.isfinite(metrics["loss"]) & finite.all())
@@ -159,7 +160,7 @@ def compile_program(
 def _step(
     learner: Learner, mesh: Mesh, source: Source, prepare: Prepare
 ) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]:
-    """Returns one step as a function of the state and of what the source hands over."""
+    """Returns one step as a function of the state and the source's data."""
 
     def step(state: TrainState, data: Any) -> tuple[TrainState, dict[str, Array]]:
         batch = dict(source.fetch(data, state.step))

@@ -1,4 +1,4 @@
-"""When training evaluates, saves and logs, and where a dispatch ends."""
+"""The steps at which training evaluates, saves and logs, and at which dispatches end."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -38,7 +38,7 @@ class Due(NamedTuple):
 
     @property
     def pauses(self) -> bool:
-        """Whether training pauses; the metrics so far must then be read and finite first."""
+        """Whether training pauses; it first reads the metrics and checks that they are finite."""
         return bool(self.evaluations) or self.checkpoint or self.snapshot
 
 
@@ -51,7 +51,7 @@ class Schedule:
       dispatch: most steps of one dispatch.
       log_every, checkpoint_every, snapshot_every: periods.
       batch_size: images of one step.
-      evaluations: by name.
+      evaluations: evaluations by name.
       profile_start, profile_steps: first step of the profiler's trace, and its length.
     """
 
@@ -66,7 +66,7 @@ class Schedule:
     profile_steps: int = 0
 
     def due(self, step: int) -> Due:
-        """Returns what is due after ``step`` steps; at the end everything is."""
+        """Returns what is due after ``step`` steps; all with a period are due at the end."""
         due = lambda period: period > 0 and (step % period == 0 or step == self.total)
         return Due(
             {

@@ -19,8 +19,10 @@ from ddaepp_jax.training.step import TrainState
 
 
 def snapshot_content(averages: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the part of a state's ``ema``, or of its shapes, that a snapshot holds:
-    ``{"sigma_rel0.05": {"network": ..}, ..}``.
+    """Returns the averages that a snapshot holds: ``{"sigma_rel0.05": {"network": ..}, ..}``.
+
+    Args:
+      averages: a state's ``ema``, or its shapes.
     """
     return {
         name: {"network": average["network"]}
@@ -31,7 +33,8 @@ def snapshot_content(averages: Mapping[str, Any]) -> dict[str, Any]:
 
 def nbytes(averages: Mapping[str, Any]) -> int:
     """Returns the bytes of one snapshot."""
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(snapshot_content(averages)))
+    leaves = jax.tree.leaves(snapshot_content(averages))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
 
 class Snapshots:
@@ -41,8 +44,9 @@ class Snapshots:
     """
 
     def __init__(self, directory: Path, start: int) -> None:
-        """Opens the directory, and removes snapshots past ``start``, the step at which the run
-        continues: it makes them again.
+        """Opens the directory, and removes snapshots after ``start``, where the run continues.
+
+        The run makes them again.
         """
         options = ocp.CheckpointManagerOptions(
             cleanup_tmp_directories=True,
@@ -68,7 +72,8 @@ class Snapshots:
             return
         self._manager.check_for_errors()
         items = ocp.args.Composite(
-            ema=ocp.args.StandardSave(snapshot_content(state.ema)), meta=ocp.args.JsonSave({"format": FORMAT})
+            ema=ocp.args.StandardSave(snapshot_content(state.ema)),
+            meta=ocp.args.JsonSave({"format": FORMAT}),
         )
         self._manager.save(step, args=items)
 

@@ -1,4 +1,4 @@
-"""Where the batches come from: a data set in device memory, or a stream from the host.
+"""Sources of batches: a data set in device memory, or a stream from the host.
 
 Both give the same images for a step: the batch is a function of (seed, step), whatever the number
 of devices and processes.
@@ -26,11 +26,11 @@ class Source:
     """Batches for the train program.
 
     Attributes:
-      looped: whether one dispatch takes many steps, as the whole set is in device memory.
+      looped: whether one dispatch takes many steps, which needs the whole set in device memory.
       shapes: shapes of the arrays that a dispatch receives.
       fetch: ``(arrays, step) -> {"image" uint8, "label", "index"}``, the global batch; traced.
-      open: ``(first step, last step) -> iterator`` over the arrays of each dispatch; for a resident
-        set they are always the same.
+      open: ``(start, stop) -> iterator`` over the arrays of each dispatch, from step ``start`` to
+        ``stop - 1``; a resident set always yields the same arrays.
     """
 
     looped: bool

@@ -40,7 +40,7 @@ class Learner:
     """Everything that a step uses and training does not change.
 
     Attributes:
-      objectives: name -> (objective, its weight by the number of the step).
+      objectives: objectives by name, each with its weight as a function of the step.
       ema_decays, ema_ramp, ema_sigma_rels: see ``ddaepp_jax.training.ema``.
       seed: determines every random number of the run.
     """

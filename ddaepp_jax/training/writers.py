@@ -37,7 +37,7 @@ class Writer:
           config: logged to Weights & Biases.
 
         Raises:
-          InputError: ``wandb`` is asked for but not installed.
+          InputError: ``wandb`` is set, but the package is not installed.
         """
         self._directory = workdir
         self._active = active

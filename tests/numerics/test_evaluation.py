@@ -74,10 +74,10 @@ def test_kept_features_are_drawn_from_the_whole_set(monkeypatch):
     """The first features would not do, as data sets may be ordered by class."""
     monkeypatch.setattr(references, "FEATURES_AT_MOST", 100)
     features = np.arange(1000.0)[:, None]
-    kept = references.drawn(features)[:, 0]
+    kept = references.fixed_subset(features)[:, 0]
     assert len(set(kept)) == 100 and (np.diff(kept) > 0).all() and abs(kept.mean() - 500) < 100
-    np.testing.assert_array_equal(references.drawn(features), kept[:, None])
-    np.testing.assert_array_equal(references.drawn(features[:99]), features[:99])
+    np.testing.assert_array_equal(references.fixed_subset(features), kept[:, None])
+    np.testing.assert_array_equal(references.fixed_subset(features[:99]), features[:99])
 
 
 def test_precision_is_of_the_samples_and_recall_of_the_reference():

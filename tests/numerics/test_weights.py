@@ -34,7 +34,7 @@ def test_the_averaged_network_is_found_behind_its_prefixes(prefixes, expected):
 
 
 def test_another_network_or_several_are_refused():
-    with expect_error("no tensors", "b.weight", "kind"):
+    with expect_error("the file has no tensors", "b.weight", "--kind"):
         read.find_prefix(["a.weight", "c.weight"], MARKS)
     with expect_error("several networks", "'one.', 'two.'", "--prefix"):
         read.find_prefix(names("one.", "two."), MARKS)

@@ -151,7 +151,7 @@ def test_scores_are_those_of_one_device(conditional, extractor, tmp_path, batch_
         )
         features = image_sets.collect(test, wrn, tmp_path / str(devices), size)
         assert len(features["pool"]) == 297
-        reference = references.of(train, wrn, 64)
+        reference = references.compute_or_read(train, wrn, 64)
         out = tmp_path / f"{devices}-scores"
         samples = run.samples(batch_size=size)
         (of_run,) = score_samples(samples, wrn, reference, out, n=37, seeds=(0,))["rows"]

@@ -87,7 +87,7 @@ def test_scores_have_their_protocol_in_their_names_and_seeds_their_spread(
     pieces = [one(image[None] / np.float32(127.5) - 1) for image in samples]
     features = {layer: np.concatenate([piece[layer] for piece in pieces]) for layer in pieces[0]}
     train = image_sets.of_dataset(datasets.digits("train"), "train")
-    by_hand = scores(features, references.of(train, wrn, 64))
+    by_hand = scores(features, references.compute_or_read(train, wrn, 64))
     assert differ({"seed": 1, **by_hand}, results["rows"][1]) < 1e-4
 
 
@@ -149,7 +149,7 @@ def test_scores_are_those_of_any_batch(workdir, extractor, tmp_path):
     for batch_size in (37, 7):
         features = image_sets.collect(test, wrn, tmp_path / str(batch_size), batch_size)
         assert len(features["pool"]) == 297
-        reference = references.of(train, wrn, 64)
+        reference = references.compute_or_read(train, wrn, 64)
         samples = load(workdir).samples(batch_size=batch_size)
         out = tmp_path / f"{batch_size}-scores"
         (sampled,) = score_samples(samples, wrn, reference, out, n=37, seeds=(0,))["rows"]
@@ -204,9 +204,9 @@ def test_statistics_are_made_once_and_read_from_their_file(tmp_path, monkeypatch
     directory = untrained_classifier(tmp_path / "wrn", seed=5)
     wrn = extractors.load(directory, one_device())
     images = image_sets.of_dataset(datasets.digits("test"), "test")
-    first = references.of(images, wrn, 64)
+    first = references.compute_or_read(images, wrn, 64)
     monkeypatch.setattr(image_sets, "collect", lambda *_: pytest.fail("computed features"))
-    again = references.of(images, wrn, 64)
+    again = references.compute_or_read(images, wrn, 64)
     assert again.provenance == first.provenance and again.name == first.name == "test"
     assert (again.features == first.features).all()
     gaussian = first.gaussians["pool"]

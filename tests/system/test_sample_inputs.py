@@ -116,7 +116,7 @@ def test_weights_that_are_not_there(chosen, field, words, plain):
         (dict(guidance_interval=(9.0,)), "guidance_interval", ["(9.0,)", "rising"]),
         (dict(guidance_channels=-1), "guidance_channels", ["-1", "negative"]),
         (dict(guidance_channels=2), "guidance_channels", ["2", "1"]),
-        (dict(autoguidance=2.0), "autoguidance", ["2.0", "without", "guide"]),
+        (dict(autoguidance=2.0), "autoguidance", ["2.0", "needs", "guide"]),
         (dict(labels=[3]), "labels", ["without labels"]),
     ],
 )
@@ -174,7 +174,7 @@ def test_a_guide_that_estimates_something_else(attribute, value, words, opened, 
 
 def test_a_guide_with_labels(opened, guide):
     guide.module = guide.module.clone(num_classes=10)
-    with expect_error("guide", f"{guide.workdir}", "labels: 10"):
+    with expect_error("guide", f"{guide.workdir}", "labels (10, not 0)"):
         opened.sample(n=1, guide=guide, autoguidance=2)
 
 

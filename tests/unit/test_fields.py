@@ -451,7 +451,7 @@ def test_option_of_a_flows_sampler(sampler, options, field, words):
 @pytest.mark.parametrize(
     ("fields", "field", "words"),
     [
-        (dict(mults=(1, 2, 2, 2, 2), attend=(False,) * 5), "model.mults", ("5", "8x8")),
+        (dict(mults=(1, 2, 2, 2, 2), attend=(False,) * 5), "model.mults", ("5", "4 times", "8x8")),
         (dict(class_conditional=True), "model.class_conditional", ("labels",)),
     ],
 )

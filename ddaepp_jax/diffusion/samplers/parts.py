@@ -1,4 +1,4 @@
-"""What several samplers share."""
+"""Functions that several samplers share."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,13 +8,16 @@ from ddaepp_jax.diffusion.process import Denoiser
 
 
 def estimate(denoiser: Denoiser, x: Array, level: Array, clip: bool) -> Array:
-    """Returns x0_hat (B, H, W, C) where all images are at one noise level, clipped to [-1, 1]."""
+    """Returns x0_hat (B, H, W, C) of images that are all at one noise level.
+
+    ``clip`` clips it to [-1, 1].
+    """
     x0 = denoiser(x, jnp.full(x.shape[:1], level))
     return jnp.clip(x0, -1, 1) if clip else x0
 
 
 def float32(*arrays: np.ndarray) -> tuple[Array, ...]:
-    """Converts a grid's numbers, which are computed in float64, to what a scan takes."""
+    """Converts the arrays of a grid from float64 to float32, for a scan."""
     return tuple(jnp.asarray(a, jnp.float32) for a in arrays)
 
 

@@ -30,7 +30,7 @@ from ddaepp_jax.base.choice import choose
 from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.diffusion.process import Denoiser, Process
 
-# (process, denoiser, start noise, keys) -> images
+# (denoiser, start noise, keys) -> images
 Draw = Callable[[Denoiser, Array, Array], Array]
 
 
@@ -48,7 +48,7 @@ class Sampler:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options with their defaults: the function's keyword defaults."""
+        """The options with their defaults, which are the function's keyword defaults."""
         parameters = inspect.signature(self.function).parameters.values()
         return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
 
@@ -84,7 +84,7 @@ def make(
       group: the config group that errors name before a field: "sampling." or "".
 
     Raises:
-      InputError: no such sampler of this process, or an argument that it refuses.
+      InputError: the process has no such sampler, or the sampler refuses an argument.
     """
     sampler = SAMPLERS[choose(f"{group}sampler", name, names(process))]
     for option, value in options.items():

@@ -13,12 +13,12 @@ from ddaepp_jax.diffusion.vp import VariancePreserving
 
 
 def _table(process: VariancePreserving, table: str) -> np.ndarray | None:
-    """Returns DDAE's table of alpha_bar by level; None stands for the process's own."""
+    """Returns the alpha_bar by level of a table; None stands for the process's own."""
     tables = {"standard": None}
     if hasattr(process, "ddae_alpha_bar"):
         tables["ddae"] = process.ddae_alpha_bar
     if table not in tables:
-        raise ValueError(f"table: no {table!r}; there is {', '.join(tables)}")
+        raise ValueError(f"table: no {table!r}; the tables are {', '.join(tables)}")
     return tables[table]
 
 
@@ -103,8 +103,8 @@ def dpmpp_2m(
 ) -> Array:
     """Samples by DPM-Solver++(2M) (arXiv 2211.01095, algorithm 2): deterministic, second order.
 
-    A step evaluates the denoiser once. The first step and the last, to the clean image, are of
-    first order: DDIM's.
+    A step evaluates the denoiser once. The first step, and the last, to the clean image, are
+    DDIM's, of first order.
     """
     del keys
     levels = process.grid(steps)

@@ -1,3 +1,1 @@
-"""The sections of a page, a module each: ``of_run`` returns one run's, ``of_runs`` compares
-several.
-"""
+"""The sections of a page: ``of_run`` returns that of one run, ``of_runs`` compares several."""

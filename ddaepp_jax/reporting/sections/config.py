@@ -12,7 +12,7 @@ ABSENT = "no such field"
 def of_run(run: Record) -> str:
     """Returns the fields that differ from the defaults, and the whole config.
 
-    Where the run directory does not record its version's defaults, only the latter.
+    Without recorded defaults, only the whole config is returned.
     """
     fields = _fields(run.config)
     if run.defaults is None:
@@ -71,7 +71,7 @@ def _fields(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def _tuples(value: Any) -> Any:
-    """Returns a value whose lists are tuples: a config has only these, JSON only those."""
+    """Returns a value with tuples instead of lists, which JSON reads; a config has only tuples."""
     if isinstance(value, list):
         return tuple(_tuples(item) for item in value)
     return value

@@ -9,7 +9,7 @@ from ddaepp_jax.reporting.panels import Panel
 from ddaepp_jax.reporting.plots import Series
 from ddaepp_jax.reporting.record import RATE, Record
 
-# The panels of what training itself writes; those of the evaluators stand between them.
+# Panels of the metrics that training itself writes; the evaluators' panels are between them.
 FIRST = (Panel("Training loss", "loss", "loss", log=True),)
 LAST = (
     Panel("Throughput", RATE, "images/s/device"),
@@ -59,7 +59,10 @@ def _evaluations(run: Record, panel: Panel) -> dict[str, Series]:
 
 
 def _newest(run: Record, panel: Panel) -> Series | None:
-    """Returns the curve that stands for the run among others."""
+    """Returns the run's curve in a comparison.
+
+    It is that of the last matching metric, or of the newest step.
+    """
     series = run.by_level(panel.metrics) if panel.by_level else run.metrics(panel.metrics)
     return list(series.values())[-1] if series else None
 

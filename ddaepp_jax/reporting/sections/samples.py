@@ -1,4 +1,4 @@
-"""The section of the grids of samples."""
+"""The section of sample grids."""
 
 from collections.abc import Sequence
 

@@ -10,11 +10,11 @@ import numpy as np
 from ddaepp_jax.reporting import html
 from ddaepp_jax.reporting.record import RATE, Record
 
-Line = tuple[str, str]  # What is measured, and its value.
+Line = tuple[str, str]  # name and value of a measurement
 
 
 def of_run(run: Record) -> str:
-    """Returns a table of what the run's files say about speed and time."""
+    """Returns a table of the speeds and times in the run's files."""
     lines = [*_speeds(run), *_training(run), *_checkpoints(run), *_probes(run)]
     lines.append(("software", run.version or "no version.txt"))
     return html.table([], [[html.escape(title), html.escape(text)] for title, text in lines])
