@@ -44,41 +44,12 @@ def network(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: 
         raise InputError("model.class_conditional: the data have no labels; set it to False")
     module = module.clone(num_classes=num_classes if config.model.class_conditional else 0)
     height, width, _ = image_shape
-    shapes = _unet_attention if isinstance(module, UNet) else _transformer_attention
-    taken = {
-        attention(module.attention, *shape, module.dtype) for shape in shapes(module, height, width)
-    }
-    return module.clone(attention="xla" if "xla" in taken else "cudnn")
-
-
-# Both return the shapes of the attention products as (length, heads, width of a head).
-
-
-def _transformer_attention(module: UViT | DiT, height: int, width: int) -> list[tuple[int, ...]]:
-    patch = module.patch_size
-    if height % patch or width % patch:
-        raise InputError(f"model.patch_size: {patch} does not divide images of {height}x{width}")
-    length = (height // patch) * (width // patch)
-    if isinstance(module, UViT):
-        # Tokens beside the patches: the time, and the label, augmentation and CLS if used.
-        extras = ("time", module.num_classes, module.augment_dim, module.pool == "cls")
-        length += len([extra for extra in extras if extra])
-    return [(length, module.num_heads, module.width // module.num_heads)]
-
-
-def _unet_attention(module: UNet, height: int, width: int) -> list[tuple[int, ...]]:
-    levels = len(module.mults)
-    if height % 2 ** (levels - 1) or width % 2 ** (levels - 1):
-        raise InputError(
-            f"model.mults: images of {height}x{width} cannot be halved {levels - 1} times; "
-            f"give fewer than {levels} resolutions"
-        )
-    shapes = []
-    for level, channels in module.attending().items():
-        head_width = module.head_channels or channels
-        length = (height >> level) * (width >> level)
-        shapes.append((length, channels // head_width, head_width))
-    return shapes
+    try:
+        shapes = module.attention_shapes(height, width)
+    except ValueError as error:
+        raise InputError(f"model.{error}") from None
+    taken = {attention(module.attention, *shape, module.dtype) for shape in shapes}
+    return module.clone(attention="cudnn" if taken == {"cudnn"} else "xla")
 
 
 def attention(name: str, length: int, heads: int, head_width: int, dtype: jnp.dtype) -> str:

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict, FieldReference
 
 from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.config.default import get_config
+from ddaepp_jax.config.validation import mistakes, refuse
 
 
 def parse_config(argv: Sequence[str], default: Callable[[], ConfigDict] = get_config) -> ConfigDict:
@@ -24,7 +25,7 @@ def parse_config(argv: Sequence[str], default: Callable[[], ConfigDict] = get_co
 
     Raises:
       InputError: an argument is none of these, names no config file or no field, or has a value of
-        another type than the field's.
+        another type than the field's. Then the wrong values of other fields are reported too.
     """
     source = None
     overrides = []
@@ -39,8 +40,14 @@ def parse_config(argv: Sequence[str], default: Callable[[], ConfigDict] = get_co
         else:
             overrides.append((name.removeprefix("--config."), text))
     config = (default() if source is None else _read_file(source)).lock()
+    lines = []
     for field, text in overrides:
-        _override(config, field, text)
+        try:
+            _override(config, field, text)
+        except InputError as error:
+            lines.append(str(error))
+    if lines:
+        refuse([*lines, *mistakes(config)])
     return config
 
 

@@ -12,7 +12,9 @@ from ml_collections import ConfigDict
 from ddaepp_jax import build
 from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.data.geometric import AUGMENT_DIM
+from ddaepp_jax.diffusion import samplers
 from ddaepp_jax.diffusion.guidance import Guidance
+from ddaepp_jax.sampling.settings import Sampling
 
 
 def model(config: ConfigDict) -> Iterator[str]:
@@ -44,9 +46,11 @@ def data(config: ConfigDict) -> Iterator[str]:
 def train(config: ConfigDict) -> Iterator[str]:
     lengths = [name for name in ("steps", "epochs", "images") if config.train[name] is not None]
     if len(lengths) != 1:
+        number = " and ".join(lengths) or "none"
+        example = "None takes one back" if lengths else "1000"
         yield (
-            f"train.steps, train.epochs, train.images: {' and '.join(lengths) or 'none'} given; "
-            "give exactly one (--config.train.steps=None takes one back)"
+            f"train.steps, train.epochs, train.images: {number} given; give exactly one "
+            f"(e.g. --config.train.steps={example})"
         )
 
 
@@ -116,6 +120,11 @@ def sampling(config: ConfigDict) -> Iterator[str]:
         Guidance(fields.guidance, fields.guidance_interval, fields.guidance_channels)
     except ValueError as error:
         yield f"sampling.guidance_{error}"
+    options = Sampling.from_config(fields).options
+    try:
+        samplers.make(build.process(config), fields.sampler, fields.steps, options, "sampling.")
+    except InputError as error:
+        yield str(error)
 
 
 # The rules, each with the groups that it reads.
@@ -128,5 +137,5 @@ RULES: dict[Callable[[ConfigDict], Iterator[str]], set[str]] = {
     distillation: {"objectives", "train", "model"},
     optimizer: {"optimizer", "model"},
     ema: {"ema"},
-    sampling: {"sampling", "model"},
+    sampling: {"sampling", "model", "diffusion"},
 }

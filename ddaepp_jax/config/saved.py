@@ -14,7 +14,7 @@ from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.base.files import replace, write_json
 from ddaepp_jax.base.results import refuse_other
 from ddaepp_jax.config.default import MODELS, get_config
-from ddaepp_jax.config.validation import validate
+from ddaepp_jax.config.validation import mistakes, refuse
 
 
 def to_json(config: ConfigDict) -> str:
@@ -34,7 +34,8 @@ def from_json(text: str, file: str) -> ConfigDict:
     """
     try:
         config = _completed(ConfigDict(_tuples(json.loads(text))))
-        validate(config)
+        # A sampler from outside the package need not be registered to open its run.
+        refuse([line for line in mistakes(config) if not line.startswith("sampling.sampler:")])
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         # Raised by JSON, by validate, and by ConfigDict if a group is no group.
         reason = " ".join(str(error).split())[:200]
@@ -115,18 +116,24 @@ def changes(old: ConfigDict, new: ConfigDict) -> list[str]:
     fields of an objective may change while it is off.
     """
     allowed = set(MAY_CHANGE)
-    distillation = new.objectives.distillation
-    teacher = distillation.weight and distillation.teacher_schedule
-    if "cosine" in (new.optimizer.schedule, teacher):
+    if length_is_fixed(new):
         allowed -= set(LENGTHS)
     for name in new.objectives:
         if not (old.objectives[name].weight or new.objectives[name].weight):
             allowed.add(f"objectives.{name}.")
-    return [
-        f"{name}: {before} -> {after}"
-        for name, before, after in _differences(old, new)
-        if not name.startswith(tuple(allowed))
-    ]
+    lines = []
+    for name, before, after in _differences(old, new):
+        if not name.startswith(tuple(allowed)):
+            reason = ", on which a cosine schedule depends" if name in LENGTHS else ""
+            lines.append(f"{name}: {before} -> {after}{reason}")
+    return lines
+
+
+def length_is_fixed(config: ConfigDict) -> bool:
+    """Whether the learning rate or the teacher's decay depends on the length of the run."""
+    distillation = config.objectives.distillation
+    teacher = distillation.weight and distillation.teacher_schedule
+    return "cosine" in (config.optimizer.schedule, teacher)
 
 
 def _differences(old: ConfigDict, new: ConfigDict) -> list[tuple[str, Any, Any]]:

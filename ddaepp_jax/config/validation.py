@@ -5,6 +5,7 @@ Fields that must fit the data or the devices are checked by ``ddaepp_jax.build``
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any, Literal, get_type_hints
 
 import pydantic
@@ -24,13 +25,23 @@ def validate(config: ConfigDict) -> None:
       InputError: one line "field: value is wrong; mend". If several fields are wrong, there is a
         line for each, after a line with their number.
     """
-    mistakes = wrong_fields(config)
-    lines = list(mistakes.values())
+    refuse(mistakes(config))
+
+
+def mistakes(config: ConfigDict) -> list[str]:
+    """Returns a line for each wrong field; a rule waits until its groups' fields are right."""
+    wrong = wrong_fields(config)
+    lines = list(wrong.values())
     for rule, groups in rules.RULES.items():
-        if groups.isdisjoint(field.partition(".")[0] for field in mistakes):
+        if groups.isdisjoint(field.partition(".")[0] for field in wrong):
             lines += rule(config)
+    return list(dict.fromkeys(lines))
+
+
+def refuse(lines: Sequence[str]) -> None:
+    """Raises an InputError of the lines, if there are any."""
     if len(lines) > 1:
-        lines.insert(0, f"{len(lines)} fields of the config are wrong:")
+        lines = [f"{len(lines)} fields of the config are wrong:", *lines]
     if lines:
         raise InputError("\n".join(lines))
 
@@ -48,8 +59,28 @@ def wrong_fields(config: ConfigDict) -> dict[str, str]:
         for mistake in error.errors(include_url=False):
             path = [part for part in mistake["loc"] if isinstance(part, str)]
             lines.setdefault(".".join(path), _line(model, path, values, mistake))
+        for group in ("model", "diffusion"):
+            _join_other_names(lines, group, values[group])
         return lines
     return {}
+
+
+def _join_other_names(lines: dict[str, str], group: str, fields: dict[str, Any]) -> None:
+    """Replaces lines on missing and unknown fields by one, where ``name`` alone was changed."""
+    others = [name for name, line in lines.items() if _is_name_mistake(name, line, group)]
+    if len(others) > 1:
+        for name in others:
+            del lines[name]
+        name = fields["name"]
+        lines[f"{group}.name"] = (
+            f"{group}.name: {name!r} has other fields than this config's {group}; change it in a "
+            f"config file, config.{group} = schema.{name}(..)"
+        )
+
+
+def _is_name_mistake(name: str, line: str, group: str) -> bool:
+    wrong = line.removeprefix(f"{name}: ")
+    return name.startswith(f"{group}.") and wrong.startswith(("missing;", "no such field;"))
 
 
 def _chosen(config: ConfigDict, group: str, choices: dict[str, type]) -> type:

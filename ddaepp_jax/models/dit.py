@@ -228,6 +228,19 @@ class DiT(nn.Module):
         else:
             yield from self_conditioning.problems(self, block_names(self.depth))
 
+    @nn.nowrap
+    def attention_shapes(self, height: int, width: int) -> list[tuple[int, int, int]]:
+        """Returns the (length, heads, width of a head) of the attention products on an image.
+
+        Raises:
+          ValueError: the image is not a whole number of patches.
+        """
+        patch = self.patch_size
+        if height % patch or width % patch:
+            raise ValueError(f"patch_size: {patch} does not divide images of {height}x{width}")
+        length = (height // patch) * (width // patch)
+        return [(length, self.num_heads, self.width // self.num_heads)]
+
     @nn.compact
     def __call__(
         self,

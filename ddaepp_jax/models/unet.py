@@ -217,6 +217,26 @@ class UNet(nn.Module):
             names = block_names(self.mults, self.blocks)
             yield from self_conditioning.problems(self, names, last=names[-1])
 
+    @nn.nowrap
+    def attention_shapes(self, height: int, width: int) -> list[tuple[int, int, int]]:
+        """Returns the (length, heads, width of a head) of the attention products on an image.
+
+        Raises:
+          ValueError: the image cannot be halved as often as the network does.
+        """
+        halvings = len(self.mults) - 1
+        if height % 2**halvings or width % 2**halvings:
+            raise ValueError(
+                f"mults: images of {height}x{width} cannot be halved {halvings} times; "
+                f"give fewer than {halvings + 1} resolutions"
+            )
+        shapes = []
+        for level, channels in self.attending().items():
+            head_width = self.head_channels or channels
+            length = (height >> level) * (width >> level)
+            shapes.append((length, channels // head_width, head_width))
+        return shapes
+
     @nn.compact
     def __call__(
         self,

@@ -127,6 +127,22 @@ class UViT(nn.Module):
             names = block_names(self.depth)
             yield from self_conditioning.problems(self, names, last=names[-1])
 
+    @nn.nowrap
+    def attention_shapes(self, height: int, width: int) -> list[tuple[int, int, int]]:
+        """Returns the (length, heads, width of a head) of the attention products on an image.
+
+        Raises:
+          ValueError: the image is not a whole number of patches.
+        """
+        patch = self.patch_size
+        if height % patch or width % patch:
+            raise ValueError(f"patch_size: {patch} does not divide images of {height}x{width}")
+        length = (height // patch) * (width // patch)
+        # Tokens beside the patches: the time, and the label, augmentation and CLS if used.
+        extras = ("time", self.num_classes, self.augment_dim, self.pool == "cls")
+        length += len([extra for extra in extras if extra])
+        return [(length, self.num_heads, self.width // self.num_heads)]
+
     @nn.compact
     def __call__(
         self,

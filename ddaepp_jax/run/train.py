@@ -88,7 +88,8 @@ def train_and_evaluate(
     state = _initial_state(program, checkpoints, weights)
     del weights  # The state holds them now.
     if int(state.step) >= plan.total:
-        _say(f"{workdir} has all of its {plan.total} steps; train.steps makes it longer")
+        mend = "" if saved.length_is_fixed(config) else "; train.steps makes it longer"
+        _say(f"{workdir} has all of its {plan.total} steps{mend}")
     with contextlib.ExitStack() as stack:
         outputs = _outputs(plan, workdir, checkpoints, int(state.step), stack)
         state = loop.train(program, state, source, _schedule(plan), plan.mesh, outputs)

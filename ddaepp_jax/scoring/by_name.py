@@ -117,9 +117,11 @@ def extractor_directory(name: str, data: ClassifierData) -> Path:
             "python -m ddaepp_jax.convert --kind=inception-fid fetches them; "
             "or take extractor=classifier"
         )
-    raise InputError(
-        f"extractor: no {name!r}; give inception, classifier, or the directory of an extractor"
-    )
+    if directory.exists():
+        wrong = f"{name} holds no extractor (no extractor.json)"
+    else:
+        wrong = f"no {name!r}"
+    raise InputError(f"extractor: {wrong}; give inception, classifier, or an extractor's directory")
 
 
 def image_set(text: str, field: str, config: ConfigDict, own: bool) -> ImageSet:

@@ -236,9 +236,9 @@ def _differences(old: ConfigDict, config: ConfigDict) -> list[str]:
     old.seed = config.seed
     old.model.bottleneck = config.model.bottleneck
     changes = saved.changes(old, config)
-    length = f"train.steps: {old.train.steps} -> {config.train.steps}"
-    if old.train.steps != config.train.steps and length not in changes:
-        changes = [length, *changes]
+    steps = old.train.steps, config.train.steps
+    if steps[0] != steps[1] and not any(line.startswith("train.steps:") for line in changes):
+        changes = [f"train.steps: {steps[0]} -> {steps[1]}", *changes]
     return changes
 
 

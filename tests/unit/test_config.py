@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from ddaepp_jax import config as schema
 from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.config import saved as run_config
+from ddaepp_jax.config.overrides import parse_config
 from ddaepp_jax.config.schema import Distillation, Optimizer, Probe
 from ddaepp_jax.models import heads
 from ddaepp_jax.objectives.distillation import TEACHER_SCHEDULES
@@ -63,7 +64,11 @@ def test_changes_that_it_may_not_make_are_named():
 
 
 @pytest.mark.parametrize(
-    ("schedule", "changed"), [("constant", []), ("cosine", ["train.steps: 7500 -> 5000"])]
+    ("schedule", "changed"),
+    [
+        ("constant", []),
+        ("cosine", ["train.steps: 7500 -> 5000, on which a cosine schedule depends"]),
+    ],
 )
 def test_the_length_of_a_run_may_change_where_no_learning_rate_depends_on_it(schedule, changed):
     old, new = schema.get_config(), schema.get_config()
@@ -144,3 +149,28 @@ def test_a_directory_belongs_to_one_config(tmp_path):
         run_config.claim(file, config, "a run")
     with expect_error("--workdir", f"{tmp_path}", "not empty", "a run"):
         run_config.claim(tmp_path / "config.json", config, "a run")
+
+
+def test_wrong_names_and_wrong_values_are_reported_at_once():
+    arguments = ["model.dpeth=3", "train.stepz=4", "train.batch_size=-1", "sampling.sampler=dimm"]
+    with pytest.raises(InputError) as caught:
+        parse_config([f"--config.{argument}" for argument in arguments])
+    first, *lines = str(caught.value).splitlines()
+    assert first.startswith("4 ")
+    fields = [line.split(":")[0] for line in lines]
+    assert sorted(fields) == [
+        "--config.model.dpeth",
+        "--config.train.stepz",
+        "sampling.sampler",
+        "train.batch_size",
+    ]
+
+
+def test_another_name_without_its_fields_is_one_mistake():
+    config = parse_config(["--config.model.name=unet", "--config.train.batch_size=-1"])
+    with pytest.raises(InputError) as caught:
+        schema.validate(config)
+    lines = str(caught.value).splitlines()
+    assert lines[0].startswith("2 ") and any(
+        line.startswith("model.name: 'unet'") for line in lines
+    )

@@ -374,9 +374,8 @@ BUILT = [
 
 @pytest.mark.parametrize(["build_it", *NAMES], BUILT)
 def test_what_is_built(build_it, file, given, field, words):
-    config = overridden(file, given)
     with expect_error(field, *words):
-        build_it(config)
+        build_it(overridden(file, given))
 
 
 def test_an_evaluation_by_an_extractor_that_is_not_there():

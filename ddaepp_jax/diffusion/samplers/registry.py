@@ -86,6 +86,11 @@ def make(
     Raises:
       InputError: the process has no such sampler, or the sampler refuses an argument.
     """
+    if name not in SAMPLERS:
+        raise InputError(
+            f"{group}sampler: no {name!r} is registered; give one of {', '.join(names(process))}, "
+            "or import the module that registers it"
+        )
     sampler = SAMPLERS[choose(f"{group}sampler", name, names(process))]
     for option, value in options.items():
         expected = type(choose("options", option, sampler.options))
