@@ -1,8 +1,9 @@
 """The config in a run directory: its JSON, and the fields that a later run may change."""
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,9 @@ def _flat(config: ConfigDict) -> dict[str, Any]:
     return leaves
 
 
+MEND = "use another --workdir"
+
+
 def claim(
     file: Path,
     config: ConfigDict,
@@ -175,21 +179,18 @@ def claim(
         written.
     """
     workdir = file.parent
-    mend = "use another --workdir"
-    try:
+    with _writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         before = file.read_text(errors="replace") if file.exists() else None
         if before is not None:
             differences = compare(from_json(before, str(file)), config)
             if differences:
-                refuse_other(file, noun, differences, mend)
+                refuse_other(file, noun, differences, MEND)
         elif any(workdir.iterdir()):
-            raise InputError(f"--workdir: {workdir} is not empty and does not hold {noun}; {mend}")
+            raise InputError(f"--workdir: {workdir} is not empty and does not hold {noun}; {MEND}")
         text = to_json(config)
         if text != before:
             file.write_text(text)
-    except OSError as error:
-        raise InputError(f"--workdir: cannot write {workdir} ({error.strerror}); {mend}") from None
 
 
 def claim_run(workdir: Path, config: ConfigDict) -> None:
@@ -202,7 +203,17 @@ def claim_run(workdir: Path, config: ConfigDict) -> None:
       InputError: the directory holds another run or something else, or cannot be written.
     """
     claim(workdir / "config.json", config, "a run")
-    replace(workdir / "defaults.json", to_json(get_config()).encode())
-    write_json(workdir / "panels.json", [dataclasses.asdict(p) for p in evaluators.panels()])
-    versions = f"ddaepp_jax {__version__}, jax {jax.__version__}\n"
-    (workdir / "version.txt").write_text(versions)
+    with _writing(workdir):
+        replace(workdir / "defaults.json", to_json(get_config()).encode())
+        write_json(workdir / "panels.json", [dataclasses.asdict(p) for p in evaluators.panels()])
+        versions = f"ddaepp_jax {__version__}, jax {jax.__version__}\n"
+        (workdir / "version.txt").write_text(versions)
+
+
+@contextlib.contextmanager
+def _writing(workdir: Path) -> Iterator[None]:
+    """Turns an error of writing into one that names ``--workdir``."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"--workdir: cannot write {workdir} ({error.strerror}); {MEND}") from None

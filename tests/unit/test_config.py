@@ -151,6 +151,13 @@ def test_a_directory_belongs_to_one_config(tmp_path):
         run_config.claim(tmp_path / "config.json", config, "a run")
 
 
+def test_a_run_directory_that_cannot_be_written(tmp_path):
+    (tmp_path / "run" / "version.txt").mkdir(parents=True)
+    (tmp_path / "run" / "config.json").write_text(run_config.to_json(schema.get_config()))
+    with expect_error("--workdir", "cannot write", "another"):
+        run_config.claim_run(tmp_path / "run", schema.get_config())
+
+
 def test_wrong_names_and_wrong_values_are_reported_at_once():
     arguments = ["model.dpeth=3", "train.stepz=4", "train.batch_size=-1", "sampling.sampler=dimm"]
     with pytest.raises(InputError) as caught:
