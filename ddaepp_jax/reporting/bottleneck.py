@@ -77,7 +77,7 @@ def figure(curves: Curves, decision: Mapping[str, Any]) -> Figure:
     ):
         axes.set(xlabel="step")
         axes.set_title(title, fontsize=9)
-        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     _final(right, decision, colours)
     picture.legend(
         *left.get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=6

@@ -55,7 +55,9 @@ def heat_map(
         colour = "white" if value < middle else "black"
         axes.text(j, i, f"{value:.1f}", ha="center", va="center", color=colour)
     axes.add_patch(
-        Rectangle((mark[1] - 0.5, mark[0] - 0.5), 1, 1, fill=False, ec=COLOURS[1], lw=2.5)
+        Rectangle(
+            (mark[1] - 0.5, mark[0] - 0.5), 1, 1, fill=False, ec=COLOURS[1], lw=2.5, clip_on=False
+        )
     )
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)
