@@ -14,6 +14,25 @@ class NonFiniteError(RuntimeError):
     """A loss or gradient of training that is not finite; nothing is saved from that step on."""
 
 
+class SaveError(RuntimeError):
+    """A checkpoint or snapshot that cannot be written; what was saved before is good.
+
+    The message is one line, which names the directory, the reason and the mend.
+    """
+
+
+class Stopped(KeyboardInterrupt):
+    """The end of a training that a signal stopped after its state was saved.
+
+    Attributes:
+      exit_code: exit code of the program, 128 plus the signal's number.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 def first_line(error: BaseException) -> str:
     """Returns the first line of another library's error; beyond 200 characters, its two ends."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0]

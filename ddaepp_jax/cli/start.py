@@ -1,13 +1,16 @@
 """The start of a program: JAX, and errors in one line."""
 
+import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
-from ddaepp_jax.base.errors import InputError, NonFiniteError
+from ddaepp_jax.base.errors import InputError, NonFiniteError, SaveError, Stopped
 
 
 def start_backend(coordinator: str = "", num_processes: int = 1, process_id: int = 0) -> None:
@@ -50,17 +53,52 @@ def start_backend(coordinator: str = "", num_processes: int = 1, process_id: int
 def launch(program: Callable[[Sequence[str]], None]) -> NoReturn:
     """Runs a program and exits.
 
-    An error that the user can mend is printed as one line on stderr, with exit code 2.
+    An error that the user can mend is printed as one line on stderr, with exit code 2; a loss that
+    is not finite and a checkpoint that cannot be saved too, with exit code 1. The exit code is 130
+    after Ctrl-C and 143 after SIGTERM.
     """
+    sys.unraisablehook = _unraisable
+    signal.signal(signal.SIGTERM, _terminate)
+    # Orbax logs the errors that are raised too, with tracebacks.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
         program(sys.argv[1:])
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except NonFiniteError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        _end(f"error: {error}", 2)
+    except (NonFiniteError, SaveError) as error:
+        _end(f"error: {error}", 1)
+    except Stopped as stopped:
+        _end(str(stopped), stopped.exit_code)
+    except _Terminated:
+        _end("terminated; the same command continues from what was saved", 128 + signal.SIGTERM)
     except KeyboardInterrupt:
-        print("interrupted; the same command resumes from the newest checkpoint", file=sys.stderr)
-        sys.exit(130)
+        _end("interrupted; the same command continues from what was saved", 130)
     sys.exit(0)
+
+
+class _Terminated(BaseException):
+    """SIGTERM outside of a training, which handles it itself."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise _Terminated
+
+
+def _end(line: str, exit_code: int) -> NoReturn:
+    print(line, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Threads of a failed save, or of a computation, could keep the process for ever.
+    os._exit(exit_code)
+
+
+def _unraisable(event: "sys.UnraisableHookArgs") -> None:
+    """Handles an exception in a callback, from which it cannot be raised."""
+    if isinstance(event.exc_value, (KeyboardInterrupt, _Terminated)):
+        # The signal came in a callback of the garbage collector: send it again.
+        again = signal.SIGINT
+        if isinstance(event.exc_value, _Terminated):
+            again = signal.SIGTERM
+        os.kill(os.getpid(), again)
+    elif "Event loop is closed" not in str(event.exc_value):  # the rest of a failed save
+        sys.__unraisablehook__(event)

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,13 @@ import jax
 from ml_collections import ConfigDict
 
 from ddaepp_jax import __version__, evaluators
+from ddaepp_jax.base import lock
 from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.base.files import replace, write_json
 from ddaepp_jax.base.results import refuse_other
 from ddaepp_jax.config.default import MODELS, get_config
 from ddaepp_jax.config.validation import mistakes, refuse
+from ddaepp_jax.training.saving import check_path
 
 
 def to_json(config: ConfigDict) -> str:
@@ -55,10 +57,11 @@ def _tuples(value: Any) -> Any:
     return value
 
 
-# Groups, and fields of ``ema``, that an older config may lack. Their defaults do not change its
+# Groups, and fields of two groups, that an older config may lack. Their defaults do not change its
 # training.
 LATER_GROUPS = ("model", "data", "objectives", "evals", "probe", "sampling", "logging", "profile")
 LATER_EMA = ("sigma_rel", "snapshot_every")
+LATER_TRAIN = ("checksums",)
 
 
 def _completed(config: ConfigDict) -> ConfigDict:
@@ -78,8 +81,9 @@ def _completed(config: ConfigDict) -> ConfigDict:
     # Version 0.1.0 had one number of epochs for the program and for the probe in training.
     if not probe_has_epochs:
         config.evals.probe.epochs = config.probe.epochs
-    for name in LATER_EMA:
-        config.ema[name] = config.ema.get(name, whole.ema[name])
+    for group, names in (("ema", LATER_EMA), ("train", LATER_TRAIN)):
+        for name in names:
+            config[group][name] = config[group].get(name, whole[group][name])
     return config
 
 
@@ -92,6 +96,7 @@ MAY_CHANGE = (
     "train.log_every",
     "train.checkpoint_every",
     "train.keep_checkpoints",
+    "train.checksums",
     "data.data_dir",
     "data.device_bytes",
     "data.stream_threads",
@@ -158,7 +163,70 @@ def _flat(config: ConfigDict) -> dict[str, Any]:
     return leaves
 
 
+# Fields of ``model`` that change how the network is computed, but not what it computes.
+COMPUTATION = ("remat", "attention", "scan")
+
+
+def network_fields(config: ConfigDict) -> dict[str, Any]:
+    """Returns the fields that decide what the weights of a run mean, as JSON values by name."""
+    model = {name: value for name, value in _flat(config.model).items() if name not in COMPUTATION}
+    fields = {f"model.{name}": value for name, value in model.items()}
+    fields |= {f"diffusion.{name}": value for name, value in _flat(config.diffusion).items()}
+    return json.loads(json.dumps(fields))
+
+
+def check_network(file: Path, config: ConfigDict, fields: Mapping[str, Any]) -> None:
+    """Refuses a config that describes another network than the weights were trained with.
+
+    Args:
+      file: the config's file.
+      config: its content.
+      fields: the ``network_fields`` that were saved with the weights.
+
+    Raises:
+      InputError: a field differs.
+    """
+    here = network_fields(config)
+    differences = [
+        f"{name}: {value} -> {here[name]}"
+        for name, value in fields.items()
+        if name in here and here[name] != value
+    ]
+    if differences:
+        mend = "the file was changed after training; take the change back"
+        refuse_other(file, "the config of a run", differences, mend)
+
+
 MEND = "use another --workdir"
+
+
+def check(
+    file: Path,
+    config: ConfigDict,
+    noun: str,
+    compare: Callable[[ConfigDict, ConfigDict], list[str]] = changes,
+) -> None:
+    """Makes a config's directory, or checks that it is the config's; writes no file.
+
+    Args:
+      file: the config's JSON file in the directory.
+      noun: names what the directory holds in errors, e.g. "a run".
+      compare: returns the differences that are not allowed between the config there and this one.
+
+    Raises:
+      InputError: the directory belongs to another config, holds something else, has a path that
+        checkpoints cannot have, or cannot be written.
+    """
+    workdir = file.parent
+    check_path(workdir)
+    with _writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+        if file.exists():
+            before = from_json(file.read_text(errors="replace"), str(file))
+            if differences := compare(before, config):
+                refuse_other(file, noun, differences, MEND)
+        elif any(entry.name != lock.NAME for entry in workdir.iterdir()):
+            raise InputError(f"--workdir: {workdir} is not empty and does not hold {noun}; {MEND}")
 
 
 def claim(
@@ -167,47 +235,36 @@ def claim(
     noun: str,
     compare: Callable[[ConfigDict, ConfigDict], list[str]] = changes,
 ) -> None:
-    """Makes a config's directory, or checks that it is the config's; writes the config there.
-
-    Args:
-      file: the config's JSON file in the directory.
-      noun: names what the directory holds in errors, e.g. "a run".
-      compare: returns the differences that are not allowed between the config there and this one.
-
-    Raises:
-      InputError: the directory belongs to another config, holds something else, or cannot be
-        written.
-    """
-    workdir = file.parent
-    with _writing(workdir):
-        workdir.mkdir(parents=True, exist_ok=True)
-        before = file.read_text(errors="replace") if file.exists() else None
-        if before is not None:
-            differences = compare(from_json(before, str(file)), config)
-            if differences:
-                refuse_other(file, noun, differences, MEND)
-        elif any(workdir.iterdir()):
-            raise InputError(f"--workdir: {workdir} is not empty and does not hold {noun}; {MEND}")
-        text = to_json(config)
-        if text != before:
-            file.write_text(text)
+    """Checks a config's directory like ``check``, and writes the config there."""
+    check(file, config, noun, compare)
+    with _writing(file.parent):
+        replace(file, to_json(config).encode())
 
 
-def claim_run(workdir: Path, config: ConfigDict) -> None:
-    """Makes a run directory, or checks that it is this run's.
-
-    It writes the config, the defaults of this version, the panels of all evaluators (for the
-    report, which may not know those from outside the package), and the versions of the software.
+def check_run(workdir: Path, config: ConfigDict) -> None:
+    """Makes a run directory, or checks that it is this run's; writes no file.
 
     Raises:
-      InputError: the directory holds another run or something else, or cannot be written.
+      InputError: as ``check``.
     """
-    claim(workdir / "config.json", config, "a run")
+    check(workdir / "config.json", config, "a run")
+
+
+def write_run(workdir: Path, config: ConfigDict) -> None:
+    """Writes the files that describe a run into its directory.
+
+    They are the config, the defaults of this version, the panels of all evaluators (for the report,
+    which may not know those from outside the package), and the versions of the software.
+
+    Raises:
+      InputError: the directory cannot be written.
+    """
     with _writing(workdir):
+        replace(workdir / "config.json", to_json(config).encode())
         replace(workdir / "defaults.json", to_json(get_config()).encode())
         write_json(workdir / "panels.json", [dataclasses.asdict(p) for p in evaluators.panels()])
         versions = f"ddaepp_jax {__version__}, jax {jax.__version__}\n"
-        (workdir / "version.txt").write_text(versions)
+        replace(workdir / "version.txt", versions.encode())
 
 
 @contextlib.contextmanager

@@ -77,6 +77,8 @@ class Train:
     log_every: PositiveInt = 100
     checkpoint_every: PositiveInt = 2500
     keep_checkpoints: PositiveInt = 2
+    # write SHA-256 of the files of each checkpoint beside them, and verify them when it is read
+    checksums: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

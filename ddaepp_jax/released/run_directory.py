@@ -124,7 +124,8 @@ def _write(
     initial = jax.jit(lambda: init_state(learner, image_shape))()
     state, differences = graft.graft(initial, params)
     assert not differences, differences
-    saved.claim_run(workdir, config)
+    saved.check_run(workdir, config)
+    saved.write_run(workdir, config)
     checkpoints = Checkpoints(
         workdir / "checkpoints", config.train.keep_checkpoints, evaluators.better()
     )
@@ -132,6 +133,7 @@ def _write(
         "image_shape": image_shape,
         "num_classes": len(class_names),
         "class_names": class_names,
+        "network": saved.network_fields(config),
         "step": 0,
         "measured": {},
     }

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from ddaepp_jax import build
@@ -17,6 +18,7 @@ from ddaepp_jax.base import parallel
 from ddaepp_jax.base.choice import choose
 from ddaepp_jax.base.dispatch import progress_bar
 from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.base.finite import check_finite
 from ddaepp_jax.config import saved
 from ddaepp_jax.diffusion.process import level_of
 from ddaepp_jax.probing.features import Extraction, extract, noisy
@@ -26,6 +28,7 @@ from ddaepp_jax.sampling.settings import Sampling
 from ddaepp_jax.scoring.score import Samples
 from ddaepp_jax.training import checkpoint, ema, graft
 from ddaepp_jax.training.program import abstract_state
+from ddaepp_jax.training.saving import check_path
 
 
 def load(
@@ -103,6 +106,7 @@ class Run:
         sigma_rel: float | None = None,
     ) -> None:
         file = workdir / "config.json"
+        check_path(workdir)
         if not file.is_file():
             raise InputError(
                 f"{workdir}: not a run directory (no config.json); "
@@ -117,12 +121,16 @@ class Run:
         self.image_shape = tuple(weights.meta["image_shape"])
         self.num_classes = weights.meta["num_classes"]
         self.class_names = tuple(weights.meta["class_names"])
+        saved.check_network(file, self.config, weights.meta.get("network", {}))
         self.mesh = parallel.make_mesh((-1, 1, 1))
         self.module = build.network(self.config, self.image_shape, self.num_classes)
         self.process = build.process(self.config)
         self.params, self.step, self.profile_error = weights.restore(
             self.config.ema.sigma_rel, parallel.replicated(self.mesh)
         )
+        _check_params(self.module, self.image_shape, self.params, file)
+        mend = "choose another --step, or train again"
+        check_finite(self.params, f"{workdir}: step {self.step}", mend)
         self._compiled: dict[Any, Any] = {}
 
     @property
@@ -369,6 +377,25 @@ class Run:
         learner = build.learner(self.config, self.image_shape, self.num_classes, total=1)
         target = abstract_state(learner, self.mesh, self.image_shape, ())
         return checkpoint.restore_state(self._checkpoints, self.step, target)
+
+
+def _check_params(
+    module: nn.Module, image_shape: tuple[int, int, int], params: Any, file: Path
+) -> None:
+    """Refuses weights that a network of the config would not read, or would miss."""
+    x, t = np.zeros((1, *image_shape), np.float32), np.zeros(1, np.float32)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), x, t)["params"]
+    expected, there = (
+        {jax.tree_util.keystr(path): leaf.shape for path, leaf in leaves}
+        for leaves in map(jax.tree_util.tree_leaves_with_path, (shapes, params))
+    )
+    wrong = sorted(name for name in expected | there if expected.get(name) != there.get(name))
+    if wrong:
+        raise InputError(
+            f"{file}: its network does not fit the saved weights: {wrong[0]} has shape "
+            f"{expected.get(wrong[0], 'none')} in the network and {there.get(wrong[0], 'none')} in "
+            f"the checkpoint ({len(wrong)} differ in all); take back what was changed in the file"
+        )
 
 
 def _check(seed: int, **counts: int) -> None:

@@ -16,17 +16,22 @@ from ml_collections import ConfigDict
 from ddaepp_jax import build, evaluators
 from ddaepp_jax import config as schema
 from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.base.lock import locked
+from ddaepp_jax.base.paths import local_path
 from ddaepp_jax.config import saved
 from ddaepp_jax.data.datasets import Dataset
+from ddaepp_jax.data.fingerprint import fingerprint
 from ddaepp_jax.evaluators import Context
 from ddaepp_jax.run.describe import describe, flops, gigabytes
 from ddaepp_jax.run.opened import weights_to_start_from
 from ddaepp_jax.sampling.settings import Sampling
-from ddaepp_jax.training import graft, loop, snapshots
-from ddaepp_jax.training.checkpoint import Checkpoints
+from ddaepp_jax.training import checkpoint, graft, loop
+from ddaepp_jax.training.checkpoint import Checkpoints, nbytes
 from ddaepp_jax.training.program import Program, abstract_state, compile_program
+from ddaepp_jax.training.saving import check_path
 from ddaepp_jax.training.schedule import Evaluation, Schedule
-from ddaepp_jax.training.snapshots import Snapshots
+from ddaepp_jax.training.snapshots import Snapshots, snapshot_content
+from ddaepp_jax.training.source import Source
 from ddaepp_jax.training.step import Learner, TrainState
 from ddaepp_jax.training.writers import Writer
 
@@ -66,36 +71,93 @@ def train_and_evaluate(
       InputError: a field or file is wrong.
       NonFiniteError: a loss or gradient is not finite; the message names the step and the leaf.
     """
+    workdir = local_path(workdir, "--workdir")
+    check_path(workdir)
     plan = make_plan(config)
-    workdir = Path(workdir)
+    directory = workdir / "checkpoints"
+    resumes = bool(checkpoint.steps_of(directory))
     weights = None
-    if not any(entry.name.isdigit() for entry in workdir.glob("checkpoints/*")):
+    if not resumes:
         weights = weights_to_start_from(config, plan.shapes.params["network"])
-    if not dry_run:
-        if jax.process_index() == 0:
-            saved.claim_run(workdir, config)
-        multihost_utils.sync_global_devices("the run directory is claimed")
-    source = build.source(config, plan.data, plan.mesh)
-    program = compile_program(
-        plan.learner, plan.mesh, config.mesh.rules, source, build.prepare(config)
-    )
-    _say_costs(plan, program)
     if dry_run:
+        program = _compile(plan, build.source(config, plan.data, plan.mesh))
         describe(config, program, plan.data, plan.total)
         return None
-    keep = config.train.keep_checkpoints
-    checkpoints = Checkpoints(workdir / "checkpoints", keep, evaluators.better())
-    state = _initial_state(program, checkpoints, weights)
-    del weights  # The state holds them now.
-    if int(state.step) >= plan.total:
-        mend = "" if saved.length_is_fixed(config) else "; train.steps makes it longer"
-        _say(f"{workdir} has all of its {plan.total} steps{mend}")
     with contextlib.ExitStack() as stack:
-        outputs = _outputs(plan, workdir, checkpoints, int(state.step), stack)
-        state = loop.train(program, state, source, _schedule(plan), plan.mesh, outputs)
+        _claim(workdir, config, stack)
+        if plan.data.nbytes <= config.data.device_bytes:
+            plan = dataclasses.replace(plan, data=plan.data.resident())
+        facts = _facts(plan)
+        if resumes:
+            _check_data(directory, facts, config.data.data_dir)
+        source = build.source(config, plan.data, plan.mesh)
+        program = _compile(plan, source)
+        keep, sums = config.train.keep_checkpoints, config.train.checksums
+        checkpoints = Checkpoints(directory, keep, evaluators.better(), sums)
+        stack.enter_context(contextlib.closing(checkpoints))
+        state, unlogged = _initial_state(program, checkpoints, weights)
+        del weights  # The state holds them now.
+        if int(state.step) >= plan.total:
+            mend = "" if saved.length_is_fixed(config) else "; train.steps makes it longer"
+            _say(f"{workdir} has all of its {plan.total} steps{mend}")
+        outputs = _outputs(plan, workdir, checkpoints, facts, int(state.step), stack)
+        state = loop.train(program, state, source, _schedule(plan), plan.mesh, outputs, unlogged)
     _say(f"run directory {workdir}: metrics.jsonl, samples/, checkpoints/")
     _say(f"next: python -m ddaepp_jax.linear_probe --workdir={workdir}, and sample, and report")
     return state
+
+
+def _claim(workdir: Path, config: ConfigDict, stack: contextlib.ExitStack) -> None:
+    """Takes the run directory for this process, or refuses it; ``stack`` gives it back."""
+    if jax.process_index() == 0:
+        saved.check_run(workdir, config)
+        stack.enter_context(locked(workdir, "wait for it, or use another --workdir"))
+        saved.write_run(workdir, config)
+    multihost_utils.sync_global_devices("the run directory is claimed")
+
+
+def _compile(plan: Plan, source: Source) -> Program:
+    """Compiles the train program, and prints what it costs."""
+    _say("compiling the train step; large networks take minutes the first time")
+    program = compile_program(
+        plan.learner, plan.mesh, plan.config.mesh.rules, source, build.prepare(plan.config)
+    )
+    _say_costs(plan, program)
+    return program
+
+
+def _facts(plan: Plan) -> dict[str, Any]:
+    """Returns the facts that a checkpoint holds beside its arrays: the data and the network."""
+    data = plan.data
+    return {
+        "image_shape": list(data.image_shape),
+        "num_classes": data.num_classes,
+        "class_names": list(data.class_names),
+        "images": len(data),
+        "fingerprint": fingerprint(data),
+        "network": saved.network_fields(plan.config),
+    }
+
+
+def _check_data(directory: Path, facts: dict[str, Any], data_dir: str) -> None:
+    """Refuses to resume on other data than the checkpoints were trained on.
+
+    Facts that an older version did not save are not compared.
+    """
+    meta = checkpoint.newest_meta(directory) or {}
+    names = ("image_shape", "num_classes", "class_names", "images", "fingerprint")
+    differences = [
+        f"{name}: {meta[name]} -> {facts[name]}"
+        for name in names
+        if name in meta and meta[name] != facts[name]
+    ]
+    if differences:
+        place = f"the data in {data_dir}" if data_dir else "the data"
+        raise InputError(
+            f"data.data_dir: {place} are not those of {directory.parent} (trained on -> here: "
+            f"{'; '.join(difference[:120] for difference in differences[:3])}); give the run's "
+            "data, or use another --workdir"
+        )
 
 
 def make_plan(config: ConfigDict) -> Plan:
@@ -135,30 +197,39 @@ def _held_out(config: ConfigDict) -> Dataset:
         raise InputError(str(error).replace("data.split:", "data.eval_split:")) from error
 
 
-def _initial_state(program: Program, checkpoints: Checkpoints, weights: Any | None) -> TrainState:
-    """Restores the newest good checkpoint, or initialises a state, with ``weights`` if given."""
+def _initial_state(
+    program: Program, checkpoints: Checkpoints, weights: Any | None
+) -> tuple[TrainState, dict[str, Any] | None]:
+    """Restores the newest good checkpoint, or initialises a state, with ``weights`` if given.
+
+    Returns:
+      The state, and the totals of steps that the metrics lack (see ``loop.train``).
+    """
     restored = checkpoints.restore(program.state)
     if restored:
-        state, damage = restored
+        state, meta, damage = restored
         for line in damage:
             _say(f"warning: {line}; set aside")
         _say(f"resumed at step {int(state.step)}")
-        return state
+        return state, meta.get("unlogged")
     state = program.init()
-    if weights is None:
-        return state
-    state, lines = graft.graft(state, weights)
-    for line in lines:
-        _say(line)
-    return state
+    if weights is not None:
+        state, lines = graft.graft(state, weights)
+        for line in lines:
+            _say(line)
+    return state, None
 
 
 def _outputs(
-    plan: Plan, workdir: Path, checkpoints: Checkpoints, start: int, stack: contextlib.ExitStack
+    plan: Plan,
+    workdir: Path,
+    checkpoints: Checkpoints,
+    facts: dict[str, Any],
+    start: int,
+    stack: contextlib.ExitStack,
 ) -> loop.Outputs:
     """Opens the outputs of the train loop; ``stack`` closes them."""
-    config, data = plan.config, plan.data
-    stack.enter_context(contextlib.closing(checkpoints))
+    config = plan.config
     writer = Writer(
         workdir,
         active=jax.process_index() == 0,
@@ -169,13 +240,9 @@ def _outputs(
     stack.enter_context(contextlib.closing(writer))
     averages = None
     if config.ema.snapshot_every:
-        averages = stack.enter_context(contextlib.closing(Snapshots(workdir / "snapshots", start)))
-    meta = {
-        "image_shape": data.image_shape,
-        "num_classes": data.num_classes,
-        "class_names": data.class_names,
-    }
-    return loop.Outputs(writer, checkpoints, averages, meta, str(workdir / "profile"))
+        averages = Snapshots(workdir / "snapshots", start, config.train.checksums)
+        stack.enter_context(contextlib.closing(averages))
+    return loop.Outputs(writer, checkpoints, averages, facts, str(workdir / "profile"))
 
 
 def _schedule(plan: Plan) -> Schedule:
@@ -201,7 +268,7 @@ def _say_costs(plan: Plan, program: Program) -> None:
     )
     every = plan.config.ema.snapshot_every
     if every:
-        each = snapshots.nbytes(plan.shapes.ema)
+        each = nbytes(snapshot_content(plan.shapes.ema))
         number = -(-plan.total // every)
         _say(
             f"snapshots: {number} of {gigabytes(each)}, {gigabytes(number * each)} in all "

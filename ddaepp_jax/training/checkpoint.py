@@ -5,6 +5,7 @@ time-adaptive scale of self-conditioning, s(t), with a bias that starts at 1, an
 number. Format 2 stores s(t) - 1. Parameters of format 1 are converted when they are read.
 """
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,6 +19,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
 from ddaepp_jax.base.errors import InputError, first_line
+from ddaepp_jax.training.saving import Saver, check_path, verify
 from ddaepp_jax.training.step import TrainState
 
 FORMAT = 2  # written today
@@ -58,32 +60,35 @@ class Checkpoints:
     checkpoint that can be read.
     """
 
-    def __init__(self, directory: Path, keep: int, ranks: Mapping[str, Better]) -> None:
+    def __init__(
+        self, directory: Path, keep: int, ranks: Mapping[str, Better], checksums: bool = True
+    ) -> None:
         """Opens the directory, which need not exist.
 
         Args:
           directory: the directory of the checkpoints.
           keep: number of newest checkpoints that stay.
           ranks: ``min`` or ``max`` by the evaluation's name; the best checkpoint of each stays too.
+          checksums: whether to write checksums of the files.
+
+        Raises:
+          SaveError: the directory cannot be written.
         """
         self._keep = _Keep(keep, ranks, directory)
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=self._keep,
-            cleanup_tmp_directories=True,
-            enable_async_checkpointing=True,
-        )
         self._directory = directory
-        self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+        self._saver = Saver(directory, checksums=checksums, preservation_policy=self._keep)
 
     def save(self, state: TrainState, meta: dict[str, Any]) -> None:
-        """Starts saving; an error of an earlier save is raised here, or by ``close``.
+        """Starts saving.
 
         Args:
           state: the state to save.
           meta: JSON values to save beside it, among them its "step", and "measured", the values of
             the ranked evaluations at this step.
+
+        Raises:
+          SaveError: the save cannot start, or the one before failed.
         """
-        self._manager.check_for_errors()
         self._keep.measured[meta["step"]] = meta["measured"]
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(state.params),
@@ -91,30 +96,39 @@ class Checkpoints:
             optimizer=ocp.args.StandardSave(state.opt_state),
             meta=ocp.args.JsonSave({**meta, "format": FORMAT}),
         )
-        self._manager.save(meta["step"], args=items)
+        self._saver.save(meta["step"], items, nbytes(state))
 
-    def restore(self, target: TrainState) -> tuple[TrainState, list[str]] | None:
+    def poll(self) -> None:
+        """Raises the error of a save that has failed meanwhile (SaveError); it does not wait."""
+        self._saver.poll()
+
+    def wait(self) -> None:
+        """Waits until the last save is on disk, and raises its error (SaveError)."""
+        self._saver.wait()
+
+    def restore(self, target: TrainState) -> tuple[TrainState, dict[str, Any], list[str]] | None:
         """Restores the newest checkpoint that can be read, onto the target's shardings.
 
         Returns:
-          The state, and a line for each newer checkpoint that could not be read and was moved to
-          ``damaged-<step>``; None if there is no checkpoint at all.
+          The state, the JSON values beside it, and a line for each newer checkpoint that could not
+          be read and was moved to ``damaged-<step>``; None if there is no checkpoint at all.
 
         Raises:
           InputError: there are checkpoints, but none can be read.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
+        steps = sorted(self._saver.steps(), reverse=True)
         damage: list[str] = []
         for step in steps:
             try:
                 state = restore_state(self._directory, step, target)
+                meta = read_meta(self._directory, step)
             except Exception as error:  # A damaged file may raise anything.
                 damage.append(
                     f"{self._directory / str(step)}: cannot be read ({first_line(error)})"
                 )
                 continue
             self._set_aside(steps[: len(damage)])
-            return state, damage
+            return state, meta, damage
         if damage:
             raise InputError(
                 f"{damage[0]}, and neither can any older checkpoint; train into another --workdir"
@@ -130,13 +144,11 @@ class Checkpoints:
                 shutil.rmtree(aside, ignore_errors=True)  # The same step may be there already.
                 os.rename(self._directory / str(step), aside)
         multihost_utils.sync_global_devices("damaged checkpoints are set aside")
-        self._manager.reload()
+        self._saver.reload()
 
     def close(self) -> None:
-        """Waits for the last save, and raises its error."""
-        self._manager.wait_until_finished()
-        self._manager.check_for_errors()
-        self._manager.close()
+        """Waits for the last save, and raises its error (SaveError)."""
+        self._saver.close()
 
 
 def restore_state(directory: Path, step: int, target: TrainState) -> TrainState:
@@ -146,9 +158,14 @@ def restore_state(directory: Path, step: int, target: TrainState) -> TrainState:
       directory: the directory of the checkpoints.
       step: step of the checkpoint.
       target: shapes, dtypes and shardings of the state.
+
+    Raises:
+      InputError: a file differs from its checksum. A damaged checkpoint without checksums may raise
+        anything.
     """
     checkpointer = ocp.StandardCheckpointer()
     path = (directory / str(step)).absolute()
+    verify(path, "params", "ema", "optimizer", "meta")
     params = checkpointer.restore(path / "params", target.params)
     ema = checkpointer.restore(path / "ema", target.ema)
     opt_state = checkpointer.restore(path / "optimizer", target.opt_state)
@@ -174,6 +191,19 @@ def read_meta(directory: Path, step: int) -> dict[str, Any]:
             f"{path}: is not a readable checkpoint of this program ({first_line(error)}); "
             "choose another --step"
         ) from error
+
+
+def nbytes(tree: Any) -> int:
+    """Returns the bytes of a tree's arrays, or of their shapes."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def newest_meta(directory: Path) -> dict[str, Any] | None:
+    """Returns the meta data of the newest checkpoint whose meta data can be read; None without."""
+    for step in reversed(steps_of(directory)):
+        with contextlib.suppress(InputError):
+            return read_meta(directory, step)
+    return None
 
 
 def latest_step(directory: Path) -> int:
@@ -237,8 +267,11 @@ def restore_networks(
       The parameters by the averages' names.
 
     Raises:
-      InputError: the checkpoint is damaged, or not one of this program.
+      InputError: the checkpoint is damaged, or not one of this program, or its path has characters
+        of a pattern.
     """
+    check_path(directory)
+    verify(directory / str(step), "ema", "meta")
     path = (directory / str(step) / "ema").absolute()
     try:
         saved = ocp.PyTreeCheckpointHandler().metadata(path).tree

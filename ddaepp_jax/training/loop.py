@@ -1,16 +1,20 @@
 """The train loop: it dispatches steps, reads metrics one dispatch late, evaluates and saves."""
 
 import dataclasses
+import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 from PIL import Image
+from tqdm import tqdm
 
 from ddaepp_jax.base import parallel
 from ddaepp_jax.base.dispatch import InFlight, progress_bar
-from ddaepp_jax.base.errors import NonFiniteError
+from ddaepp_jax.base.errors import NonFiniteError, Stopped
+from ddaepp_jax.base.stop import Stop
 from ddaepp_jax.training.checkpoint import Checkpoints
 from ddaepp_jax.training.clock import Clock, peak_flops
 from ddaepp_jax.training.program import Program
@@ -38,6 +42,76 @@ class Outputs:
     snapshots: Snapshots | None
     meta: dict[str, Any]
     trace_dir: str
+
+    def save(
+        self,
+        step: int,
+        state: TrainState,
+        measured: Mapping[str, float],
+        unlogged: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Starts saving a checkpoint.
+
+        Args:
+          measured: values of the ranked evaluations at this step.
+          unlogged: totals of steps that are not in the metrics yet, see ``train``.
+        """
+        if self.snapshots:
+            # A run resumed from this checkpoint does not recreate earlier snapshots, so wait until
+            # they are on disk.
+            self.snapshots.wait()
+        facts = {"step": step, "measured": dict(measured), "unlogged": unlogged}
+        self.checkpoints.save(state, {**self.meta, **facts})
+
+    def wait(self) -> None:
+        """Waits until everything is saved."""
+        if self.snapshots:
+            self.snapshots.wait()
+        self.checkpoints.wait()
+
+    def poll(self) -> None:
+        """Raises the error of a save that has failed meanwhile.
+
+        It does nothing where there are several processes: they must all end at the same step.
+        """
+        if jax.process_count() == 1:
+            self.checkpoints.poll()
+            if self.snapshots:
+                self.snapshots.poll()
+
+
+# Most seconds of one dispatch, after which the loop can notice a signal, unless the config's
+# ``train.steps_per_dispatch`` ends it earlier.
+DISPATCH_SECONDS = 5.0
+
+
+class _Pace:
+    """The number of steps of a dispatch that takes about ``DISPATCH_SECONDS``.
+
+    It starts with one step. The number of steps in a dispatch changes no number of the run. Several
+    processes have to dispatch the same steps, so there it sets no limit.
+    """
+
+    def __init__(self, step: int) -> None:
+        self._limited = jax.process_count() == 1
+        self._steps = 1
+        self.restart(step)
+
+    def restart(self, step: int) -> None:
+        """Begins to measure at ``step``."""
+        self._last = time.perf_counter(), step
+
+    def finished(self, step: int) -> None:
+        """Measures the steps up to ``step``, which have just finished."""
+        now = time.perf_counter()
+        last_time, last_step = self._last
+        rate = (step - last_step) / max(now - last_time, 1e-9)
+        self._steps = max(1, int(rate * DISPATCH_SECONDS))
+        self._last = now, step
+
+    def stop(self, step: int, stop: int) -> int:
+        """Returns the end of a dispatch that starts at ``step`` and would end at ``stop``."""
+        return min(stop, step + self._steps) if self._limited else stop
 
 
 class _Report:
@@ -75,10 +149,8 @@ class _Report:
             return
         step, totals = self._held
         self._held = None
-        totals = jax.device_get(totals)
+        totals = self.read(totals)
         rate = self.clock.rate(step)
-        if totals["bad_step"] >= 0:
-            raise NonFiniteError(self._describe_bad(totals))
         values = {
             name: float(np.float64(total) / totals["count"])
             for name, total in totals["sums"].items()
@@ -93,6 +165,17 @@ class _Report:
             shown["MFU"] = f"{values['mfu']:.1%}"
         self._writer.scalars(step, values)
         self.bar.set_postfix(shown, refresh=False)
+
+    def read(self, totals: dict[str, Any]) -> dict[str, Any]:
+        """Returns totals on the host.
+
+        Raises:
+          NonFiniteError: as ``write``.
+        """
+        totals = jax.device_get(totals)
+        if totals["bad_step"] >= 0:
+            raise NonFiniteError(self._describe_bad(totals))
+        return totals
 
     def _describe_bad(self, totals: dict[str, Any]) -> str:
         flags = zip(self._program.leaf_names, totals["bad_leaves"], strict=True)
@@ -137,12 +220,21 @@ def train(
     schedule: Schedule,
     mesh: Mesh,
     outputs: Outputs,
+    unlogged: Mapping[str, Any] | None = None,
 ) -> TrainState:
     """Trains from ``state`` up to step ``schedule.total``.
+
+    Ctrl-C or SIGTERM ends the training early, after its state is saved.
+
+    Args:
+      unlogged: totals of steps before ``state`` that are not in the metrics yet, as a stopped
+        training saved them: "count", and "sums" by metric.
 
     Raises:
       NonFiniteError: a loss or gradient is not finite; the message names the step and the leaf.
         What was saved before is good.
+      SaveError: a checkpoint or snapshot cannot be saved.
+      Stopped: a signal ended the training; the state is saved.
     """
     everywhere = parallel.replicated(mesh)
     step = int(state.step)
@@ -152,22 +244,35 @@ def train(
         snapshots.save(step, state)
     batches = source.open(step, schedule.total)
     totals = program.zeros()
+    if unlogged:
+        totals |= jax.tree.map(
+            lambda zero, value: parallel.put(np.asarray(value, zero.dtype), everywhere),
+            {name: totals[name] for name in unlogged},
+            dict(unlogged),
+        )
     report = _Report(program, schedule, mesh, outputs.writer, step)
     in_flight = InFlight(report.bar)
     trace = _Trace(schedule, outputs.trace_dir)
+    pace = _Pace(step)
 
-    with report.bar:
+    # A signal reaches one of several processes, and all would have to save at the same step.
+    stop_signal = Stop("the current steps are finished and saved", jax.process_count() == 1)
+
+    with report.bar, stop_signal as signal:
         while step < schedule.total:
             trace.before(step)
-            stop = schedule.stop(step) if source.looped else step + 1
+            stop = pace.stop(step, schedule.stop(step)) if source.looped else step + 1
             data = next(batches)
             limit = parallel.put(np.int32(stop), everywhere)
             with jax.transfer_guard("disallow"):
                 state, totals, done = program.run(state, totals, data, limit)
             report.write()  # Writes the metrics of the dispatch before, while this one runs.
-            in_flight.add(done, stop - step)
+            finished = in_flight.add(done, stop - step)
+            if finished:
+                pace.finished(int(finished[-1]))
             step = stop
             trace.after(step, state)
+            outputs.poll()
             due = schedule.due(step)
             if due.log or due.pauses:
                 report.hold(step, totals)
@@ -175,28 +280,44 @@ def train(
             if due.pauses:
                 report.write()
                 with report.clock.pause():
-                    _evaluate_and_save(step, state, due, outputs)
+                    _evaluate_and_save(step, state, due, outputs, report.bar)
+                pace.restart(step)
+            if signal.requested and step < schedule.total:
+                report.write()
+                _save_unlogged(step, state, report.read(totals), due, outputs)
+                raise Stopped(
+                    f"stopped at step {step}, which is saved; the same command resumes",
+                    128 + signal.requested,
+                )
         report.write()
         in_flight.finish()
+        outputs.wait()
     return state
 
 
-def _evaluate_and_save(step: int, state: TrainState, due: Due, outputs: Outputs) -> None:
-    values = {
-        name: _evaluate(name, evaluation, step, state, outputs.writer)
-        for name, evaluation in due.evaluations.items()
-    }
+def _save_unlogged(
+    step: int, state: TrainState, totals: Mapping[str, Any], due: Due, outputs: Outputs
+) -> None:
+    """Saves a checkpoint, unless there is one, with the totals that the metrics lack."""
+    if not due.checkpoint:
+        sums = {name: float(total) for name, total in totals["sums"].items()}
+        outputs.save(step, state, {}, {"count": int(totals["count"]), "sums": sums})
+    outputs.wait()
+
+
+def _evaluate_and_save(step: int, state: TrainState, due: Due, outputs: Outputs, bar: tqdm) -> None:
+    values = {}
+    for name, evaluation in due.evaluations.items():
+        bar.set_description(f"evaluating {name}")
+        values[name] = _evaluate(name, evaluation, step, state, outputs.writer)
+    bar.set_description(refresh=False)
     if due.checkpoint:
         measured = {
             name: values[name][evaluation.best]
             for name, evaluation in due.evaluations.items()
             if evaluation.best
         }
-        if outputs.snapshots:
-            # A run resumed from this checkpoint does not recreate earlier snapshots, so wait until
-            # they are on disk.
-            outputs.snapshots.wait()
-        outputs.checkpoints.save(state, {**outputs.meta, "step": step, "measured": measured})
+        outputs.save(step, state, measured)
     if due.snapshot:
         outputs.snapshots.save(step, state)
 

@@ -14,7 +14,8 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from ddaepp_jax.training import ema
-from ddaepp_jax.training.checkpoint import FORMAT, steps_of
+from ddaepp_jax.training.checkpoint import FORMAT, nbytes, steps_of
+from ddaepp_jax.training.saving import Saver
 from ddaepp_jax.training.step import TrainState
 
 
@@ -31,61 +32,52 @@ def snapshot_content(averages: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def nbytes(averages: Mapping[str, Any]) -> int:
-    """Returns the bytes of one snapshot."""
-    leaves = jax.tree.leaves(snapshot_content(averages))
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-
-
 class Snapshots:
     """The snapshots of a run in training.
 
     Saves are asynchronous, and each process writes the parts on its own devices.
     """
 
-    def __init__(self, directory: Path, start: int) -> None:
+    def __init__(self, directory: Path, start: int, checksums: bool = True) -> None:
         """Opens the directory, and removes snapshots after ``start``, where the run continues.
 
         The run makes them again.
+
+        Raises:
+          SaveError: the directory cannot be written.
         """
-        options = ocp.CheckpointManagerOptions(
-            cleanup_tmp_directories=True,
-            enable_async_checkpointing=True,
-            # Checkpoints may be saved at the same time: their barriers have other names.
-            multiprocessing_options=ocp.options.MultiprocessingOptions(
-                barrier_sync_key_prefix="snapshots"
-            ),
-        )
         if jax.process_index() == 0:
             for step in steps_of(directory):
                 if step > start:
                     shutil.rmtree(directory / str(step))
         multihost_utils.sync_global_devices("snapshots past the step are removed")
-        self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+        self._saver = Saver(directory, barrier="snapshots", checksums=checksums)
 
     def save(self, step: int, state: TrainState) -> None:
         """Starts saving, unless the step has a snapshot.
 
-        An error of an earlier save is raised here, or by ``wait``.
+        Raises:
+          SaveError: the save cannot start, or the one before failed.
         """
-        if step in self._manager.all_steps():
+        if step in self._saver.steps():
             return
-        self._manager.check_for_errors()
+        content = snapshot_content(state.ema)
         items = ocp.args.Composite(
-            ema=ocp.args.StandardSave(snapshot_content(state.ema)),
-            meta=ocp.args.JsonSave({"format": FORMAT}),
+            ema=ocp.args.StandardSave(content), meta=ocp.args.JsonSave({"format": FORMAT})
         )
-        self._manager.save(step, args=items)
+        self._saver.save(step, items, nbytes(content))
+
+    def poll(self) -> None:
+        """Raises the error of a save that has failed meanwhile (SaveError); it does not wait."""
+        self._saver.poll()
 
     def wait(self) -> None:
-        """Waits until all snapshots are on disk, and raises the error of a save.
+        """Waits until all snapshots are on disk, and raises the error of a save (SaveError).
 
         A run resumed from a checkpoint does not recreate earlier snapshots.
         """
-        self._manager.wait_until_finished()
-        self._manager.check_for_errors()
+        self._saver.wait()
 
     def close(self) -> None:
-        """Waits for the last save, and raises its error."""
-        self.wait()
-        self._manager.close()
+        """Waits for the last save, and raises its error (SaveError)."""
+        self._saver.close()

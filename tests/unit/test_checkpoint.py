@@ -141,7 +141,7 @@ def test_a_truncated_newest_checkpoint_is_set_aside_for_the_one_before(tmp_path,
         if path.is_file():
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     checkpoints = Checkpoints(directory, 2, RANKS)
-    restored, damage = checkpoints.restore(state(0))
+    restored, _, damage = checkpoints.restore(state(0))
     checkpoints.close()
     assert int(restored.step) == 1 and (restored.params["w"] == 1).all()
     assert len(damage) == 1 and str(directory / "2") in damage[0]

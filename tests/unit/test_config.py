@@ -155,7 +155,7 @@ def test_a_run_directory_that_cannot_be_written(tmp_path):
     (tmp_path / "run" / "version.txt").mkdir(parents=True)
     (tmp_path / "run" / "config.json").write_text(run_config.to_json(schema.get_config()))
     with expect_error("--workdir", "cannot write", "another"):
-        run_config.claim_run(tmp_path / "run", schema.get_config())
+        run_config.write_run(tmp_path / "run", schema.get_config())
 
 
 def test_wrong_names_and_wrong_values_are_reported_at_once():
