@@ -1,50 +1,51 @@
-"""Signals that ask a running loop to stop where its work can be saved."""
+"""Signals that end a program, or ask a running loop to stop where its work can be saved."""
 
 import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from types import TracebackType
+from typing import NoReturn
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 
-class Stop:
-    """Takes Ctrl-C and SIGTERM, as a context manager; the loop inside asks ``requested``.
+class Signals:
+    """Takes Ctrl-C and SIGTERM inside a ``with`` block.
 
-    The first signal asks the loop to stop. A second Ctrl-C ends the process at once. A thread reads
-    the signals, because Python runs its own handlers between two lines of the main thread only:
-    they would wait until a computation returns, and an exception from one is lost if it meets a
-    callback of the garbage collector.
+    A thread reads them. Python would run a handler between two lines of the main thread only, so
+    that it would wait until a computation returns, and an exception from it is lost, or crashes the
+    process, if it meets a callback of the garbage collector or the import of a library.
 
-    It does nothing where it is switched off, or outside the main thread, which alone may handle
-    signals.
-
-    Attributes:
-      requested: number of the signal that asked to stop; 0 if none did.
+    It does nothing where it is switched off, and outside the main thread, which alone may handle
+    signals. A signal that is ignored, as after ``nohup``, stays ignored.
     """
 
-    def __init__(self, answer: str, active: bool = True) -> None:
-        """Describes the manager; signals are taken inside ``with`` only.
+    def __init__(self, take: Callable[[int], None], active: bool = True) -> None:
+        """Describes the block.
 
         Args:
-          answer: what the first signal prints on stderr.
+          take: is called with the number of each signal, in another thread.
           active: False switches it off.
         """
-        self.requested = 0
-        self._answer = answer
+        self._take = take
         self._active = active and threading.current_thread() is threading.main_thread()
 
-    def __enter__(self) -> "Stop":
+    def __enter__(self) -> "Signals":
         if self._active:
             self._reader, self._writer = os.pipe()
             os.set_blocking(self._writer, False)
-            self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-            # A handler of Python's, so that the signal does not end the process.
-            ignore = lambda number, frame: None
-            self._handlers = {number: signal.signal(number, ignore) for number in SIGNALS}
             self._thread = threading.Thread(target=self._read, daemon=True)
             self._thread.start()
+            self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+            # A handler of Python's, so that the signal does not end the process by itself.
+            nothing = lambda number, frame: None
+            self._handlers = {
+                number: signal.signal(number, nothing)
+                for number in SIGNALS
+                if signal.getsignal(number) is not signal.SIG_IGN
+            }
         return self
 
     def __exit__(
@@ -63,16 +64,42 @@ class Stop:
 
     def _read(self) -> None:
         while number := os.read(self._reader, 1):
-            self._take(number[0])
+            if number[0] in SIGNALS:
+                self._take(number[0])
 
-    def _take(self, number: int) -> None:
-        if number not in SIGNALS:
-            return
-        name = "interrupted" if number == signal.SIGINT else "terminated"
+
+class Stop(Signals):
+    """Lets the loop inside the block ask whether it should stop.
+
+    The first signal asks it to; a second Ctrl-C ends the process at once.
+
+    Attributes:
+      requested: number of the signal that asked; 0 if none did.
+    """
+
+    def __init__(self, answer: str, active: bool = True) -> None:
+        """Describes the block.
+
+        Args:
+          answer: what the first signal prints on stderr.
+          active: False switches it off.
+        """
+        super().__init__(self._request, active)
+        self.requested = 0
+        self._answer = answer
+
+    def _request(self, number: int) -> None:
         if not self.requested:
             self.requested = number
             again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
-            print(f"\n{name}: {self._answer}{again}", file=sys.stderr, flush=True)
+            print(f"\n{SIGNALS[number]}: {self._answer}{again}", file=sys.stderr, flush=True)
         elif number == signal.SIGINT:
-            print("\nstopped; what was saved before is good", file=sys.stderr, flush=True)
-            os._exit(128 + number)
+            end_process("\nstopped; what was saved before is good", 128 + number)
+
+
+def end_process(line: str, exit_code: int) -> NoReturn:
+    """Prints a line on stderr and ends the process, whatever its other threads do."""
+    print(line, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)

@@ -3,14 +3,13 @@
 import logging
 import os
 import re
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
-from ddaepp_jax.base.errors import InputError, NonFiniteError, SaveError, Stopped
+from ddaepp_jax.base.errors import InputError, NonFiniteError, SaveError, Stopped, first_line
+from ddaepp_jax.base.stop import SIGNALS, Signals, end_process
 
 
 def start_backend(coordinator: str = "", num_processes: int = 1, process_id: int = 0) -> None:
@@ -50,55 +49,46 @@ def start_backend(coordinator: str = "", num_processes: int = 1, process_id: int
         jax.config.update("jax_compilation_cache_dir", str(caches / "ddaepp_jax" / "xla"))
 
 
+_SMALLER = "use a smaller batch, images of fewer pixels or a smaller network"
+
+
 def launch(program: Callable[[Sequence[str]], None]) -> NoReturn:
     """Runs a program and exits.
 
-    An error that the user can mend is printed as one line on stderr, with exit code 2; a loss that
-    is not finite and a checkpoint that cannot be saved too, with exit code 1. The exit code is 130
-    after Ctrl-C and 143 after SIGTERM.
+    An error that the user can mend is printed as one line on stderr, with exit code 2. Exit code 1
+    stands for a loss that is not finite, a save that failed, and a lack of memory. Ctrl-C ends a
+    program at once with exit code 130, and SIGTERM with 143; a training first saves its state.
     """
     sys.unraisablehook = _unraisable
-    signal.signal(signal.SIGTERM, _terminate)
-    # Orbax logs the errors that are raised too, with tracebacks.
+    # Orbax logs the errors that it raises too, with tracebacks.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    try:
-        program(sys.argv[1:])
-    except InputError as error:
-        _end(f"error: {error}", 2)
-    except (NonFiniteError, SaveError) as error:
-        _end(f"error: {error}", 1)
-    except Stopped as stopped:
-        _end(str(stopped), stopped.exit_code)
-    except _Terminated:
-        _end("terminated; the same command continues from what was saved", 128 + signal.SIGTERM)
-    except KeyboardInterrupt:
-        _end("interrupted; the same command continues from what was saved", 130)
+    with Signals(_interrupted):
+        try:
+            program(sys.argv[1:])
+        except InputError as error:
+            end_process(f"error: {error}", 2)
+        except (NonFiniteError, SaveError) as error:
+            end_process(f"error: {error}", 1)
+        except Stopped as stopped:
+            end_process(str(stopped), stopped.exit_code)
+        except OSError as error:  # e.g. a full disk, anywhere
+            where = error.filename or "a file"
+            reason = error.strerror or first_line(error)
+            end_process(f"error: {where}: {reason}; what was saved before is good", 1)
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            mend = "use a smaller batch, smaller images or a smaller network"
+            end_process(f"error: out of memory ({first_line(error)}); {mend}", 1)
     sys.exit(0)
 
 
-class _Terminated(BaseException):
-    """SIGTERM outside of a training, which handles it itself."""
-
-
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    raise _Terminated
-
-
-def _end(line: str, exit_code: int) -> NoReturn:
-    print(line, file=sys.stderr)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Threads of a failed save, or of a computation, could keep the process for ever.
-    os._exit(exit_code)
+def _interrupted(number: int) -> NoReturn:
+    line = f"{SIGNALS[number]}; the same command continues from what was saved"
+    end_process(line, 128 + number)
 
 
 def _unraisable(event: "sys.UnraisableHookArgs") -> None:
-    """Handles an exception in a callback, from which it cannot be raised."""
-    if isinstance(event.exc_value, (KeyboardInterrupt, _Terminated)):
-        # The signal came in a callback of the garbage collector: send it again.
-        again = signal.SIGINT
-        if isinstance(event.exc_value, _Terminated):
-            again = signal.SIGTERM
-        os.kill(os.getpid(), again)
-    elif "Event loop is closed" not in str(event.exc_value):  # the rest of a failed save
+    """Reports an exception in a callback, unless it is the rest of a failed save."""
+    if "Event loop is closed" not in str(event.exc_value):
         sys.__unraisablehook__(event)

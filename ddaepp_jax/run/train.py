@@ -90,11 +90,11 @@ def train_and_evaluate(
         facts = _facts(plan)
         if resumes:
             _check_data(directory, facts, config.data.data_dir)
-        source = build.source(config, plan.data, plan.mesh)
-        program = _compile(plan, source)
         keep, sums = config.train.keep_checkpoints, config.train.checksums
         checkpoints = Checkpoints(directory, keep, evaluators.better(), sums)
         stack.enter_context(contextlib.closing(checkpoints))
+        source = build.source(config, plan.data, plan.mesh)
+        program = _compile(plan, source)
         state, unlogged = _initial_state(program, checkpoints, weights)
         del weights  # The state holds them now.
         if int(state.step) >= plan.total:
