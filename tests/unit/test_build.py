@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from helpers.errors import expect_error
 from helpers.run import config
+from PIL import Image
 
 from ddaepp_jax import build
 from ddaepp_jax import config as schema
@@ -98,3 +99,44 @@ def test_options_of_a_sampler_come_before_the_configs():
     assert group.clip
     for options, clip in (({}, True), ({"clip": False}, False)):
         assert Sampling.from_config(group, options, sampler="ddim").options["clip"] is clip
+
+
+def save_images(root, *names, mode="L"):
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new(mode, (8, 8)).save(path)
+
+
+def test_evaluated_images_that_are_trained_on_are_counted(tmp_path):
+    """Equal splits, names in another case, parts of one folder, and links to the same folder."""
+    save_images(tmp_path, *(f"apart/{i}.png" for i in range(20)), "linked/Train/0.png")
+    (tmp_path / "linked/test").symlink_to("Train")
+
+    def line(split, eval_split, data_dir=None):
+        made = config(data__split=split, data__eval_split=eval_split)
+        if data_dir:
+            made.data.update(name="folder", data_dir=str(tmp_path / data_dir))
+        train = build.dataset(made, split)
+        return build.overlap(train, build.held_out(made, train))
+
+    assert line("train", "test") == line("train", "test", "apart") == ""
+    assert line("train", "train").startswith("data.eval_split: 1500 of the 1500 images of 'train'")
+    assert line("train", "all", "apart").startswith("data.eval_split: 18 of the 20 images of 'all'")
+    assert line("train", "Train", "linked").startswith("data.eval_split: 1 of the 1 images")
+    assert line("train", "test", "linked").startswith("data.eval_split: 1 of the 1 images")
+
+
+def test_splits_have_the_same_classes_and_shape(tmp_path):
+    save_images(tmp_path, "one/a/0.png", "two/a/0.png", "two/b/0.png")
+    save_images(tmp_path, "colour/a/0.png", mode="RGB")
+    made = config(data__name="folder", data__data_dir=str(tmp_path))
+    train = build.dataset(made, "one")
+    for split, words in {
+        "two": ["'two'", "'one'", "other classes"],
+        "colour": ["(8, 8, 3)", "(8, 8, 1)"],
+        "three": ["'three'"],
+    }.items():
+        made.data.eval_split = split
+        with expect_error("data.eval_split", *words):
+            build.held_out(made, train)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from ddaepp_jax.data import datasets
 from ddaepp_jax.data.augment import to_float
+from ddaepp_jax.data.order import batch_indices
 
 RNG = np.random.default_rng(0)
 
@@ -54,6 +55,22 @@ def test_a_label_out_of_range_is_an_error() -> None:
     assert bad.batch(np.array([1, 3]))["label"].tolist() == [1, 0]
     with expect_error("data.split", "image 2", "-1"):
         bad.arrays()
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("classes", [0, 3])
+def test_few_images_fill_batches_of_any_size(count: int, classes: int) -> None:
+    pixels, labels = noise(count, 2, 2, 1), np.arange(count, dtype=np.int32) % max(classes, 1)
+    few = datasets.Dataset(
+        *("few", "train", (2, 2, 1), classes, ("a", "b", "c")[:classes], count),
+        read=lambda rows: (pixels[rows], labels[rows]),
+    )
+    np.testing.assert_array_equal(few.arrays()[0], pixels)
+    for step in (0, 1000):
+        indices = batch_indices(0, step, 64, count)
+        assert set(indices) == set(range(count))
+        np.testing.assert_array_equal(few.gather(indices)[1], labels[indices])
+    assert few.gather(np.zeros(0, int))[0].shape == (0, 2, 2, 1)
 
 
 # ---- TensorFlow Datasets
@@ -117,6 +134,14 @@ def test_a_prepared_set_its_slices_and_its_errors(tmp_path: Path) -> None:
     np.testing.assert_array_equal(half.arrays()[0], pixels[5:])
     np.testing.assert_array_equal(half.batch(np.array([4, 0]))["image"], pixels[[9, 5]])
     assert datasets.tfds("toy", "val", str(tmp_path), size=(3, 3)).arrays()[0].shape == (2, 3, 3, 3)
+    assert half.spans == (("train", 5, 10),)
+    for other, shared in (
+        ("train", 5),
+        ("train[-10%:]", 1),
+        ("train[:3]+train[4:6]", 1),
+        ("val", 0),
+    ):
+        assert half.shared(datasets.tfds("toy", other, str(tmp_path))) == shared
     for split in ("test", "train[:0]", "train["):
         with expect_error("data.split", "toy", repr(split), "train, val"):
             datasets.tfds("toy", split, str(tmp_path))
