@@ -55,7 +55,7 @@ def held_out(config: ConfigDict, train: Dataset) -> Dataset:
     try:
         held_out = dataset(config, config.data.eval_split)
     except InputError as error:
-        raise InputError(str(error).replace("data.split:", "data.eval_split:")) from error
+        raise InputError(str(error).replace("data.split", "data.eval_split")) from error
     if held_out.image_shape != train.image_shape:
         raise InputError(
             f"data.eval_split: images of {held_out.split!r} have shape {held_out.image_shape}, "

@@ -162,10 +162,9 @@ def _check_no_splits(top: Listing, root: Path, field: str) -> None:
     if not (train and test):  # A class may be called bullet_train.
         near = [entry for entry in near if sum(word not in _BESIDE for word in words[entry]) == 1]
     if near:
-        name = near[0].name
         raise InputError(
             f"{field}: {root} holds {_some(near)}; a split is called {', '.join(SPLITS)}, so "
-            f"rename it, or set data.split={name}; a class must not look like one, so rename it"
+            "rename it, or set data.split to its name; a class must not look like one, so rename it"
         )
 
 
