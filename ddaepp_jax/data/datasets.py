@@ -84,7 +84,9 @@ class Dataset:
         noun = "class" if self.num_classes == 1 else "classes"
         classes = f" in {self.num_classes} {noun} ({names}{more})" if self.num_classes else ""
         note = f"; {self.note}" if self.note else ""
-        return f"{self.name} {self.split}: {self.length} images of {shape}{classes}{note}"
+        images = f"{self.length} {'image' if self.length == 1 else 'images'} of {shape}"
+        line = f"{self.name} {self.split}: {images}{classes}{note}"
+        return line.encode("utf-8", "backslashreplace").decode()  # A path may be no text.
 
     @property
     def nbytes(self) -> int:

@@ -78,7 +78,8 @@ def folder(
     if directory is not None:
         content = _content(directory, _classes_from(top, directory), field)
         rows = np.arange(len(content.files))
-        notes = [f"from {directory}", content.left_out]
+        beside = f"{len(top.images)} images beside the splits are left out" if top.images else ""
+        notes = [f"from {directory}", beside, content.left_out]
     else:
         content = _content(root, root, field)
         rows, note = _part(content, root, split)
@@ -265,7 +266,9 @@ def _left_out(listings: Sequence[Listing]) -> str:
     deeper = sum(1 for each in listings[1:] for below in each.folders for _ in images_below(below))
     others: Counter[str] = sum((each.others for each in listings), Counter())
     parts = [f"{deeper} images in deeper folders"] if deeper else []
-    parts += [f"{count} {suffix or 'without suffix'}" for suffix, count in others.most_common(5)]
+    for suffix, count in others.most_common(5):
+        shown = suffix if suffix.isprintable() else ascii(suffix)
+        parts.append(f"{count} {shown or 'without suffix'}")
     if rest := others.total() - sum(count for _, count in others.most_common(5)):
         parts.append(f"{rest} others")
     return f"left out: {', '.join(parts)}" if parts else ""

@@ -10,6 +10,7 @@ from PIL import Image
 from ddaepp_jax import build
 from ddaepp_jax import config as schema
 from ddaepp_jax.diffusion.process import level_of
+from ddaepp_jax.run.train import make_plan
 from ddaepp_jax.sampling.settings import Sampling
 
 
@@ -125,6 +126,15 @@ def test_evaluated_images_that_are_trained_on_are_counted(tmp_path):
     assert line("train", "all", "apart").startswith("data.eval_split: 18 of the 20 images of 'all'")
     assert line("train", "Train", "linked").startswith("data.eval_split: 1 of the 1 images")
     assert line("train", "test", "linked").startswith("data.eval_split: 1 of the 1 images")
+
+
+def test_training_warns_of_training_images_that_are_evaluated_on(capsys):
+    made = config(data__eval_split="train")
+    make_plan(made)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("data: digits train: 1500 images of 8x8x1 in 10 classes (0, 1, ")
+    assert lines[1].startswith("evaluated on: digits train: 1500 images")
+    assert lines[2].startswith("warning: data.eval_split: 1500 of the 1500 images")
 
 
 def test_splits_have_the_same_classes_and_shape(tmp_path):

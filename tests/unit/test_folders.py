@@ -191,7 +191,8 @@ def test_parts_have_the_same_shape(tmp_path: Path) -> None:
 
 def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     fill(tmp_path, "train/cat", "train/dog", "train/dog/deep/deeper", "train/cat/.hidden")
-    for name in ("cat/a.txt", "cat/b.txt", "dog/c.heic", "dog/README", "cat/.DS_Store"):
+    save(tmp_path / "loose.png", noise(4, 4))
+    for name in ("cat/a.txt", "cat/b.TXT", "dog/c.heic", "dog/README", "dog/a.\n", "cat/.DS_Store"):
         (tmp_path / "train" / name).write_text("no image")
     for name in ("cat/._0.png", "dog/Thumbs.db", "dog/desktop.ini"):
         (tmp_path / "train" / name).write_bytes(b"junk of a system")
@@ -200,11 +201,15 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
         fill(tmp_path, name, count=1)
     train = folders.folder(tmp_path, "train")
     assert (len(train), train.class_names) == (4, ("cat", "dog"))
-    assert train.note.endswith(
-        "; left out: 2 images in deeper folders, 2 .txt, 1 without suffix, 1 .heic"
-    ) or train.note.endswith(
-        "; left out: 2 images in deeper folders, 2 .txt, 1 .heic, 1 without suffix"
+    assert train.note == (
+        f"from {tmp_path / 'train'}; 1 images beside the splits are left out; "
+        "left out: 2 images in deeper folders, 2 .txt, 1 without suffix, 1 '.\\n', 1 .heic"
     )
+
+
+def test_a_folder_whose_name_is_no_text_is_described(tmp_path: Path) -> None:
+    root = fill(tmp_path / os.fsdecode(b"caf\xe9"), ".")
+    assert "caf\\udce9 train: 1 image of" in folders.folder(root, "train").described
 
 
 @pytest.mark.parametrize(
