@@ -61,6 +61,8 @@ def main(argv: Sequence[str]) -> None:
     run = open_run(args)
     if args.data_dir is not None:
         run.config.data.data_dir = args.data_dir
+    if args.eval_split is not None:
+        run.config.data.eval_split = args.eval_split
     chosen = settings(run, **overrides)
     out = Path(args.out or run.workdir / "probe" / f"step{run.step}-{run.average}-{chosen.tag}")
 
@@ -94,13 +96,20 @@ def settings(run: "Run", protocol: str | None = None, **overrides: Any) -> "Sett
 
 
 def probe(run: "Run", settings: "Settings", out: Path) -> dict[str, Any]:
-    """Probes a run on its data; see ``ddaepp_jax.probing.probe.probe``."""
+    """Probes a run on its data; see ``ddaepp_jax.probing.probe.probe``.
+
+    Raises:
+      InputError: as there, or the split that tests holds training images.
+    """
     from ddaepp_jax import build
     from ddaepp_jax.probing.probe import probe
 
     data = run.config.data
     train = build.dataset(run.config, data.split)
-    test = build.dataset(run.config, data.eval_split)
+    test = build.held_out(run.config, train)
+    if overlap := build.overlap(train, test):
+        raise InputError(overlap)
+    print(f"heads learn from: {train.described}\nand are tested on: {test.described}")
     return probe(trained(run), train, test, settings, out, data.device_bytes)
 
 
@@ -129,6 +138,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     for name, (kind, text) in OVERRIDES.items():
         parser.add_argument(f"--{name}", type=kind, help=text)
     parser.add_argument("--data_dir", help="folder of the data, if it is not where it was")
+    parser.add_argument("--eval_split", help="split that tests (the run's data.eval_split)")
     parser.add_argument(
         "--out", help="path without suffix (default: WORKDIR/probe/step<STEP>-<AVERAGE>-<PROTOCOL>)"
     )

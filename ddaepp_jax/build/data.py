@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ddaepp_jax.base.errors import InputError
-from ddaepp_jax.data import augment, datasets, geometric
+from ddaepp_jax.data import augment, datasets, folders, geometric
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.data.photometric import Photometric
 from ddaepp_jax.data.views import two_views
@@ -37,8 +37,47 @@ def dataset(config: ConfigDict, split: str) -> Dataset:
     if data.name == "folder":
         if not data.data_dir:
             raise InputError("data.data_dir: empty; give the image folder")
-        return datasets.folder(data.data_dir, split, _size(config))
+        return folders.folder(data.data_dir, split, _size(config))
     return datasets.tfds(data.name, split, data.data_dir or None, _size(config))
+
+
+def held_out(config: ConfigDict, train: Dataset) -> Dataset:
+    """Returns the split ``data.eval_split``, on which a run is evaluated.
+
+    Args:
+      config: the run's config.
+      train: the training split.
+
+    Raises:
+      InputError: there is no such split, or its images or classes are not like the training
+        split's.
+    """
+    try:
+        held_out = dataset(config, config.data.eval_split)
+    except InputError as error:
+        raise InputError(str(error).replace("data.split", "data.eval_split")) from error
+    if held_out.image_shape != train.image_shape:
+        raise InputError(
+            f"data.eval_split: images of {held_out.split!r} have shape {held_out.image_shape}, "
+            f"those of {train.split!r} {train.image_shape}; set data.size, or convert their colours"
+        )
+    if held_out.class_names != train.class_names:
+        raise InputError(
+            f"data.eval_split: {held_out.split!r} and {train.split!r} have other classes "
+            f"({held_out.num_classes} and {train.num_classes}); give a split with the same"
+        )
+    return held_out
+
+
+def overlap(train: Dataset, held_out: Dataset) -> str:
+    """Returns the line that says that training images are evaluated on; "" if none are."""
+    shared = train.shared(held_out)
+    if not shared:
+        return ""
+    return (
+        f"data.eval_split: {shared} of the {len(held_out)} images of {held_out.split!r} are "
+        f"training images of {train.split!r}; give a split without them"
+    )
 
 
 def data_description(config: ConfigDict) -> tuple[tuple[int, int, int], tuple[str, ...]]:

@@ -1,15 +1,16 @@
-"""Data sets addressed by index: scikit-learn's digits, TensorFlow Datasets, image folders.
+"""Data sets addressed by index: scikit-learn's digits and TensorFlow Datasets.
 
-TensorFlow Datasets (TFDS) are read without TensorFlow.
+TensorFlow Datasets (TFDS) are read without TensorFlow. Image folders are in ``folders``.
 """
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,9 +21,16 @@ Read = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 Size = tuple[int, int]
 Shape = tuple[int, int, int]
 
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-_SPLITS = {"train", "val", "valid", "validation", "test"}
 _CHUNK = 256  # most images that a thread of `Dataset.gather` reads at once
+_NAMED = 10  # most classes that a description names
+
+
+class Span(NamedTuple):
+    """The images ``start, .., stop - 1`` of a split that a set declares."""
+
+    split: str
+    start: int
+    stop: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +47,9 @@ class Dataset:
       read: maps (B,) indices to images (B, H, W, C) uint8 and labels (B,) int32; several threads
         may call it at once.
       folder: folder of the image files, for a set that is one.
+      files: image files in the order of the indices, for a set that is a folder.
+      spans: the images' places in the set's own splits, if ``split`` is made of those.
+      note: says what a folder's entries were taken for, and what was left out.
     """
 
     name: str
@@ -49,6 +60,9 @@ class Dataset:
     length: int
     read: Read = dataclasses.field(repr=False)
     folder: Path | None = None
+    files: tuple[Path, ...] = dataclasses.field(default=(), repr=False)
+    spans: tuple[Span, ...] = ()
+    note: str = ""
 
     def __len__(self) -> int:
         return self.length
@@ -62,9 +76,35 @@ class Dataset:
         return self.name if self.folder is None else str(self.folder.resolve())
 
     @property
+    def described(self) -> str:
+        """Describes the images in one line for people."""
+        shape = "x".join(map(str, self.image_shape))
+        names = ", ".join(self.class_names[:_NAMED])
+        more = ", .." if self.num_classes > _NAMED else ""
+        noun = "class" if self.num_classes == 1 else "classes"
+        classes = f" in {self.num_classes} {noun} ({names}{more})" if self.num_classes else ""
+        note = f"; {self.note}" if self.note else ""
+        images = f"{self.length} {'image' if self.length == 1 else 'images'} of {shape}"
+        line = f"{self.name} {self.split}: {images}{classes}{note}"
+        return line.encode("utf-8", "backslashreplace").decode()  # A path may be no text.
+
+    @property
     def nbytes(self) -> int:
         """Size of all images as uint8, in bytes."""
         return self.length * prod(self.image_shape)
+
+    def shared(self, other: "Dataset") -> int:
+        """Returns the number of images that another split of the same set holds too."""
+        if self.files and other.files:
+            return len(_places(self.files) & _places(other.files))
+        if self.identity != other.identity:
+            return 0
+        spans = [each.spans or (Span(each.split, 0, each.length),) for each in (self, other)]
+        return sum(
+            max(0, min(one.stop, two.stop) - max(one.start, two.start))
+            for one, two in itertools.product(*spans)
+            if one.split == two.split
+        )
 
     def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """Reads the images with (B,) indices.
@@ -123,6 +163,12 @@ class Dataset:
             for finished in pool.map(fill, range(0, count, chunk)):
                 bar.update(finished)
         return images, labels
+
+
+def _places(files: tuple[Path, ...]) -> set[tuple[Path, str]]:
+    """Returns files in a form that is the same by whatever link a folder was reached."""
+    resolved = {folder: folder.resolve() for folder in {file.parent for file in files}}
+    return {(resolved[file.parent], file.name) for file in files}
 
 
 def digits(split: str) -> Dataset:
@@ -189,12 +235,23 @@ def tfds(
         examples: list[Any] = source.__getitems__([int(i) for i in indices])
         labels = [example["label"] if class_names else 0 for example in examples]
         images = [
-            pixels.decode(example["image"], image_shape[2], size, f"image {i} of {name} {split}")
+            pixels.decode(
+                example["image"], image_shape, size is not None, f"image {i} of {name} {split}"
+            )
             for i, example in zip(indices, examples, strict=True)
         ]
         return np.stack(images), np.array(labels, np.int32)
 
-    return Dataset(name, split, image_shape, len(class_names), class_names, len(source), read)
+    return Dataset(
+        name,
+        split,
+        image_shape,
+        len(class_names),
+        class_names,
+        len(source),
+        read,
+        spans=_spans(builder, split),
+    )
 
 
 def tfds_described(
@@ -259,107 +316,15 @@ def _open_split(builder: Any, name: str, split: str) -> Any:
         ) from error
 
 
-# ---- Image folders
+def _spans(builder: Any, split: str) -> tuple[Span, ...]:
+    """Returns the places of a split's images in the splits that the set declares."""
+    from tensorflow_datasets.core import ReadInstruction
 
-
-def folder(path: str | Path, split: str, size: Size | None = None) -> Dataset:
-    """Opens a folder of png, jpg, jpeg, webp or bmp images, in sorted order.
-
-    The layout is path/split/class/*.png, or path/split/*.png without labels. If path has no folders
-    named after splits, path/class/*.png or path/*.png is the split "train". All splits take their
-    classes from "train". A mixture of grey and coloured images becomes RGB. Images are resized and
-    cropped to ``size`` (H, W) by ``images.center_crop``.
-
-    Raises:
-      InputError: there is no such folder or split, it has no images, one cannot be read, or their
-        sizes differ and there is no ``size``.
-    """
-    root = Path(path)
-    class_names, files, labels = _classes_and_files(root, _split_folder(root, split))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        shapes = list(pool.map(pixels.probe, files))
-    height, width, _ = shapes[0]
-    if size is None:
-        for file, shape in zip(files, shapes, strict=True):
-            if shape[:2] != (height, width):
-                raise InputError(
-                    f"data.size: {files[0]} is {height}x{width} and {file} {shape[0]}x{shape[1]}; "
-                    "give the (height, width) to bring them to"
-                )
-    channels = max(shape[2] for shape in shapes)
-
-    def read(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        images = [pixels.decode(files[i], channels, size, str(files[i])) for i in indices]
-        return np.stack(images), labels[indices]
-
-    return Dataset(
-        name=str(path),
-        split=split,
-        image_shape=(*(size or (height, width)), channels),
-        num_classes=len(class_names),
-        class_names=tuple(class_names),
-        length=len(files),
-        read=read,
-        folder=root,
+    lengths = {name: info.num_examples for name, info in builder.info.splits.items()}
+    parts = ReadInstruction.from_spec(split).to_absolute(builder.info.splits)
+    return tuple(
+        Span(
+            part.splitname, part.from_ or 0, lengths[part.splitname] if part.to is None else part.to
+        )
+        for part in parts
     )
-
-
-def _split_folder(root: Path, split: str) -> Path:
-    """Returns the folder of a split: its own, or the root itself for "train" without splits."""
-    if not root.is_dir():
-        raise InputError(f"data.data_dir: {root} is not a folder; give the folder of the images")
-    if (root / split).is_dir():
-        return root / split
-    splits = [name for name in _folders(root) if name in _SPLITS]
-    if splits:
-        raise InputError(
-            f"data.split: {root} has no split {split!r}; use one of {', '.join(splits)}"
-        )
-    if split != "train":
-        raise InputError(
-            f"data.split: {root} has no split {split!r}; "
-            "use train, the only split of a folder without subfolders named after splits"
-        )
-    return root
-
-
-def _classes_and_files(root: Path, directory: Path) -> tuple[list[str], list[Path], np.ndarray]:
-    """Lists the class names, the image files and their labels (N,) int32 of a split's folder."""
-    class_folders = _folders(directory)
-    loose = _images(directory)
-    if class_folders and loose:
-        raise InputError(
-            f"data.data_dir: {directory} has class folders and loose images ({loose[0].name}); "
-            "move the loose images"
-        )
-    class_names = class_folders
-    # A split may lack a class, but its labels have to mean the same as in training.
-    if class_folders and (root / "train").is_dir():
-        class_names = _folders(root / "train")
-    if unknown := sorted(set(class_folders) - set(class_names)):
-        raise InputError(
-            f"data.split: {directory} has a class {unknown[0]!r} that {root / 'train'} lacks; "
-            "remove it"
-        )
-    labelled = [(file, 0) for file in loose]
-    for label, name in enumerate(class_names):
-        labelled += [(file, label) for file in _images(directory / name)]
-    if not labelled:
-        raise InputError(
-            f"data.data_dir: {directory} holds no images ({', '.join(sorted(_SUFFIXES))}); "
-            "give another folder"
-        )
-    files = [file for file, _ in labelled]
-    return class_names, files, np.array([label for _, label in labelled], np.int32)
-
-
-def _folders(path: Path) -> list[str]:
-    return sorted(
-        entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")
-    )
-
-
-def _images(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return []
-    return sorted(entry for entry in path.iterdir() if entry.suffix.lower() in _SUFFIXES)

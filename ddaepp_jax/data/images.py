@@ -1,61 +1,92 @@
-"""Decodes image files to uint8 arrays of one shape."""
+"""Decodes image files to uint8 arrays of one shape, as a viewer shows them."""
 
+import contextlib
 import io
+import struct
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from ddaepp_jax.base.errors import InputError, first_line
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # number of channels -> Pillow's mode
+BACKGROUND = "white"  # what shows through transparent pixels
+
+# The other formats that Pillow knows are no images for training, or run other programs.
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+SUFFIXES = {
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+}
+_GREY = {"1", "L", "LA"}
+_READ = {*_GREY, "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
+
+# EXIF's orientation -> the turn that undoes it.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 # All errors that Pillow raises for a damaged file.
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+_UNREADABLE = (
+    *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError),
+    *(ArithmeticError, MemoryError, RuntimeError, struct.error, zlib.error),
+    Image.DecompressionBombError,
+)
 
 
 def probe(path: Path) -> tuple[int, int, int]:
-    """Reads (H, W, C) from the header of an image file; C is 1 for a grey image, else 3.
+    """Reads (H, W, C) of the image as shown from a file's header; C is 1 for grey, else 3.
 
     Raises:
-      InputError: Pillow cannot read the image, or it has more than 8 bits a channel.
+      InputError: the image cannot be read, see ``decode``.
     """
-    try:
-        with Image.open(path) as image:
-            _check_depth(image)
-            channels = 1 if image.mode in ("1", "L", "LA") else 3
-            return image.height, image.width, channels
-    except _UNREADABLE as error:
-        raise _unreadable(str(path), error) from error
+    with _opened(path, str(path)) as image:
+        turned = _orientation(image) >= 5
+        height, width = (image.width, image.height) if turned else (image.height, image.width)
+        return height, width, 1 if image.mode in _GREY else 3
 
 
 def decode(
-    source: Path | bytes, channels: int, size: tuple[int, int] | None, name: str
+    source: Path | bytes, shape: tuple[int, int, int], resize: bool, name: str
 ) -> np.ndarray:
-    """Decodes an image.
+    """Decodes an image as a viewer shows it.
+
+    It is turned as its EXIF orientation says. Transparent pixels are laid over white, unless the
+    result has an alpha channel itself.
 
     Args:
       source: image file, or its content.
-      channels: channels of the result: 1 for grey, 3 for RGB, 4 for RGBA.
-      size: (H, W) to resize and crop to by ``center_crop``; None keeps the image's size.
+      shape: (H, W, C) of the result; C is 1 for grey, 3 for RGB, 4 for RGBA.
+      resize: whether to bring the image to the size by ``center_crop``; if not, it must have it.
       name: name of the image in errors.
 
     Returns:
-      (H, W, channels) uint8.
+      (H, W, C) uint8.
 
     Raises:
-      InputError: Pillow cannot read the image, or it has more than 8 bits a channel.
+      InputError: Pillow cannot read the image, it has another size, more than 8 bits a channel,
+        or several frames.
     """
-    try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            _check_depth(image)
-            # A palette may hold transparent colours, which Pillow converts by way of RGBA.
-            colours = image.convert("RGBA") if image.mode == "P" else image
-            converted = colours.convert(MODES[channels])
-            pixels = np.asarray(converted if size is None else center_crop(converted, size))
-    except _UNREADABLE as error:
-        raise _unreadable(name, error) from error
-    return pixels.reshape(*pixels.shape[:2], channels)
+    with _opened(source, name) as image:
+        shown = _as_shown(image, MODES[shape[2]])
+        size = shape[:2]
+        pixels = np.asarray(center_crop(shown, size) if resize else shown)
+    if pixels.shape[:2] != size:
+        height, width = pixels.shape[:2]
+        raise InputError(
+            f"{name} is {height}x{width}, not {size[0]}x{size[1]} as the others; "
+            "replace or remove it"
+        )
+    return pixels.reshape(shape)
 
 
 def center_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -78,12 +109,65 @@ def center_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image.crop((left, top, left + width, top + height))
 
 
-def _check_depth(image: Image.Image) -> None:
-    if image.mode.startswith(("I", "F")):
+@contextlib.contextmanager
+def _opened(source: Path | bytes, name: str) -> Iterator[Image.Image]:
+    """Opens and checks an image; its pixels are not read yet."""
+    try:
+        file = io.BytesIO(source) if isinstance(source, bytes) else source
+        with Image.open(file, formats=_FORMATS) as image:
+            _check(image)
+            yield image
+    except _UNREADABLE as error:
+        raise InputError(
+            f"{name} is not an image that can be read ({first_line(error)}); replace or remove it"
+        ) from error
+
+
+def _check(image: Image.Image) -> None:
+    """Raises a ValueError for images whose pixels would be lost in part."""
+    if _is_deep(image):
         raise ValueError("more than 8 bits a channel")
+    if image.mode not in _READ:
+        raise ValueError(f"colours of the kind {image.mode}")
+    # A camera's JPEG may hold previews after the picture, as the format MPO.
+    if image.format != "MPO" and getattr(image, "is_animated", False):
+        raise ValueError("several frames; save one as a file of its own")
 
 
-def _unreadable(name: str, error: BaseException) -> InputError:
-    return InputError(
-        f"{name} is not an image that can be read ({first_line(error)}); replace or remove it"
-    )
+def _is_deep(image: Image.Image) -> bool:
+    """Returns whether the file has more than 8 bits a channel, which Pillow cuts off in colours."""
+    if image.mode.startswith(("I", "F")):
+        return True
+    if image.format == "TIFF":
+        bits = image.tag_v2.get(258, 1)  # BitsPerSample
+        return max(np.atleast_1d(bits)) > 8
+    coding = image.tile[0][3] if image.tile else ""  # how the file's samples are decoded
+    if image.format == "PPM":
+        return isinstance(coding, tuple) and coding[1] > 255  # the largest value
+    return image.format == "PNG" and str(coding).endswith(";16B")
+
+
+def _orientation(image: Image.Image) -> int:
+    """Returns EXIF's orientation, 1 to 8; 1 is upright."""
+    if image.format == "TIFF":
+        return 1  # Pillow turns TIFF files itself.
+    try:
+        # A PNG file's own method would decode the whole image, to look for EXIF after the pixels.
+        orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
+    except _UNREADABLE:
+        return 1  # Viewers show the image without its damaged EXIF.
+    return orientation if orientation in _TURNS else 1
+
+
+def _as_shown(image: Image.Image, mode: str) -> Image.Image:
+    """Returns an image upright, in a mode of ``MODES``, over the background."""
+    image.load()
+    orientation = _orientation(image)
+    shown = image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+    if shown.has_transparency_data and mode != "RGBA":
+        colours = shown.convert("RGBA")
+        background = Image.new("RGBA", colours.size, BACKGROUND)
+        shown = Image.alpha_composite(background, colours)
+    elif shown.mode == "P":
+        shown = shown.convert("RGBA")  # The palette's colours, from which grey is computed.
+    return shown.convert(mode)

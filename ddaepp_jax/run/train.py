@@ -170,6 +170,7 @@ def make_plan(config: ConfigDict) -> Plan:
     build.check_trainable(config)
     mesh = build.mesh(config)
     data = build.dataset(config, config.data.split)
+    _say(f"data: {data.described}")
     total = build.total_steps(config, len(data))
     learner = build.learner(config, data.image_shape, data.num_classes, total)
     sampling = Sampling.from_config(config.sampling)
@@ -178,7 +179,7 @@ def make_plan(config: ConfigDict) -> Plan:
         network=learner.network,
         process=learner.process,
         data=data,
-        held_out=functools.cache(lambda: _held_out(config)),
+        held_out=functools.cache(lambda: _held_out(config, data)),
         mesh=mesh,
         sampling=sampling,
         seed=config.seed,
@@ -189,12 +190,13 @@ def make_plan(config: ConfigDict) -> Plan:
     return Plan(config, mesh, data, total, learner, evaluations, shapes)
 
 
-def _held_out(config: ConfigDict) -> Dataset:
-    """Opens the split that is never trained on."""
-    try:
-        return build.dataset(config, config.data.eval_split)
-    except InputError as error:
-        raise InputError(str(error).replace("data.split:", "data.eval_split:")) from error
+def _held_out(config: ConfigDict, train: Dataset) -> Dataset:
+    """Opens the split to evaluate on, and warns if it holds training images."""
+    held_out = build.held_out(config, train)
+    _say(f"evaluated on: {held_out.described}")
+    if overlap := build.overlap(train, held_out):
+        _say(f"warning: {overlap}")
+    return held_out
 
 
 def _initial_state(

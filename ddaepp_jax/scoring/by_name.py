@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from ddaepp_jax import build
 from ddaepp_jax.base.choice import choose
 from ddaepp_jax.base.errors import InputError
-from ddaepp_jax.data import datasets
+from ddaepp_jax.data import folders
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.scoring import classifier, extractors, image_sets, references
 from ddaepp_jax.scoring.extractors import Extractor
@@ -141,7 +141,8 @@ def image_set(text: str, field: str, config: ConfigDict, own: bool) -> ImageSet:
         return image_sets.of_npz(path)
     if path.is_dir():
         size = tuple(config.data.size) if any(config.data.size) else None
-        return image_sets.of_dataset(datasets.folder(path, "train", size), path.resolve().name)
+        images = folders.folder(path, folders.ALL, size, field)
+        return image_sets.of_dataset(images, path.resolve().name)
     name, _, split = text.rpartition(":")
     if not name and not own:
         raise InputError(

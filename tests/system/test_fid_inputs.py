@@ -139,7 +139,7 @@ def test_things_that_are_no_images(tmp_path, scorer):
     for images, field, *words in (
         (tmp_path / "text.npz", f"{tmp_path / 'text.npz'}", ".npz file"),
         ("nothing", "--images", "'nothing'", "NAME:SPLIT"),
-        (tmp_path / "empty", "data.data_dir", f"{tmp_path / 'empty'}", ".bmp"),
+        (tmp_path / "empty", "--images", f"{tmp_path / 'empty'}", ".bmp"),
         (tmp_path / "mixed", "data.size", "8x8", "8x9"),
     ):
         with expect_error(field, *words):

@@ -62,6 +62,8 @@ def test_a_share_that_leaves_no_image(held_out, left, opened, tmp_path):
         (["--layers=out_9"], "layers", ["'out_9'", "bottleneck"]),
         (["--protocol=online", "--batch_size=0"], "batch_size", ["positive"]),
         (["--held_out=0.0001"], "held_out", ["0.0001"]),
+        (["--eval_split=train"], "data.eval_split", ["1500 of the 1500", "'train'"]),
+        (["--eval_split=val"], "data.eval_split", ["'val'", "train or test"]),
         (["--out=/dev/null/x"], "--out", ["/dev/null/x", "another"]),
     ],
 )

@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 from helpers.errors import expect_error
 from helpers.run import config
+from PIL import Image
 
 from ddaepp_jax import build
 from ddaepp_jax import config as schema
 from ddaepp_jax.diffusion.process import level_of
+from ddaepp_jax.run.train import make_plan
 from ddaepp_jax.sampling.settings import Sampling
 
 
@@ -98,3 +100,55 @@ def test_options_of_a_sampler_come_before_the_configs():
     assert group.clip
     for options, clip in (({}, True), ({"clip": False}, False)):
         assert Sampling.from_config(group, options, sampler="ddim").options["clip"] is clip
+
+
+def save_images(root, *names, mode="L"):
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new(mode, (8, 8)).save(path)
+
+
+def test_evaluated_images_that_are_trained_on_are_counted(tmp_path):
+    """Equal splits, names in another case, parts of one folder, and links to the same folder."""
+    save_images(tmp_path, *(f"apart/{i}.png" for i in range(20)), "linked/Train/0.png")
+    (tmp_path / "linked/test").symlink_to("Train")
+
+    def line(split, eval_split, data_dir=None):
+        made = config(data__split=split, data__eval_split=eval_split)
+        if data_dir:
+            made.data.update(name="folder", data_dir=str(tmp_path / data_dir))
+        train = build.dataset(made, split)
+        return build.overlap(train, build.held_out(made, train))
+
+    assert line("train", "test") == line("train", "test", "apart") == ""
+    assert line("train", "train").startswith("data.eval_split: 1500 of the 1500 images of 'train'")
+    assert line("train", "all", "apart").startswith("data.eval_split: 18 of the 20 images of 'all'")
+    assert line("train", "Train", "linked").startswith("data.eval_split: 1 of the 1 images")
+    assert line("train", "test", "linked").startswith("data.eval_split: 1 of the 1 images")
+
+
+def test_training_warns_of_training_images_that_are_evaluated_on(capsys):
+    made = config(data__eval_split="train")
+    make_plan(made)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("data: digits train: 1500 images of 8x8x1 in 10 classes (0, 1, ")
+    assert lines[1].startswith("evaluated on: digits train: 1500 images")
+    assert lines[2].startswith("warning: data.eval_split: 1500 of the 1500 images")
+
+
+def test_splits_have_the_same_classes_and_shape(tmp_path):
+    save_images(tmp_path, "one/a/0.png", "two/a/0.png", "two/b/0.png")
+    save_images(tmp_path, "colour/a/0.png", mode="RGB")
+    made = config(data__name="folder", data__data_dir=str(tmp_path))
+    train = build.dataset(made, "one")
+    for split, words in {
+        "two": ["'two'", "'one'", "other classes"],
+        "colour": ["(8, 8, 3)", "(8, 8, 1)"],
+    }.items():
+        made.data.eval_split = split
+        with expect_error("data.eval_split", *words):
+            build.held_out(made, train)
+    made.data.update(name="digits", eval_split="three")
+    with expect_error("data.eval_split", "'three'", "train or test"):
+        build.held_out(made, build.dataset(made, "train"))

@@ -1,4 +1,4 @@
-"""Digits, image folders and TensorFlow Datasets: their images, labels, identity and errors."""
+"""Digits and TensorFlow Datasets: their images, labels, splits and errors."""
 
 import io
 import os
@@ -11,19 +11,15 @@ import tensorflow_datasets
 from helpers.errors import expect_error
 from PIL import Image
 
-from ddaepp_jax.data import datasets, images
+from ddaepp_jax.data import datasets
 from ddaepp_jax.data.augment import to_float
+from ddaepp_jax.data.order import batch_indices
 
 RNG = np.random.default_rng(0)
 
 
 def noise(*shape: int) -> np.ndarray:
     return RNG.integers(0, 256, shape, np.uint8)
-
-
-def save(path: Path, array: np.ndarray, **kwargs: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(path, **kwargs)
 
 
 # ---- digits
@@ -61,128 +57,20 @@ def test_a_label_out_of_range_is_an_error() -> None:
         bad.arrays()
 
 
-# ---- image folders
-
-
-def test_a_folder_of_classes_in_sorted_order(tmp_path: Path) -> None:
-    arrays = {
-        "train/dog/b.png": noise(5, 4, 3),
-        "train/dog/a.bmp": noise(5, 4, 3),
-        "train/cat/z.PNG": noise(5, 4, 3),
-    }
-    for name, array in (arrays | {"test/dog/q.png": noise(5, 4, 3)}).items():
-        save(tmp_path / name, array)
-    (tmp_path / "train/cat/notes.txt").write_text("no image")
-    (tmp_path / "train/.hidden").mkdir()
-    train = datasets.folder(tmp_path, "train")
-    assert (train.class_names, train.num_classes, train.image_shape, len(train)) == (
-        ("cat", "dog"),
-        2,
-        (5, 4, 3),
-        3,
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("classes", [0, 3])
+def test_few_images_fill_batches_of_any_size(count: int, classes: int) -> None:
+    pixels, labels = noise(count, 2, 2, 1), np.arange(count, dtype=np.int32) % max(classes, 1)
+    few = datasets.Dataset(
+        *("few", "train", (2, 2, 1), classes, ("a", "b", "c")[:classes], count),
+        read=lambda rows: (pixels[rows], labels[rows]),
     )
-    pixels, labels = train.arrays()
-    np.testing.assert_array_equal(pixels, np.stack([arrays[k] for k in sorted(arrays)]))
-    assert labels.tolist() == [0, 1, 1]
-    _, labels = datasets.folder(tmp_path, "test").arrays()
-    assert labels.tolist() == [1]  # the split has no cat, but a dog keeps its label
-
-
-def test_a_folder_is_identified_by_its_resolved_path(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    save(tmp_path / "pets/0.png", noise(2, 2))
-    monkeypatch.chdir(tmp_path)
-    train = datasets.folder("pets", "train")
-    assert (train.name, train.identity) == ("pets", str((tmp_path / "pets").resolve()))
-
-
-def test_a_flat_folder_is_the_train_split_without_labels(tmp_path: Path) -> None:
-    array = noise(2, 3)
-    save(tmp_path / "1.png", array)
-    train = datasets.folder(tmp_path, "train")
-    assert (train.num_classes, train.class_names, train.image_shape) == (0, (), (2, 3, 1))
-    pixels, labels = train.arrays()
-    np.testing.assert_array_equal(pixels[0, ..., 0], array)
-    assert labels.tolist() == [0]
-    with expect_error("data.split", f"{tmp_path}", "'test'", "train"):
-        datasets.folder(tmp_path, "test")
-
-
-def test_mixed_colours_become_rgb(tmp_path: Path) -> None:
-    grey, colour = noise(4, 4), noise(4, 4, 3)
-    save(tmp_path / "a/grey.png", grey)
-    save(tmp_path / "a/rgb.png", colour)
-    save(tmp_path / "a/rgba.png", np.concatenate([colour, noise(4, 4, 1)], 2))
-    Image.fromarray(colour).quantize(8).save(tmp_path / "a/zpalette.png", transparency=b"\x00\x80")
-    pixels, _ = datasets.folder(tmp_path, "train").arrays()
-    np.testing.assert_array_equal(pixels[0], np.repeat(grey[..., None], 3, 2))
-    np.testing.assert_array_equal(pixels[1], colour)
-    np.testing.assert_array_equal(pixels[2], colour)
-    assert pixels.shape == (4, 4, 4, 3)
-
-
-def test_images_of_different_sizes_need_a_size(tmp_path: Path) -> None:
-    save(tmp_path / "a/0.png", noise(8, 8, 3))
-    save(tmp_path / "a/1.png", noise(9, 8, 3))
-    with expect_error("data.size", "0.png", "8x8", "1.png", "9x8"):
-        datasets.folder(tmp_path, "train")
-    assert datasets.folder(tmp_path, "train", (4, 6)).arrays()[0].shape == (2, 4, 6, 3)
-
-
-def test_unreadable_images_are_named(tmp_path: Path) -> None:
-    save(tmp_path / "a/good.png", noise(64, 64, 3))
-    content = (tmp_path / "a/good.png").read_bytes()
-    (tmp_path / "a/short.png").write_bytes(content[: len(content) // 2])
-    with expect_error(f"{tmp_path / 'a/short.png'}", "image"):
-        datasets.folder(tmp_path, "train").arrays()
-    (tmp_path / "a/zero.jpg").write_bytes(b"")
-    with expect_error(f"{tmp_path / 'a/zero.jpg'}", "image"):
-        datasets.folder(tmp_path, "train")
-    (tmp_path / "a/zero.jpg").unlink()
-    save(tmp_path / "a/deep.png", RNG.integers(0, 2**16, (4, 4), np.uint16))
-    with expect_error(f"{tmp_path / 'a/deep.png'}", "8 bits"):
-        datasets.folder(tmp_path, "train")
-
-
-def test_folders_with_another_layout_are_refused(tmp_path: Path) -> None:
-    with expect_error("data.data_dir", f"{tmp_path / 'none'}", "not a folder"):
-        datasets.folder(tmp_path / "none", "train")
-    with expect_error("data.data_dir", f"{tmp_path}", ".bmp"):
-        datasets.folder(tmp_path, "train")
-    save(tmp_path / "test/cat/0.png", noise(4, 4))
-    save(tmp_path / "val/cat/0.png", noise(4, 4))
-    with expect_error("data.split", "'train'", "test, val"):
-        datasets.folder(tmp_path, "train")
-    save(tmp_path / "train/dog/0.png", noise(4, 4))
-    with expect_error("data.split", "class 'cat'"):
-        datasets.folder(tmp_path, "test")
-    save(tmp_path / "train/0.png", noise(4, 4))
-    with expect_error("data.data_dir", "loose", "0.png"):
-        datasets.folder(tmp_path, "train")
-
-
-# ---- resizing
-
-
-@pytest.mark.parametrize("shape", [(16, 16), (100, 40), (37, 90), (8, 8), (5, 7)])
-@pytest.mark.parametrize("size", [(8, 8), (8, 12), (9, 5)])
-def test_center_crop_gives_the_size_and_keeps_constants(
-    shape: tuple[int, int], size: tuple[int, int]
-) -> None:
-    out = images.center_crop(Image.fromarray(np.full((*shape, 3), 77, np.uint8)), size)
-    np.testing.assert_array_equal(np.asarray(out), np.full((*size, 3), 77))
-
-
-def test_center_crop_is_centred_and_halves_by_boxes() -> None:
-    wide = noise(8, 20, 3)
-    np.testing.assert_array_equal(
-        np.asarray(images.center_crop(Image.fromarray(wide), (8, 8))), wide[:, 6:14]
-    )
-    big = noise(16, 16)
-    means = big.reshape(8, 2, 8, 2).mean((1, 3))
-    halved = np.asarray(images.center_crop(Image.fromarray(big), (8, 8)))
-    assert np.abs(halved - means).max() <= 1  # Pillow rounds after the rows and after the columns
+    np.testing.assert_array_equal(few.arrays()[0], pixels)
+    for step in (0, 1000):
+        indices = batch_indices(0, step, 64, count)
+        assert set(indices) == set(range(count))
+        np.testing.assert_array_equal(few.gather(indices)[1], labels[indices])
+    assert few.gather(np.zeros(0, int))[0].shape == (0, 2, 2, 1)
 
 
 # ---- TensorFlow Datasets
@@ -246,6 +134,11 @@ def test_a_prepared_set_its_slices_and_its_errors(tmp_path: Path) -> None:
     np.testing.assert_array_equal(half.arrays()[0], pixels[5:])
     np.testing.assert_array_equal(half.batch(np.array([4, 0]))["image"], pixels[[9, 5]])
     assert datasets.tfds("toy", "val", str(tmp_path), size=(3, 3)).arrays()[0].shape == (2, 3, 3, 3)
+    assert half.spans == (("train", 5, 10),)
+    half = datasets.tfds("toy", "train[50%:]", str(tmp_path))
+    others = {"train": 5, "train[-10%:]": 1, "train[:3]+train[4:6]": 1, "val": 0}
+    for other, shared in others.items():
+        assert half.shared(datasets.tfds("toy", other, str(tmp_path))) == shared
     for split in ("test", "train[:0]", "train["):
         with expect_error("data.split", "toy", repr(split), "train, val"):
             datasets.tfds("toy", split, str(tmp_path))
