@@ -192,7 +192,7 @@ def _read_back(path: Path) -> None:
 
 
 def seal(path: Path) -> None:
-    """Writes the sizes and SHA-256 of a step's files to ``checksums.json``.
+    """Writes the SHA-256 of each file of a step to ``checksums.json``.
 
     Args:
       path: directory of the step.
@@ -200,12 +200,9 @@ def seal(path: Path) -> None:
     files = sorted(file for item in path.iterdir() if item.is_dir() for file in item.rglob("*"))
     files = [file for file in files if file.is_file()]
     with ThreadPoolExecutor(_THREADS) as pool:
-        digests = pool.map(_digest, files)
-        facts = {
-            str(file.relative_to(path)): [file.stat().st_size, digest]
-            for file, digest in zip(files, digests, strict=True)
-        }
-    write_json(path / CHECKSUMS, {"sha256": facts})
+        digests = list(pool.map(_digest, files))
+    names = [str(file.relative_to(path)) for file in files]
+    write_json(path / CHECKSUMS, {"sha256": dict(zip(names, digests, strict=True))})
 
 
 def verify(path: Path, *items: str) -> None:
@@ -219,23 +216,22 @@ def verify(path: Path, *items: str) -> None:
       InputError: a file is missing or differs.
     """
     try:
-        facts = json.loads((path / CHECKSUMS).read_text())["sha256"]
+        checksums = dict(json.loads((path / CHECKSUMS).read_text())["sha256"])
     except FileNotFoundError:
         return
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{path / CHECKSUMS}: is damaged; remove it to skip the check") from None
-    files = [path / name for name in facts if name.split("/")[0] in items]
+    checked = [name for name in checksums if name.split("/")[0] in items]
     with ThreadPoolExecutor(_THREADS) as pool:
-        digests = list(pool.map(_digest_if_there, files))
-    for file, digest in zip(files, digests, strict=True):
-        if digest != facts[str(file.relative_to(path))][1]:
-            raise InputError(f"{file}: differs from its checksum; choose another --step")
+        digests = list(pool.map(lambda name: _digest(path / name), checked))
+    for name, digest in zip(checked, digests, strict=True):
+        if digest != checksums[name]:
+            raise InputError(f"{path / name}: differs from its checksum; choose another --step")
 
 
 def _digest(file: Path) -> str:
+    """Returns the SHA-256 of a file; "" if there is none."""
+    if not file.is_file():
+        return ""
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
-
-
-def _digest_if_there(file: Path) -> str:
-    return _digest(file) if file.is_file() else ""
