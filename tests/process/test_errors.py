@@ -2,21 +2,27 @@
 code 2.
 """
 
+import resource
 import shutil
 import subprocess
 
 import pytest
-from helpers.run import command, environment
+from helpers.run import NO_EVALS, command, environment
 
 pytestmark = pytest.mark.slow
 
 
-def program(module: str, *arguments: object, **variables: str) -> tuple[int, list[str]]:
+def program(
+    module: str, *arguments: object, fields: dict | None = None, largest: int = -1, **variables: str
+) -> tuple[int, list[str]]:
     """The exit code of a program in a process of its own with eight devices, and its lines on
     stderr.
+
+    ``fields`` override the tiny config; ``largest`` bytes fit into a file, as on a full disk.
     """
     done = subprocess.run(
-        command(module, None, *arguments),
+        command(module, fields, *arguments),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest)),
         env=environment(8) | variables,
         capture_output=True,
         text=True,
@@ -50,6 +56,24 @@ def test_a_damaged_run_ends_in_one_line(damaged):
     shutil.rmtree(damaged / "checkpoints" / "6" / "ema")
     code, lines = program("sample", f"--workdir={damaged}")
     assert code == 2 and len(lines) == 1 and lines[0].startswith(f"error: {damaged}"), lines
+
+
+@pytest.mark.parametrize("largest", [1_000, 40_000, 200_000])
+def test_a_full_disk_ends_in_one_line_and_leaves_what_was_saved(tmp_path, largest):
+    """The file that does not fit is the config, a checkpoint's array, or a checkpoint's state."""
+    workdir = f"--workdir={tmp_path / 'run'}"
+    fields = NO_EVALS | dict(optimizer__schedule="constant", train__checkpoint_every=1)
+    assert program("main", workdir, fields=fields | dict(train__steps=1))[0] == 0
+    code, lines = program(
+        "main",
+        workdir,
+        fields=fields | dict(train__steps=9),
+        largest=largest,
+        JAX_ENABLE_COMPILATION_CACHE="false",  # It would warn of the full disk too.
+    )
+    assert code in (1, 2) and lines[-1].startswith("error: ") and "large" in lines[-1], lines
+    assert not any("Traceback" in line or "ERROR" in line for line in lines), lines
+    assert program("main", workdir, fields=fields | dict(train__steps=2))[0] == 0
 
 
 def test_no_network(tmp_path):

@@ -49,6 +49,34 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path):
     check_equal(load(killed).state(), load(whole).state())
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_loses_no_step(tmp_path, number):
+    """The state is saved at the step where the signal came, and its last rows too."""
+    fields = NO_EVALS | dict(train__steps=400, train__log_every=100, train__steps_per_dispatch=20)
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    train(whole, fields)
+    process = subprocess.Popen(
+        command("main", fields, f"--workdir={stopped}"),
+        env=environment(2),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (stopped / "metrics.jsonl").exists() or not rows(stopped):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, errors
+    assert "Traceback" not in errors
+    (step,) = steps_of(stopped / "checkpoints")
+    assert errors.splitlines()[-1].startswith(f"stopped at step {step}, ")
+    train(stopped, fields)
+    check_equal(load(stopped).state(), load(whole).state())
+    losses = [[(row["step"], row["loss"]) for row in rows(each)] for each in (stopped, whole)]
+    assert losses[0] == losses[1]
+
+
 def test_a_killed_run_ends_with_the_same_snapshots(tmp_path):
     fields = CONDITIONAL | dict(train__steps=30)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
