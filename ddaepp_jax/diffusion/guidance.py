@@ -47,7 +47,8 @@ def guided(
         if not interval:
             return away()
         low, high = interval
-        inside = (low <= level) & (level <= high)
+        levels = level.astype(jnp.float32)
+        inside = (low <= levels) & (levels <= high)
         return jax.lax.cond(
             inside.any(), lambda: jnp.where(per_image(inside, x_t), away(), alone), lambda: alone
         )
