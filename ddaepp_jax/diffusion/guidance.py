@@ -1,6 +1,7 @@
 """Guidance combines the estimates of two or four denoisers into one."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from numbers import Real
 
@@ -76,7 +77,7 @@ class Guidance:
     def __post_init__(self) -> None:
         """Raises a ValueError that begins with the wrong field."""
         interval = self.interval
-        numbers = all(isinstance(level, Real) for level in interval)
+        numbers = all(isinstance(level, Real) and math.isfinite(level) for level in interval)
         if interval and not (numbers and len(interval) == 2 and interval[0] < interval[1]):
             raise ValueError(
                 f"interval: {interval} is wrong; give two rising levels, e.g. (0.1, 1.0), or ()"

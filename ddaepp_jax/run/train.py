@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from ddaepp_jax import build, evaluators
 from ddaepp_jax import config as schema
 from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.base.paths import local_path
 from ddaepp_jax.config import saved
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.evaluators import Context
@@ -66,8 +67,10 @@ def train_and_evaluate(
       InputError: a field or file is wrong.
       NonFiniteError: a loss or gradient is not finite; the message names the step and the leaf.
     """
-    plan = make_plan(config)
-    workdir = Path(workdir)
+    workdir = local_path(workdir, "--workdir")
+    plan = make_plan(config, download=not dry_run)
+    for line in build.unreached(config, plan.total):
+        _say(f"warning: {line}")
     weights = None
     if not any(entry.name.isdigit() for entry in workdir.glob("checkpoints/*")):
         weights = weights_to_start_from(config, plan.shapes.params["network"])
@@ -98,8 +101,11 @@ def train_and_evaluate(
     return state
 
 
-def make_plan(config: ConfigDict) -> Plan:
+def make_plan(config: ConfigDict, download: bool = True) -> Plan:
     """Makes the objects that a config names, and checks every field.
+
+    Args:
+      download: whether a missing data set may be downloaded.
 
     Raises:
       InputError: a field is wrong.
@@ -107,7 +113,7 @@ def make_plan(config: ConfigDict) -> Plan:
     schema.validate(config)
     build.check_trainable(config)
     mesh = build.mesh(config)
-    data = build.dataset(config, config.data.split)
+    data = build.dataset(config, config.data.split, download)
     total = build.total_steps(config, len(data))
     learner = build.learner(config, data.image_shape, data.num_classes, total)
     sampling = Sampling.from_config(config.sampling)

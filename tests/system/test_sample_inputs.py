@@ -101,6 +101,20 @@ def test_weights_that_are_not_there(chosen, field, words, plain):
     ("arguments", "field", "words"),
     [
         (dict(n=0), "n", ["0", "positive"]),
+        (dict(n=2.5), "n", ["2.5", "whole"]),
+        (dict(n=True), "n", ["True", "whole"]),
+        (dict(n=2**40), "n", ["2**31-1"]),
+        (dict(n=2, first=2**31 - 1), "first", ["n=2"]),
+        (dict(seed=1.5), "seed", ["1.5", "whole"]),
+        (dict(steps=2.5), "steps", ["2.5", "whole"]),
+        (dict(batch_size=True), "batch_size", ["True", "whole"]),
+        (dict(guidance=float("nan")), "guidance", ["nan", "finite"]),
+        (dict(guidance="2"), "guidance", ["'2'", "finite"]),
+        (dict(autoguidance=float("inf")), "autoguidance", ["inf", "finite"]),
+        (dict(guidance_interval=3), "guidance_interval", ["3", "two levels"]),
+        (dict(guide="runs/small", autoguidance=2), "guide", ["'runs/small'", "load"]),
+        (dict(sampler=3), "sampler", ["3", "ddim"]),
+        (dict(sampler="dimm"), "sampler", ["'dimm'", "did you mean ddim?"]),
         (dict(batch_size=0), "batch_size", ["positive"]),
         (dict(seed=-1), "seed", ["-1", "2**32"]),
         (dict(first=-1), "first", ["-1", "2**31"]),
@@ -123,6 +137,25 @@ def test_weights_that_are_not_there(chosen, field, words, plain):
 def test_samples(arguments, field, words, opened):
     with expect_error(field, *words):
         opened.sample(**arguments)
+
+
+@pytest.mark.parametrize("workdir", [None, 3, "", "a\0b", "gs://bucket/run", "s3://b", b"run"])
+def test_a_workdir_that_is_no_local_path(workdir):
+    with expect_error("workdir", "give"):
+        ddaepp_jax.load(workdir)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "words"),
+    [
+        (dict(guidance_interval=(0.1, 1.0)), ["0.1, 1", "1..751", "(t)"]),
+        (dict(guidance_interval=(752, 1000)), ["752, 1000", "1..751"]),
+        (dict(guidance_interval=(-9, 0)), ["-9, 0", "1..751"]),
+    ],
+)
+def test_an_interval_that_guides_nothing(sampling, words, run):
+    with expect_error("guidance_interval", "no level", *words):
+        run.sample(n=2, guidance=2.0, sampler="ddim", steps=4, **sampling)
 
 
 IMAGES = np.zeros((2, 8, 8, 1), np.uint8)
