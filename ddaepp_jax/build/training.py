@@ -96,7 +96,7 @@ def total_steps(config: ConfigDict, num_examples: int) -> int:
         batch_size=train.batch_size,
         num_examples=num_examples,
     )
-    if total >= most:
+    if not total < most:  # An infinite length gives NaN.
         raise InputError(
             f"train.{field}: {train[field]} is too much; a run has fewer than 2**31 steps, and "
             "less than 2**32 images; train for fewer"

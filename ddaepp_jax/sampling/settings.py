@@ -110,11 +110,14 @@ class Sampling:
         return draw, guidance
 
     def _check_interval(self, process: "Process", draw: "Draw", group: str) -> None:
-        """Refuses an interval that holds none of the levels at which the sampler estimates."""
+        """Refuses an interval in another unit, and one without a level of the sampler."""
         from ddaepp_jax.diffusion import samplers
+        from ddaepp_jax.diffusion.process import level_of
 
-        levels = samplers.levels(draw)
         low, high = self.guidance_interval
+        for end in filter(None, (low, high)):  # 0 is an end, though EDM has no such level.
+            level_of(process, end, f"{group}guidance_interval")
+        levels = samplers.levels(draw)
         if not ((levels.dtype.type(low) <= levels) & (levels <= levels.dtype.type(high))).any():
             raise InputError(
                 f"{group}guidance_interval: ({low:g}, {high:g}) holds no level of the sampler; "

@@ -119,7 +119,7 @@ def test_training(network, process):
 def test_sampling(process, sampler):
     """A network of one layer, as the networks' own layers are in the training."""
     options = {"s_churn": 3.0} if sampler == "heun" else {}
-    sampling = Sampling(sampler, 3, 2.0, (0.0, 900.0), 1, 1.5, options=options)
+    sampling = Sampling(sampler, 3, 2.0, (0.0, 1.0), 1, 1.5, options=options)
     kind = build.PROCESSES[process]()
     network = Line()
     draw = make_sample_batch(
