@@ -48,9 +48,8 @@ def horizontal_flip(
       (B, H, W, C) of the same type.
     """
     key = jax.random.fold_in(named(jax.random.key(seed), stream), step)
-    flip = jax.vmap(lambda i: jax.random.bernoulli(jax.random.fold_in(key, i), jnp.float32(0.5)))(
-        index
-    )
+    half = jnp.float32(0.5)
+    flip = jax.vmap(lambda i: jax.random.bernoulli(jax.random.fold_in(key, i), half))(index)
     return jnp.where(flip[:, None, None, None], images[:, :, ::-1, :], images)
 
 
