@@ -8,6 +8,10 @@ __version__ = "0.2.0.dev0"
 __all__ = ["Run", "__version__", "load"]
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str):
     if name in ("load", "Run"):
         from ddaepp_jax import run

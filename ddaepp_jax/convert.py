@@ -18,12 +18,11 @@ does not become a run: its weights go where ``fid`` looks for them, or to --work
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from ddaepp_jax.base.choice import choose
 from ddaepp_jax.base.errors import InputError
-from ddaepp_jax.cli.arguments import Parser, add_config, comma_separated, config_arguments, option
+from ddaepp_jax.cli.arguments import Parser, add_config, config_arguments, options, path
 from ddaepp_jax.cli.start import launch, start_backend
 from ddaepp_jax.released import KINDS
 
@@ -43,20 +42,20 @@ def main(argv: Sequence[str]) -> None:
     add("--kind", required=True, help=f"reference implementation: {', '.join(KINDS)}")
     add(
         "--checkpoint",
-        type=Path,
+        type=path,
         help=".pt, .pth or .safetensors file of the weights (inception-fid: fetched by default)",
     )
     add(
         "--workdir",
-        type=Path,
+        type=path,
         help="run directory to write (inception-fid: directory of the extractor)",
     )
     add_config(parser, "the published recipe")
     add("--prefix", help="text before the network's parameter names in the file (default: found)")
     add(
         "--options",
-        type=comma_separated(option),
-        default=(),
+        type=options,
+        default={},
         help="arguments of the reference's class, e.g. num_heads=12",
     )
     args, overrides = parser.parse_known_args(argv)
@@ -79,7 +78,7 @@ def _convert_network(args: argparse.Namespace, overrides: Sequence[str]) -> None
     config = parse_config(config_arguments(args, overrides), RECIPES[args.kind])
     start_backend()
     tensors = read(args.checkpoint)
-    config = convert(args.kind, tensors, args.workdir, config, args.prefix, dict(args.options))
+    config = convert(args.kind, tensors, args.workdir, config, args.prefix, args.options)
     for part in ("model", "diffusion"):
         fields = ", ".join(f"{name}={value}" for name, value in config[part].items())
         print(f"{part}: {fields}")

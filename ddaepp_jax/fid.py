@@ -25,7 +25,9 @@ from ddaepp_jax.cli.arguments import (
     add_sampling,
     comma_separated,
     open_run,
+    path,
     sampling,
+    source,
 )
 from ddaepp_jax.cli.start import launch, start_backend
 from ddaepp_jax.scoring import FEWEST
@@ -95,7 +97,7 @@ def _config(args: argparse.Namespace, run: "Run | None") -> "ConfigDict":
     if not run and ":" in args.reference:
         config.data.name = args.reference.rpartition(":")[0]
     if args.data_dir is not None:
-        config.data.data_dir = args.data_dir
+        config.data.data_dir = str(args.data_dir)
     if args.size is not None:
         config.data.size = args.size
         validation.validate(config)
@@ -106,25 +108,39 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser("ddaepp_jax.fid", __doc__)
     add = parser.add_argument
     add_run(parser, required=False)
-    add("--images", help="instead of a run: an .npz file (arr_0 or images), a folder or NAME:SPLIT")
+    add(
+        "--images",
+        type=source,
+        help="instead of a run: an .npz file (arr_0 or images), a folder or NAME:SPLIT",
+    )
     add(
         "--reference",
+        type=source,
         help="an .npz file of statistics (this program's, ADM's or EDM's) or of "
         "images, a folder, NAME:SPLIT, or a split of the run's data (the run's training split)",
     )
-    add("--extractor", default="inception", help="inception, classifier or a directory (inception)")
+    add(
+        "--extractor",
+        type=source,
+        default="inception",
+        help="inception, classifier or a directory (inception)",
+    )
     add("--resizing", help="for Inception: pytorch, or tensorflow1 as ADM and EDM use (pytorch)")
     add("--n", type=int, help=f"samples of each seed ({N}), or a random subset of --images (all)")
     add("--seeds", type=comma_separated(int), default=(0,), help="seeds of the start noise (0)")
     add("--npz", action="store_true", help="also write the samples, for ADM's evaluator")
-    add("--data_dir", help="folder of the data (the config's)")
+    add("--data_dir", type=path, help="folder of the data (the config's)")
     add(
         "--size",
         type=comma_separated(int),
         help="HEIGHT,WIDTH to crop data to (the run's; as stored)",
     )
     add_sampling(parser)
-    add("--out", help="path of the JSON, without suffix (WORKDIR/fid/NAME; for --images: none)")
+    add(
+        "--out",
+        type=path,
+        help="path of the JSON, without suffix (WORKDIR/fid/NAME; for --images: none)",
+    )
     args = parser.parse_args(argv)
     if bool(args.workdir) == bool(args.images):
         raise InputError("--workdir, --images: give exactly one, the images to score")

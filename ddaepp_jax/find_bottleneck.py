@@ -14,14 +14,14 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ddaepp_jax.cli.arguments import Parser, add_config, comma_separated, config_arguments
+from ddaepp_jax.cli.arguments import Parser, add_config, comma_separated, config_arguments, path
 from ddaepp_jax.cli.start import launch, start_backend
 
 
 def main(argv: Sequence[str]) -> None:
     """Searches by the arguments of a command line."""
     args, overrides = _parse(argv)
-    from ddaepp_jax.config.overrides import parse_config
+    from ddaepp_jax.config.overrides import config_name, parse_config
     from ddaepp_jax.reporting.bottleneck import table
     from ddaepp_jax.search.decision import advice
     from ddaepp_jax.search.search import search
@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> None:
     config = parse_config(config_arguments(args, overrides))
     start_backend()
     name = args.config or "uvit_digits"
-    workdir = Path(args.workdir or f"runs/{Path(name.split(':')[0]).stem}_bottleneck")
+    workdir = args.workdir or Path("runs") / f"{config_name(name)}_bottleneck"
     decision = search(
         config, workdir, candidates=args.candidates, steps=args.steps, seeds=args.seeds, name=name
     )
@@ -58,7 +58,11 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         help="steps of a run (1000, or the config's own if they are fewer)",
     )
     add("--seeds", type=comma_separated(int), default=(0, 1, 2), help="seeds, with commas (0,1,2)")
-    add("--workdir", help="where the results go (default: runs/<config's name>_bottleneck)")
+    add(
+        "--workdir",
+        type=path,
+        help="where the results go (default: runs/<config's name>_bottleneck)",
+    )
     return parser.parse_known_args(argv)
 
 

@@ -24,7 +24,15 @@ from typing import TYPE_CHECKING, Any
 
 from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.base.files import replace
-from ddaepp_jax.cli.arguments import Parser, add_run, boolean, comma_separated, open_run
+from ddaepp_jax.cli.arguments import (
+    Parser,
+    add_run,
+    boolean,
+    comma_separated,
+    number,
+    open_run,
+    path,
+)
 from ddaepp_jax.cli.start import launch, start_backend
 from ddaepp_jax.probing.protocols import PROTOCOLS
 
@@ -37,19 +45,19 @@ OVERRIDES = {
     "protocol": (str, f"{', '.join(PROTOCOLS)} (default: the config's probe.protocol)"),
     "layers": (comma_separated(str), "names with commas between them (default: all)"),
     "levels": (
-        comma_separated(float),
+        comma_separated(number),
         "noise levels with commas between them (default: the process's)",
     ),
-    "held_out": (float, "share of the training split that chooses; with 0 the test split chooses"),
+    "held_out": (number, "share of the training split that chooses; with 0 the test split chooses"),
     "knn": (int, "number of nearest neighbours; 0: none"),
     "epochs": (int, "epochs of the heads"),
     "batch_size": (int, "batch size of the heads"),
     "learning_rates": (
-        comma_separated(float),
+        comma_separated(number),
         "learning rates with commas between them; the best counts",
     ),
     "standardise": (boolean, "True scales features to mean 0 and variance 1"),
-    "l2": (float, "weight of |W|^2 / 2"),
+    "l2": (number, "weight of |W|^2 / 2"),
     "seed": (int, "seed of noise, crops and order (default: 0)"),
 }
 
@@ -60,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
     start_backend()
     run = open_run(args)
     if args.data_dir is not None:
-        run.config.data.data_dir = args.data_dir
+        run.config.data.data_dir = str(args.data_dir)
     if args.eval_split is not None:
         run.config.data.eval_split = args.eval_split
     chosen = settings(run, **overrides)
@@ -137,10 +145,14 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add_run(parser)
     for name, (kind, text) in OVERRIDES.items():
         parser.add_argument(f"--{name}", type=kind, help=text)
-    parser.add_argument("--data_dir", help="folder of the data, if it is not where it was")
     parser.add_argument("--eval_split", help="split that tests (the run's data.eval_split)")
     parser.add_argument(
-        "--out", help="path without suffix (default: WORKDIR/probe/step<STEP>-<AVERAGE>-<PROTOCOL>)"
+        "--data_dir", type=path, help="folder of the data, if it is not where it was"
+    )
+    parser.add_argument(
+        "--out",
+        type=path,
+        help="path without suffix (default: WORKDIR/probe/step<STEP>-<AVERAGE>-<PROTOCOL>)",
     )
     return parser.parse_args(argv)
 

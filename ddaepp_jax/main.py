@@ -9,27 +9,27 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ddaepp_jax.cli.arguments import Parser, add_config, config_arguments
+from ddaepp_jax.cli.arguments import Parser, add_config, config_arguments, path
 from ddaepp_jax.cli.start import launch, start_backend
 
 
 def main(argv: Sequence[str]) -> None:
     """Trains by the arguments of a command line."""
     args, changes = _parse(argv)
-    from ddaepp_jax.config.overrides import parse_config
+    from ddaepp_jax.config.overrides import config_name, parse_config
     from ddaepp_jax.run.train import train_and_evaluate
 
     config = parse_config(config_arguments(args, changes))
     start_backend(args.coordinator, args.num_processes, args.process_id)
-    name = Path((args.config or "uvit_digits").split(":")[0]).stem
-    train_and_evaluate(config, args.workdir or Path("runs") / name, dry_run=args.dry_run)
+    workdir = args.workdir or Path("runs") / config_name(args.config or "uvit_digits")
+    train_and_evaluate(config, workdir, dry_run=args.dry_run)
 
 
 def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = Parser("ddaepp_jax.main", __doc__)
     add = parser.add_argument
     add_config(parser, "U-ViT on digits")
-    add("--workdir", help="run directory (default: runs/<name of the config>)")
+    add("--workdir", type=path, help="run directory (default: runs/<name of the config>)")
     add(
         "--dry_run",
         action="store_true",

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ddaepp_jax import evaluators
 from ddaepp_jax.base.errors import InputError
-from ddaepp_jax.cli.arguments import Parser
+from ddaepp_jax.cli.arguments import Parser, path
 from ddaepp_jax.cli.start import launch
 
 
@@ -47,13 +47,13 @@ def main(argv: Sequence[str]) -> None:
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser("ddaepp_jax.report", __doc__)
     runs = parser.add_mutually_exclusive_group(required=True)
-    runs.add_argument("--workdir", type=Path, help="run directory")
+    runs.add_argument("--workdir", type=path, help="run directory")
     runs.add_argument(
-        "--compare", type=Path, nargs="*", metavar="RUN", help="run directories to compare"
+        "--compare", type=path, nargs="*", metavar="RUN", help="run directories to compare"
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=path,
         help="file of the page (default: WORKDIR/report.html, or comparison.html in the current "
         "directory with --compare)",
     )

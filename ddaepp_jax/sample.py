@@ -8,24 +8,31 @@
         --guidance_channels=3
     python -m ddaepp_jax.sample --workdir=runs/large --guide=runs/small --autoguidance=2
 
-Image i depends on (seed, i) alone: neither the batch size nor the devices change it.
+Image i depends on (seed, i) alone: neither the batch size nor the devices change it. The settings
+are beside the images, in OUT.json; images of other settings are not overwritten.
 """
 
 import argparse
 import contextlib
+import errno
+import math
+import os
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.base.results import Results
 from ddaepp_jax.cli.arguments import (
     Parser,
     add_run,
     add_sampling,
     comma_separated,
     open_run,
+    path,
     sampling,
 )
 from ddaepp_jax.cli.start import launch, start_backend
@@ -45,16 +52,51 @@ def main(argv: Sequence[str]) -> None:
     if args.labels is not None:
         # With 3,5 the first half of the images is of class 3, the second half of class 5.
         labels = np.repeat(args.labels, -(-max(args.n, 0) // len(args.labels)))[: args.n]
-    average = "" if run.sigma_rel is None else f"_{run.average}"
-    name = f"step{run.step}_seed{args.seed}{average}"
-    out = Path(args.out or Path(args.workdir) / "samples" / name)
+    chosen = sampling(args)
+    identity = {
+        "run": str(run.workdir.resolve()) if args.out else "",
+        "step": run.step,
+        "average": run.average,
+        **run.sampling(**chosen).identity,
+        "n": args.n,
+        "seed": args.seed,
+        "first": args.first,
+        "labels": args.labels,
+    }
+    out = args.out or run.workdir / "samples" / _name(args, run, run.sampling(**chosen).tag)
     with _writing(out):  # Before the work, so that nobody waits for an error.
-        out.parent.mkdir(parents=True, exist_ok=True)
+        _claim(out, identity, args.n * math.prod(run.image_shape))
     images = run.sample(
-        n=args.n, seed=args.seed, labels=labels, first=args.first, progress=True, **sampling(args)
+        n=args.n, seed=args.seed, labels=labels, first=args.first, progress=True, **chosen
     )
     with _writing(out):
         _write(run, images, labels, args.columns, out)
+
+
+def _name(args: argparse.Namespace, run: "Run", tag: str) -> str:
+    """Returns the name of the files, which tells how the images were made."""
+    first = f"-first{args.first}" if args.first else ""
+    labels = "" if args.labels is None else f"-labels{'_'.join(map(str, args.labels))}"
+    return f"step{run.step}-{run.average}-{tag}-n{args.n}-seed{args.seed}{first}{labels}"
+
+
+def _claim(out: Path, identity: dict[str, Any], nbytes: int) -> None:
+    """Writes the settings beside the images to come, as OUT.json.
+
+    Raises:
+      InputError: there are images with other settings, or files of something else.
+      OSError: the files cannot be written.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    files = [Path(f"{out}{suffix}") for suffix in (".npz", ".png")]
+    settings = Results(Path(f"{out}.json"), identity, "samples")
+    if out.is_dir() or any(file.is_dir() for file in files):
+        raise InputError(f"--out: {out} is a folder; give a path in it, without suffix")
+    if any(file.exists() for file in files) and settings.read() is None:
+        raise InputError(f"--out: {out} has files without settings ({out}.json); give another")
+    if shutil.disk_usage(out.parent).free < nbytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    settings.write({})
 
 
 def _write(
@@ -64,9 +106,12 @@ def _write(
     from ddaepp_jax import build
     from ddaepp_jax.reporting.pictures import grid
 
+    latents = run.config.data.name == build.LATENTS
     extra = {} if labels is None else {"labels": labels}
-    if run.config.data.name == build.LATENTS:
-        np.savez(f"{out}.npz", latents=images, **extra)
+    partial = Path(f"{out}.partial.npz")
+    np.savez(partial, **{"latents" if latents else "images": images}, **extra)
+    partial.replace(f"{out}.npz")
+    if latents:
         print(
             f"{len(images)} latents are in {out}.npz, for their autoencoder to decode; "
             "there is no picture of them"
@@ -75,7 +120,6 @@ def _write(
     if not columns and run.config.model.class_conditional and labels is None:
         columns = run.num_classes
     grid(images[:GRID_AT_MOST], columns).save(f"{out}.png")
-    np.savez(f"{out}.npz", images=images, **extra)
     print(f"look at {out}.png; all {len(images)} images are in {out}.npz")
 
 
@@ -106,8 +150,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     add(
         "--out",
+        type=path,
         help="path without suffix "
-        "(default: WORKDIR/samples/step<STEP>_seed<SEED>[_sigma_rel<WIDTH>])",
+        "(default: WORKDIR/samples/step<STEP>-<AVERAGE>-<SAMPLER>-n<N>-seed<SEED>)",
     )
     args = parser.parse_args(argv)
     if args.columns < 0:

@@ -1,5 +1,6 @@
 """The lookup of a name that the user gave."""
 
+import difflib
 from collections.abc import Collection
 from typing import Any
 
@@ -15,6 +16,14 @@ def choose(field: str, name: str, choices: Collection[str]) -> Any:
     Raises:
       InputError: ``choices`` does not contain the name; the message begins with ``field``.
     """
-    if name not in choices:
-        raise InputError(f"{field}: {name!r} is not one of {', '.join(choices)}")
+    if not isinstance(name, str) or name not in choices:
+        raise InputError(
+            f"{field}: {name!r} is not one of {', '.join(choices)}{did_you_mean(name, choices)}"
+        )
     return choices[name] if isinstance(choices, dict) else name
+
+
+def did_you_mean(name: Any, choices: Collection[str]) -> str:
+    """Returns "; did you mean NAME?" for the nearest choice; "" if none is near."""
+    near = difflib.get_close_matches(str(name), choices, n=1)
+    return f"; did you mean {near[0]}?" if near else ""

@@ -11,7 +11,7 @@ class InputError(ValueError):
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or gradient of training that is not finite; nothing is saved from that step on."""
+    """A loss, gradient or sampled image that is not finite; it and what follows is not saved."""
 
 
 class SaveError(RuntimeError):

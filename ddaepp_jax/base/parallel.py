@@ -71,11 +71,18 @@ def place(mesh: Mesh, *arrays: np.ndarray) -> list[jax.Array]:
 def batches(n: int, batch_size: int, mesh: Mesh) -> Iterator[tuple[np.ndarray, int]]:
     """Splits ``n`` examples into batches of equal size, a multiple of the number of devices.
 
+    If a batch holds them all, it shrinks to the next power of two of rows a device, so that a few
+    examples do not cost a whole batch, and few sizes are compiled.
+
     Yields:
       (B,) int32 row numbers, where the last row is repeated as padding, and the number of rows
       that are not padding.
     """
-    size = -(-batch_size // mesh.size) * mesh.size
+    rows_each = -(-batch_size // mesh.size)
+    if n <= batch_size:
+        needed = -(-n // mesh.size)
+        rows_each = min(rows_each, 1 << (needed - 1).bit_length())
+    size = rows_each * mesh.size
     for start in range(0, n, size):
         rows = np.arange(start, start + size, dtype=np.int32)
         yield np.minimum(rows, n - 1), min(size, n - start)

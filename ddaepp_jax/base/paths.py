@@ -17,12 +17,14 @@ def local_path(path: str | os.PathLike, field: str) -> Path:
       field: config field or argument that holds it, for errors.
 
     Raises:
-      InputError: the path is a URL such as gs://bucket/run, is empty, or begins with a ``~`` that
-        names no home directory.
+      InputError: this is no path, is a URL such as gs://bucket/run, is empty, or begins with a
+        ``~`` that names no home directory.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"{field}: {path!r} is not a path; give a string or a Path")
     text = os.fspath(path)
-    if not text:
-        raise InputError(f"{field}: is empty; give a path")
+    if not text or "\0" in text:
+        raise InputError(f"{field}: {text!r} names no file; give a path")
     if _URL.match(text):
         raise InputError(
             f"{field}: {text} is not on a local disk; give a local path, e.g. where the bucket is "

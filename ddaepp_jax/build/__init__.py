@@ -20,7 +20,7 @@ from ddaepp_jax.build.networks import (
     network,
     unlabelled_network,
 )
-from ddaepp_jax.build.training import learner, mesh, objectives, total_steps
+from ddaepp_jax.build.training import learner, mesh, objectives, total_steps, unreached
 
 __all__ = [
     "LATENTS",
@@ -44,4 +44,5 @@ __all__ = [
     "source",
     "total_steps",
     "unlabelled_network",
+    "unreached",
 ]

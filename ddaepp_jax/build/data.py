@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.base.paths import local_path
 from ddaepp_jax.data import augment, datasets, folders, geometric
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.data.photometric import Photometric
@@ -17,11 +18,12 @@ from ddaepp_jax.training.source import Source, resident, streamed
 LATENTS = "latents"  # ``data.name`` of latents; all other data sets are images
 
 
-def dataset(config: ConfigDict, split: str) -> Dataset:
+def dataset(config: ConfigDict, split: str, download: bool = True) -> Dataset:
     """Returns a split of the config's data set.
 
     Args:
       split: name of one of the data set's splits.
+      download: whether a missing data set may be downloaded.
 
     Raises:
       InputError: there is no such data set, or no such split.
@@ -37,8 +39,8 @@ def dataset(config: ConfigDict, split: str) -> Dataset:
     if data.name == "folder":
         if not data.data_dir:
             raise InputError("data.data_dir: empty; give the image folder")
-        return folders.folder(data.data_dir, split, _size(config))
-    return datasets.tfds(data.name, split, data.data_dir or None, _size(config))
+        return folders.folder(_data_dir(config), split, _size(config))
+    return datasets.tfds(data.name, split, _data_dir(config), _size(config), download)
 
 
 def held_out(config: ConfigDict, train: Dataset) -> Dataset:
@@ -89,7 +91,13 @@ def data_description(config: ConfigDict) -> tuple[tuple[int, int, int], tuple[st
     if data.name in ("digits", "folder", LATENTS):
         images = dataset(config, data.split)
         return images.image_shape, images.class_names
-    return datasets.tfds_described(data.name, data.data_dir or None, _size(config))
+    return datasets.tfds_described(data.name, _data_dir(config), _size(config))
+
+
+def _data_dir(config: ConfigDict) -> str | None:
+    """Returns the folder of the data; None stands for TFDS's own."""
+    text = config.data.data_dir
+    return str(local_path(text, "data.data_dir")) if text else None
 
 
 def _size(config: ConfigDict) -> tuple[int, int] | None:

@@ -1,5 +1,6 @@
 """Builds the network from ``config.model``."""
 
+import importlib.util
 from collections.abc import Sequence
 
 import jax
@@ -91,11 +92,13 @@ def layers(network: nn.Module, image_shape: tuple[int, int, int]) -> Sequence[st
 
 
 def check_trainable(config: ConfigDict) -> None:
-    """Refuses a network that can be sampled from but not trained.
+    """Refuses a config that can be sampled from but not trained here.
 
     Raises:
-      InputError: the network learns the variance.
+      InputError: the network learns the variance, or wandb is not installed.
     """
+    if config.logging.wandb and importlib.util.find_spec("wandb") is None:
+        raise InputError("logging.wandb: wandb is not installed; pip install 'ddaepp_jax[wandb]'")
     if config.model.get("learn_sigma"):
         raise InputError(
             "model.learn_sigma: a variance is learned by the variational term, which this package "

@@ -1,6 +1,6 @@
 """Builds objectives, optimizer, averages and the device mesh from a config."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -87,6 +87,8 @@ def total_steps(config: ConfigDict, num_examples: int) -> int:
       InputError: the run sees more images than the order of examples has numbers.
     """
     train = config.train
+    field = next(name for name in ("steps", "epochs", "images") if train[name] is not None)
+    most = min(order.max_steps(train.batch_size), 2**31 - 1)
     total = clock.total_steps(
         steps=train.steps,
         epochs=train.epochs,
@@ -94,12 +96,34 @@ def total_steps(config: ConfigDict, num_examples: int) -> int:
         batch_size=train.batch_size,
         num_examples=num_examples,
     )
-    if total >= order.max_steps(train.batch_size):
+    if not total < most:  # An infinite length gives NaN.
         raise InputError(
-            f"train.steps: {total} steps of {train.batch_size} images are more than 2**32 images; "
-            "train for fewer"
+            f"train.{field}: {train[field]} is too much; a run has fewer than 2**31 steps, and "
+            "less than 2**32 images; train for fewer"
         )
-    return total
+    return int(total)
+
+
+def unreached(config: ConfigDict, total: int) -> Iterator[str]:
+    """Yields a line for each field that names a step which a run of ``total`` steps never takes.
+
+    None of them is an error: a run may be resumed with more steps.
+    """
+    warmup, profile = config.optimizer.warmup_steps, config.profile
+    if warmup >= total:
+        yield (
+            f"optimizer.warmup_steps: {warmup} steps are the whole run of {total}, so the learning "
+            "rate never reaches optimizer.learning_rate; lower it, or train for longer"
+        )
+    for name, objective in config.objectives.items():
+        points = objective.schedule
+        if objective.weight and points and points[-1][0] > total:
+            yield (
+                f"objectives.{name}.schedule: the run of {total} steps ends before the last point, "
+                f"at step {points[-1][0]:g}"
+            )
+    if profile.steps and profile.start >= total:
+        yield f"profile.start: {profile.start}, but the run has {total} steps; nothing is traced"
 
 
 def learner(

@@ -3,11 +3,14 @@
 import argparse
 import ast
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ddaepp_jax import evaluators
+from ddaepp_jax import __version__, evaluators
 from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.base.paths import local_path
 from ddaepp_jax.sampling.settings import Sampling
 
 if TYPE_CHECKING:
@@ -24,18 +27,43 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
+        self.add_argument("--version", action="version", version=f"ddaepp_jax {__version__}")
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see {self.prog} --help")
 
 
-def comma_separated(kind: type) -> Callable[[str], tuple]:
+def path(text: str) -> Path:
+    """Parses a path on this machine, as an argparse ``type``; ``~`` is the home directory."""
+    try:
+        return local_path(text, "path")
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("path: ")) from None
+
+
+def source(text: str) -> str:
+    """Parses a path or the name of a data set, NAME:SPLIT, as an argparse ``type``."""
+    return str(path(text))
+
+
+def number(text: str) -> float:
+    """Parses a finite number, as an argparse ``type``."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number; give one, e.g. 1.5")
+    return value
+
+
+def comma_separated(kind: Callable[[str], Any]) -> Callable[[str], tuple]:
     """Returns an argparse ``type`` that parses comma-separated text to a tuple of ``kind``."""
 
     def parse(text: str) -> tuple:
         try:
             return tuple(kind(part) for part in text.split(","))
-        except ValueError:
+        except (ValueError, argparse.ArgumentTypeError):
             raise argparse.ArgumentTypeError(
                 f"{text!r} is not a list of {kind.__name__}s with commas between them"
             ) from None
@@ -50,14 +78,24 @@ def boolean(text: str) -> bool:
     return text == "True"
 
 
+def options(text: str) -> dict[str, Any]:
+    """Parses NAME=VALUE,.., as an argparse ``type``; a VALUE is a Python literal, or a string."""
+    pairs = comma_separated(option)(text)
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise argparse.ArgumentTypeError(f"{name} is given {names.count(name)} times in {text}")
+    return dict(pairs)
+
+
 def option(text: str) -> tuple[str, Any]:
-    """Parses NAME=VALUE, as an argparse ``type``; VALUE is a Python literal, or else a string."""
+    """Parses NAME=VALUE, for ``options``."""
     name, equals, value = text.partition("=")
-    if not equals:
+    if not equals or not name:
         raise ValueError
     try:
         return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
         return name, value
 
 
@@ -79,7 +117,7 @@ def add_run(parser: Parser, required: bool = True) -> None:
     """Adds the arguments that choose a run and its weights; ``open_run`` reads them."""
     add = parser.add_argument
     ranks = ", ".join(evaluators.better())
-    add("--workdir", required=required, help="run directory")
+    add("--workdir", type=path, required=required, help="run directory")
     add(
         "--step",
         help="step of the checkpoint, or the name of an evaluation for the checkpoint that it "
@@ -87,12 +125,12 @@ def add_run(parser: Parser, required: bool = True) -> None:
     )
     add(
         "--decay",
-        type=float,
+        type=number,
         help="average of the weights to load (default: the first of ema.decays)",
     )
     add(
         "--sigma_rel",
-        type=float,
+        type=number,
         help="instead of --decay: relative width of a power-function average, either tracked or "
         "combined from snapshots",
     )
@@ -109,23 +147,25 @@ def add_sampling(parser: Parser) -> None:
     """Adds the arguments that override the config's sampling; ``sampling`` reads them."""
     add = parser.add_argument
     for field in _overrides():
-        kind = comma_separated(float) if field.type == tuple[float, ...] else field.type
+        kinds = {float: number, tuple[float, ...]: comma_separated(number)}
+        kind = kinds.get(field.type, field.type)
         add(f"--{field.name}", type=kind, help=f"{field.metadata['help']} (default: the config's)")
     add(
         "--options",
-        type=comma_separated(option),
-        default=(),
+        type=options,
+        default={},
         help="options of the sampler, e.g. clip=False or s_churn=30,s_max=1 "
         "(default: the config's)",
     )
     add(
         "--guide",
+        type=path,
         help="run directory of a worse network, for autoguidance; its newest checkpoint and first "
         "average are used",
     )
     add(
         "--autoguidance",
-        type=float,
+        type=number,
         default=1.0,
         help="scale of guidance by --guide; 1 is none (1)",
     )
@@ -137,7 +177,7 @@ def sampling(args: argparse.Namespace) -> dict[str, Any]:
 
     return {
         **{field.name: getattr(args, field.name) for field in _overrides()},
-        "options": dict(args.options),
+        "options": args.options,
         "guide": load(args.guide) if args.guide else None,
         "autoguidance": args.autoguidance,
     }

@@ -1,8 +1,9 @@
 """The start of a program: JAX, and errors in one line."""
 
 import logging
+import contextlib
 import os
-import re
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,10 +16,10 @@ from ddaepp_jax.base.stop import SIGNALS, Signals, end_process
 def start_backend(coordinator: str = "", num_processes: int = 1, process_id: int = 0) -> None:
     """Starts JAX, joins the other processes, and turns on the compilation cache; call it once.
 
-    JAX_COMPILATION_CACHE_DIR names another cache directory; if it is empty, the cache is off. The
-    cache stays off for several CPU devices: there, JAX 0.10 to 0.12 runs the collectives of a
-    program that it reads from the cache in another order on each device, and the devices wait for
-    each other forever.
+    JAX_COMPILATION_CACHE_DIR names another cache directory; if it is empty, the cache is off. It is
+    off where no directory can be written, too, and for several CPU devices: there, JAX 0.10 to 0.12
+    runs the collectives of a program that it reads from the cache in another order on each device,
+    and the devices wait for each other forever.
 
     Args:
       coordinator: "HOST:PORT" joins several processes into one run; "auto" does so on a pod or
@@ -29,24 +30,56 @@ def start_backend(coordinator: str = "", num_processes: int = 1, process_id: int
     Raises:
       InputError: an argument is wrong.
     """
-    if coordinator not in ("", "auto") and not re.fullmatch(r".+:\d+", coordinator):
-        raise InputError(f"--coordinator: {coordinator!r} is neither HOST:PORT nor 'auto'")
+    if num_processes != 1 and ":" not in coordinator:
+        raise InputError(
+            f"--num_processes: {num_processes} needs --coordinator=HOST:PORT, where the processes "
+            "meet; give it, or leave this out"
+        )
     if not 0 <= process_id < num_processes:
         raise InputError(
             f"--process_id: {process_id} is not in 0..{num_processes - 1}, the numbers below "
             f"--num_processes={num_processes}; give one of these"
         )
+    _check_coordinator(coordinator)
     import jax
 
-    if coordinator == "auto":
-        jax.distributed.initialize()
-    elif coordinator:
-        jax.distributed.initialize(coordinator, num_processes=num_processes, process_id=process_id)
+    if coordinator:
+        own = dict(coordinator_address=coordinator, num_processes=num_processes)
+        own = {} if coordinator == "auto" else own | {"process_id": process_id}
+        try:
+            jax.distributed.initialize(**own)
+        except (ValueError, RuntimeError) as error:
+            raise InputError(
+                f"--coordinator: {coordinator!r} joins no processes ({first_line(error)}); give "
+                "the HOST:PORT of process 0"
+            ) from error
     if jax.default_backend() == "cpu" and jax.device_count() > 1:
         jax.config.update("jax_enable_compilation_cache", False)
     elif "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(caches / "ddaepp_jax" / "xla"))
+        with contextlib.suppress(OSError, RuntimeError):  # no home, or none that can be written
+            caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+            directory = caches / "ddaepp_jax" / "xla"
+            directory.mkdir(parents=True, exist_ok=True)
+            if os.access(directory, os.W_OK):
+                jax.config.update("jax_compilation_cache_dir", str(directory))
+
+
+def _check_coordinator(coordinator: str) -> None:
+    """Refuses an address that is not HOST:PORT, or whose host is unknown."""
+    if coordinator in ("", "auto"):
+        return
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise InputError(
+            f"--coordinator: {coordinator!r} is neither HOST:PORT, with a port in 1..65535, nor "
+            "'auto'"
+        )
+    try:
+        socket.getaddrinfo(host.strip("[]"), int(port))
+    except (OSError, UnicodeError):
+        raise InputError(
+            f"--coordinator: {coordinator!r} names no known host; give the address of process 0"
+        ) from None
 
 
 _SMALLER = "use a smaller batch, images of fewer pixels or a smaller network"

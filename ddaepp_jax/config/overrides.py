@@ -1,16 +1,19 @@
 """The config of a command line: ``--config=FILE[:VARIANT] --config.FIELD=VALUE ..``."""
 
 import ast
-import difflib
+import contextlib
 import importlib.util
 import inspect
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict, FieldReference
 
-from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.base.choice import did_you_mean
+from ddaepp_jax.base.errors import InputError, first_line
+from ddaepp_jax.base.paths import local_path
 from ddaepp_jax.config.default import get_config
 from ddaepp_jax.config.validation import mistakes, refuse
 
@@ -51,20 +54,35 @@ def parse_config(argv: Sequence[str], default: Callable[[], ConfigDict] = get_co
     return config
 
 
+def _split(source: str) -> tuple[str, str]:
+    """Splits FILE[:VARIANT] at the last colon, unless a file of the whole name exists."""
+    if Path(source).expanduser().is_file() or ":" not in source:
+        return source, ""
+    file, _, variant = source.rpartition(":")
+    return file, variant
+
+
+def config_name(source: str) -> str:
+    """Returns the name of the config FILE[:VARIANT], after which its runs are called."""
+    return Path(_split(source)[0]).stem
+
+
 def _read_file(source: str) -> ConfigDict:
     """Returns the config of FILE[:VARIANT].
 
-    An exception of the file's own code passes through, as a bug.
+    An error of the file's own code becomes an InputError that names the line.
     """
-    file, _, variant = source.partition(":")
-    path = Path(file)
+    file, variant = _split(source)
+    if not file:
+        raise InputError("--config: no file ''; give a config file, e.g. configs/NAME.py")
+    path = local_path(file, "--config")
     if not path.is_file() or path.suffix != ".py":
-        exists = file and path.exists()
-        what = f"{file} is not a Python file" if exists else f"no file {file!r}"
+        what = f"{file} is not a Python file" if path.exists() else f"no file {file!r}"
         raise InputError(f"--config: {what}; give a config file, e.g. configs/NAME.py")
-    spec = importlib.util.spec_from_file_location("config_file", file)
+    spec = importlib.util.spec_from_file_location("config_file", path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with _own_errors(path):
+        spec.loader.exec_module(module)
     function = getattr(module, "get_config", None)
     if not callable(function):
         raise InputError(
@@ -72,13 +90,34 @@ def _read_file(source: str) -> ConfigDict:
         )
     if variant and not inspect.signature(function).parameters:
         raise InputError(f"--config: {file} has no variants; leave :{variant} out")
-    config = function(variant) if variant else function()
+    with _own_errors(path):
+        config = function(variant) if variant else function()
     if not isinstance(config, ConfigDict):
         raise InputError(
             f"--config: get_config of {file} returns a {type(config).__name__}; "
             "let it return a ConfigDict"
         )
     return config
+
+
+@contextlib.contextmanager
+def _own_errors(file: Path) -> Iterator[None]:
+    """Turns an error of a config file's own code into an InputError that names its line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        places = [(frame.filename, frame.lineno) for frame in frames]
+        if isinstance(error, SyntaxError):
+            places.append((error.filename or "", error.lineno))
+        lines = [line for name, line in places if Path(name).resolve() == file.resolve()]
+        where = f"{file}, line {lines[-1]}" if lines else f"{file}"
+        reason = first_line(error)
+        raise InputError(
+            f"--config: {where} raises {type(error).__name__} ({reason}); mend the file"
+        ) from error
 
 
 def _override(config: ConfigDict, field: str, text: str) -> None:
@@ -88,10 +127,9 @@ def _override(config: ConfigDict, field: str, text: str) -> None:
     for group in groups:
         holder = holder.get(group) if isinstance(holder, ConfigDict) else None
     if not isinstance(holder, ConfigDict) or name not in holder:
-        near = difflib.get_close_matches(field, _names(config), n=1)
-        groups_of_fields = f"the groups of fields are {', '.join(config)}"
-        mend = f"did you mean {near[0]}?" if near else groups_of_fields
-        raise InputError(f"--config.{field}: no such field; {mend}")
+        groups_of_fields = f"; the groups of fields are {', '.join(config)}"
+        mend = did_you_mean(field, _names(config)) or groups_of_fields
+        raise InputError(f"--config.{field}: no such field{mend}")
     if isinstance(holder[name], ConfigDict):
         raise InputError(
             f"--config.{field}: this is a group; set one of its fields, "

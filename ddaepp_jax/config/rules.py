@@ -14,6 +14,7 @@ from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.data.geometric import AUGMENT_DIM
 from ddaepp_jax.diffusion import samplers
 from ddaepp_jax.diffusion.guidance import Guidance
+from ddaepp_jax.diffusion.process import Process
 from ddaepp_jax.sampling.settings import Sampling
 
 
@@ -100,6 +101,9 @@ def optimizer(config: ConfigDict) -> Iterator[str]:
 
 def ema(config: ConfigDict) -> Iterator[str]:
     widths, every = config.ema.sigma_rel, config.ema.snapshot_every
+    decays = config.ema.decays
+    if len(set(decays)) < len(decays):
+        yield f"ema.decays: {decays} is wrong; it should be different numbers"
     if len(set(widths)) < len(widths):
         yield f"ema.sigma_rel: {widths} is wrong; it should be different numbers"
     if every and len(widths) < 2:
@@ -120,11 +124,27 @@ def sampling(config: ConfigDict) -> Iterator[str]:
         Guidance(fields.guidance, fields.guidance_interval, fields.guidance_channels)
     except ValueError as error:
         yield f"sampling.guidance_{error}"
-    options = Sampling.from_config(fields).options
+    process = build.process(config)
     try:
-        samplers.make(build.process(config), fields.sampler, fields.steps, options, "sampling.")
+        options = Sampling.from_config(fields).options
+        samplers.make(process, fields.sampler, fields.steps, options, "sampling.")
     except InputError as error:
         yield str(error)
+    yield from _unused_options(config, process)
+
+
+def _unused_options(config: ConfigDict, process: Process) -> Iterator[str]:
+    """Checks the options of the samplers that were not chosen, where they are not the defaults."""
+    processes = [process, *(kind() for kind in build.PROCESSES.values())]
+    for name, sampler in samplers.SAMPLERS.items():
+        options = dict(config.sampling.get(name, {}))
+        if name == config.sampling.sampler or {**sampler.options, **options} == sampler.options:
+            continue
+        own = next(one for one in processes if isinstance(one, sampler.process))
+        try:
+            samplers.make(own, name, 2, options, "sampling.")
+        except InputError as error:
+            yield str(error)
 
 
 # The rules, each with the groups that it reads.

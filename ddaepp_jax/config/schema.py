@@ -14,7 +14,14 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
-from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
 
 from ddaepp_jax import build, evaluators
 from ddaepp_jax.base.ranges import FloatOrOff, OrOff, Probability, Share
@@ -61,7 +68,8 @@ class Data:
     # probability of each of EDM's geometric transformations; needs model.augment_dim=9
     augment: Probability = 0.0
     # a data set of at most this many bytes lives in device memory; others are streamed
-    device_bytes: int = 4 * 2**30
+    # (another program, whose sums may differ in the last bit)
+    device_bytes: NonNegativeInt = 4 * 2**30
     stream_threads: PositiveInt = 4
 
 
@@ -224,8 +232,8 @@ class Logging:
 class Profile:
     """The steps that a profiler traces; 0 steps: none."""
 
-    start: int = 0
-    steps: int = 0
+    start: NonNegativeInt = 0
+    steps: NonNegativeInt = 0
 
 
 def _options(name: str, options: Mapping[str, Any]) -> type:

@@ -14,8 +14,9 @@ from ml_collections import ConfigDict
 from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.config import rules, schema
 
-# No value is converted to another type, except that a whole number may stand for a float.
-STRICT = pydantic.ConfigDict(strict=True, extra="forbid")
+# No value is converted to another type, except that a whole number may stand for a float. NaN and
+# infinity are no values.
+STRICT = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
 def validate(config: ConfigDict) -> None:

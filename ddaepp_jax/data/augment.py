@@ -48,7 +48,8 @@ def horizontal_flip(
       (B, H, W, C) of the same type.
     """
     key = jax.random.fold_in(named(jax.random.key(seed), stream), step)
-    flip = jax.vmap(lambda i: jax.random.bernoulli(jax.random.fold_in(key, i)))(index)
+    half = jnp.float32(0.5)
+    flip = jax.vmap(lambda i: jax.random.bernoulli(jax.random.fold_in(key, i), half))(index)
     return jnp.where(flip[:, None, None, None], images[:, :, ::-1, :], images)
 
 
@@ -71,12 +72,12 @@ def random_crop(
     """
     key = jax.random.fold_in(named(jax.random.key(seed), "crop"), step)
     offsets = jax.vmap(
-        lambda i: jax.random.randint(jax.random.fold_in(key, i), (2,), 0, 2 * pad + 1)
+        lambda i: jax.random.randint(jax.random.fold_in(key, i), (2,), 0, 2 * pad + 1, jnp.int32)
     )(index)
     padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    return jax.vmap(lambda x, o: jax.lax.dynamic_slice(x, (o[0], o[1], 0), images.shape[1:]))(
-        padded, offsets
-    )
+    return jax.vmap(
+        lambda x, o: jax.lax.dynamic_slice(x, (o[0], o[1], jnp.int32(0)), images.shape[1:])
+    )(padded, offsets)
 
 
 def crop_pad(image_shape: tuple[int, int, int]) -> int:

@@ -5,6 +5,7 @@ network gets a label that tells which transforms were drawn, so that it does not
 transformed images: sampling uses the label of zeros.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -100,14 +101,14 @@ def draw(
     """
     key = jax.random.fold_in(named(jax.random.key(seed), stream), step)
     chances = jnp.array(
-        [0.5, probability / 2, probability, probability, probability, 0.5, probability]
+        [0.5, probability / 2, probability, probability, probability, 0.5, probability], jnp.float32
     )
 
     def one(i: jax.Array) -> Transforms:
         coins, angles, normals = jax.random.split(jax.random.fold_in(key, i), 3)
-        drawn = jax.random.uniform(coins, chances.shape) < chances
-        angle, frame = jax.random.uniform(angles, (2,), minval=-jnp.pi, maxval=jnp.pi)
-        normal = jax.random.normal(normals, (4,))
+        drawn = jax.random.uniform(coins, chances.shape, jnp.float32) < chances
+        angle, frame = jax.random.uniform(angles, (2,), jnp.float32, -jnp.pi, jnp.pi)
+        normal = jax.random.normal(normals, (4,), jnp.float32)
         return Transforms(
             x_flip=drawn[0],
             y_flip=drawn[1],
@@ -179,7 +180,7 @@ def _sources(t: Transforms, height: int, width: int) -> tuple[jax.Array, jax.Arr
     Returns:
       Rows and columns, each (2 H + 10, 2 W + 10) float32.
     """
-    log_stretch = _SCALE_STD * np.log(2) * t.stretch
+    log_stretch = _SCALE_STD * math.log(2) * t.stretch
     a = jnp.exp2(-_SCALE_STD * t.scale) * jnp.cosh(log_stretch)
     b = jnp.exp2(-_SCALE_STD * t.scale) * jnp.sinh(log_stretch)
     a_angle = t.angle

@@ -6,12 +6,12 @@ not rounded to 256 levels in between.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ddaepp_jax.base.streams import named
 
@@ -136,12 +136,12 @@ def draw(
     """
     p = photometric
     key = jax.random.fold_in(named(jax.random.key(seed), f"photometric_{view}"), step)
-    chances = jnp.array([p.jitter, p.grey, p.blur[view], p.solarise[view], p.flip])
-    strengths = jnp.array([p.brightness, p.contrast, p.saturation])
+    chances = jnp.array([p.jitter, p.grey, p.blur[view], p.solarise[view], p.flip], jnp.float32)
+    strengths = jnp.array([p.brightness, p.contrast, p.saturation], jnp.float32)
 
     def one(i: jax.Array) -> Edits:
         # One call draws all numbers: a call for each would take longer to compile than the rest.
-        uniform = jax.random.uniform(jax.random.fold_in(key, i), (16 + 2 * _TRIES,))
+        uniform = jax.random.uniform(jax.random.fold_in(key, i), (16 + 2 * _TRIES,), jnp.float32)
         coins, factors, order, (hue, hue_after, sigma), place, tries = jnp.split(
             uniform, (5, 8, 11, 14, 16)
         )
@@ -150,9 +150,9 @@ def draw(
         return Edits(
             box=_box(tries.reshape(2, _TRIES), place, p.crop_min, size),
             factors=jnp.where(jitter, factors, 1),
-            order=jnp.argsort(order),
+            order=jnp.argsort(order).astype(jnp.int32),
             hue=jnp.where(jitter, _between(-p.hue, p.hue, hue), 0),
-            hue_after=(hue_after * 4).astype(int),
+            hue_after=(hue_after * 4).astype(jnp.int32),
             grey=grey,
             sigma=jnp.where(blur, _between(*p.blur_sigma, sigma), 0),
             solarise=solarise,
@@ -217,17 +217,20 @@ def _box(tries: jax.Array, place: jax.Array, crop_min: float, size: tuple[int, i
     """
     height, width = size
     side = jnp.sqrt(height * width * _between(crop_min, 1, tries[0]))
-    root_aspect = jnp.exp(np.log(_MAX_ASPECT) * (tries[1] - 0.5))
+    root_aspect = jnp.exp(math.log(_MAX_ASPECT) * (tries[1] - 0.5))
     boxes = jnp.stack([jnp.round(side / root_aspect), jnp.round(side * root_aspect)], axis=1)
-    boxes = boxes.astype(int)
-    whole = jnp.array(size)
+    boxes = boxes.astype(jnp.int32)
+    whole = jnp.array(size, jnp.int32)
     fits = ((boxes > 0) & (boxes <= whole[None])).all(1)
     # If no try fits, take the middle, as large as the aspect ratio allows.
     middle = jnp.array(
-        [min(height, round(width * _MAX_ASPECT)), min(width, round(height * _MAX_ASPECT))]
+        [min(height, round(width * _MAX_ASPECT)), min(width, round(height * _MAX_ASPECT))],
+        jnp.int32,
     )
     box = jnp.where(fits.any(), boxes[jnp.argmax(fits)], middle)
-    corner = jnp.where(fits.any(), (place * (whole - box + 1)).astype(int), (whole - box) // 2)
+    corner = jnp.where(
+        fits.any(), (place * (whole - box + 1)).astype(jnp.int32), (whole - box) // 2
+    )
     return jnp.concatenate([corner, box])
 
 
@@ -242,7 +245,7 @@ def _enlarge(start: jax.Array, length: jax.Array, size: int) -> jax.Array:
 
     The interpolation is bilinear. A crop is never shrunk, so no smoothing is needed.
     """
-    pixels = jnp.arange(size)
+    pixels = jnp.arange(size, dtype=jnp.float32)
     source = jnp.clip(start + (pixels + 0.5) * length / size - 0.5, start, start + length - 1)
     return jnp.maximum(1 - jnp.abs(source[:, None] - pixels[None, :]), 0)
 
@@ -250,7 +253,8 @@ def _enlarge(start: jax.Array, length: jax.Array, size: int) -> jax.Array:
 def _gaussian(sigma: jax.Array, size: int) -> jax.Array:
     """Returns a matrix (size, size) that blurs by ``sigma`` pixels; the image is reflected."""
     weight = lambda distance: jnp.exp(-0.5 * (distance / jnp.maximum(sigma, _SHARPEST)) ** 2)
-    i, j = jnp.arange(size)[:, None], jnp.arange(size)[None, :]
+    pixels = jnp.arange(size, dtype=jnp.float32)
+    i, j = pixels[:, None], pixels[None, :]
     before = jnp.where(j > 0, weight(i + j), 0)
     after = jnp.where(j < size - 1, weight(2 * (size - 1) - i - j), 0)
     weights = weight(i - j) + before + after

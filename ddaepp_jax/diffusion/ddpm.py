@@ -80,7 +80,7 @@ class DDPM(VariancePreserving):
 
     def sample_noise_level(self, rng: Array, n: int) -> Array:
         """Draws (n,) int32, t ~ U{1..T} (algorithm 1)."""
-        return jax.random.randint(rng, (n,), 1, self.num_steps + 1)
+        return jax.random.randint(rng, (n,), 1, self.num_steps + 1, jnp.int32)
 
     def grid(self, steps: int) -> np.ndarray:
         """Returns (steps + 1,) int32: .., 1 + 2T/steps, 1 + T/steps, 1, 0, rounded down."""

@@ -68,7 +68,7 @@ class EDM:
 
     def sample_noise_level(self, rng: Array, n: int) -> Array:
         """Draws (n,) float32, ln(sigma) ~ N(p_mean, p_std^2) (table 1)."""
-        return jnp.exp(self.p_mean + self.p_std * jax.random.normal(rng, (n,)))
+        return jnp.exp(self.p_mean + self.p_std * jax.random.normal(rng, (n,), jnp.float32))
 
     def perturb(self, x0: Array, noise: Array, level: Array) -> Array:
         """Returns x = x_0 + sigma n."""

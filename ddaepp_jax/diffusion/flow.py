@@ -52,8 +52,8 @@ class Flow:
     def sample_noise_level(self, rng: Array, n: int) -> Array:
         """Draws (n,) float32 as ``time_sampling`` says."""
         if self.time_sampling == "uniform":
-            return jax.random.uniform(rng, (n,))
-        return jax.nn.sigmoid(self.p_mean + self.p_std * jax.random.normal(rng, (n,)))
+            return jax.random.uniform(rng, (n,), jnp.float32)
+        return jax.nn.sigmoid(self.p_mean + self.p_std * jax.random.normal(rng, (n,), jnp.float32))
 
     def perturb(self, x0: Array, noise: Array, level: Array) -> Array:
         """Returns x_t = t x0 + (1 - t) noise."""

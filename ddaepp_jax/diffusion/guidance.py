@@ -1,6 +1,7 @@
 """Guidance combines the estimates of two or four denoisers into one."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from numbers import Real
 
@@ -47,7 +48,8 @@ def guided(
         if not interval:
             return away()
         low, high = interval
-        inside = (low <= level) & (level <= high)
+        levels = level.astype(jnp.float32)
+        inside = (low <= levels) & (levels <= high)
         return jax.lax.cond(
             inside.any(), lambda: jnp.where(per_image(inside, x_t), away(), alone), lambda: alone
         )
@@ -75,7 +77,7 @@ class Guidance:
     def __post_init__(self) -> None:
         """Raises a ValueError that begins with the wrong field."""
         interval = self.interval
-        numbers = all(isinstance(level, Real) for level in interval)
+        numbers = all(isinstance(level, Real) and math.isfinite(level) for level in interval)
         if interval and not (numbers and len(interval) == 2 and interval[0] < interval[1]):
             raise ValueError(
                 f"interval: {interval} is wrong; give two rising levels, e.g. (0.1, 1.0), or ()"

@@ -1,6 +1,7 @@
 """Random numbers of images: those of image i depend on (seed, stream, i) alone."""
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from ddaepp_jax.base.streams import named
@@ -22,7 +23,7 @@ def image_noise(keys: Array, shape: tuple[int, ...]) -> Array:
     Every image runs through the same compiled body, one after another. A vectorised draw is faster,
     but a compiler may round its last bits by an image's place in the vector.
     """
-    return jax.lax.map(lambda key: jax.random.normal(key, shape), keys)
+    return jax.lax.map(lambda key: jax.random.normal(key, shape, jnp.float32), keys)
 
 
 def step_noise(keys: Array, step: Array, shape: tuple[int, ...]) -> Array:
@@ -30,4 +31,5 @@ def step_noise(keys: Array, step: Array, shape: tuple[int, ...]) -> Array:
 
     It is a function of each image's key and ``step``, the number of the step or draw.
     """
-    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, step), shape))(keys)
+    normal = lambda key: jax.random.normal(jax.random.fold_in(key, step), shape, jnp.float32)
+    return jax.vmap(normal)(keys)

@@ -108,7 +108,7 @@ class VP(VariancePreserving):
 
     def sample_noise_level(self, rng: Array, n: int) -> Array:
         """Draws (n,) float32, t ~ U[0, 1)."""
-        return jax.random.uniform(rng, (n,))
+        return jax.random.uniform(rng, (n,), jnp.float32)
 
     def grid(self, steps: int) -> np.ndarray:
         """Returns (steps + 1,) float32: evenly from 1 to ``last``, then 0."""

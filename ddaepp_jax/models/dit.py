@@ -323,7 +323,7 @@ class DiT(nn.Module):
         pooled = jnp.zeros(time.shape, wide(self.dtype))
         kept = jnp.zeros((len(captured), *tokens.shape), tokens.dtype) if captured else None
         # Numbers in NumPy: where the scan is unrolled, XLA then knows each condition.
-        numbers = (np.arange(length), np.array(slots, np.int32))
+        numbers = (np.arange(length, dtype=np.int32), np.array(slots, np.int32))
         (tokens, condition, pooled, kept), _ = jax.lax.scan(
             body,
             (tokens, condition, pooled, kept),
@@ -396,15 +396,19 @@ class DiT(nn.Module):
 
     def _embed_labels(self, y: Array | None, augment_label: Array | None, batch: int) -> Array:
         """Returns (B, width), the sum of the embeddings of class and augmentation."""
-        embedding = jnp.zeros((batch, self.width))
+        embedding = jnp.zeros((batch, self.width), jnp.float32)
         init = nn.initializers.normal(0.02)
         if self.num_classes:
-            y = jnp.full((batch,), self.num_classes) if y is None else y
+            y = jnp.full((batch,), self.num_classes, jnp.int32) if y is None else y
             embedding += nn.Embed(
                 self.num_classes + 1, self.width, embedding_init=init, name="label_embed"
             )(y)
         if self.augment_dim:
-            label = jnp.zeros((batch, self.augment_dim)) if augment_label is None else augment_label
+            label = (
+                jnp.zeros((batch, self.augment_dim), jnp.float32)
+                if augment_label is None
+                else augment_label
+            )
             embedding += nn.Dense(
                 self.width, use_bias=False, kernel_init=init, name="augment_embed"
             )(label)

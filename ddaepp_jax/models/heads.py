@@ -62,5 +62,6 @@ class Head(nn.Module):
 
     def _affine(self, x: Array, name: str) -> Array:
         width = x.shape[-1:]
-        scale = self.param(f"{name}_scale", nn.initializers.ones, width)
-        return x * scale[None] + self.param(f"{name}_bias", nn.initializers.zeros, width)[None]
+        scale = self.param(f"{name}_scale", nn.initializers.ones, width, jnp.float32)
+        bias = self.param(f"{name}_bias", nn.initializers.zeros, width, jnp.float32)
+        return x * scale[None] + bias[None]

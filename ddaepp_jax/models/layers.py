@@ -51,7 +51,7 @@ def sinusoid(
     """
     half = width // 2
     frequencies = jnp.exp(
-        -jnp.log(max_period) * jnp.arange(half, dtype=jnp.float32) / (half - endpoint)
+        -jnp.log(jnp.float32(max_period)) * jnp.arange(half, dtype=jnp.float32) / (half - endpoint)
     )
     angles = t.astype(jnp.float32)[:, None] * frequencies[None, :]
     waves = [jnp.cos(angles), jnp.sin(angles)]

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import einops
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
@@ -123,7 +124,8 @@ class Block(nn.Module):
         h = _conv(resample(h), self.width, "conv1", self.dtype)
         h = h + _dense(nn.silu(condition), self.width, "condition", self.dtype)[:, None, None]
         h = nn.silu(_norm(h, "norm2", self.dtype))
-        h = nn.Dropout(self.dropout, deterministic=False)(h)
+        with jax.enable_x64(False):  # It draws in JAX's default type.
+            h = nn.Dropout(self.dropout, deterministic=False)(h)
         h = _conv(h, self.width, "conv2", self.dtype)
         x = resample(x)
         if x.shape[-1] != self.width:
@@ -301,7 +303,9 @@ class UNet(nn.Module):
         embedding = sinusoid(t, self.channels, sines_first=True, endpoint=True)
         if self.augment_dim:
             label = (
-                jnp.zeros((len(t), self.augment_dim)) if augment_label is None else augment_label
+                jnp.zeros((len(t), self.augment_dim), jnp.float32)
+                if augment_label is None
+                else augment_label
             )
             dense = nn.Dense(
                 self.channels,
@@ -315,7 +319,7 @@ class UNet(nn.Module):
         return _dense(embedding, width, "time_embed_2", dtype)
 
     def _embed_label(self, y: Array | None, batch: int) -> Array:
-        y = jnp.full((batch,), self.num_classes) if y is None else y
+        y = jnp.full((batch,), self.num_classes, jnp.int32) if y is None else y
         init = nn.initializers.normal(1.0)
         return nn.Embed(
             self.num_classes + 1, 4 * self.channels, embedding_init=init, name="label_embed"

@@ -231,7 +231,7 @@ class UViT(nn.Module):
         )(x)
         extras = [time]
         if self.num_classes:
-            y = jnp.full((batch,), self.num_classes) if y is None else y
+            y = jnp.full((batch,), self.num_classes, jnp.int32) if y is None else y
             table = nn.Embed(
                 self.num_classes + 1,
                 self.width,
@@ -241,7 +241,11 @@ class UViT(nn.Module):
             )
             extras.insert(0, table(y))
         if self.augment_dim:
-            label = jnp.zeros((batch, self.augment_dim)) if augment_label is None else augment_label
+            label = (
+                jnp.zeros((batch, self.augment_dim), jnp.float32)
+                if augment_label is None
+                else augment_label
+            )
             dense = nn.Dense(
                 self.width,
                 use_bias=False,
@@ -251,12 +255,14 @@ class UViT(nn.Module):
             )
             extras.insert(0, dense(label))
         if self.pool == "cls":
-            cls = self.param("cls_token", LINEAR_INIT, (1, self.width)).astype(self.dtype)
+            cls = self.param("cls_token", LINEAR_INIT, (1, self.width), jnp.float32).astype(
+                self.dtype
+            )
             extras.insert(0, jnp.broadcast_to(cls, (batch, self.width)))
         tokens = jnp.concatenate(
             [jnp.stack(extras, 1), einops.rearrange(patches, "b h w c -> b (h w) c")], axis=1
         )
-        position = self.param("pos_embed", LINEAR_INIT, (1, *tokens.shape[1:]))
+        position = self.param("pos_embed", LINEAR_INIT, (1, *tokens.shape[1:]), jnp.float32)
         return tokens + position.astype(self.dtype), len(extras)
 
     def _self_conditioning(self) -> SelfConditioning:

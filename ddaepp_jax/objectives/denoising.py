@@ -43,10 +43,12 @@ class Denoising:
         images = batch["image"]
         label = None
         if self.null_class is not None:
-            dropped = jax.random.bernoulli(label_rng, self.label_dropout, images.shape[:1])
+            dropped = jax.random.bernoulli(
+                label_rng, jnp.float32(self.label_dropout), images.shape[:1]
+            )
             label = jnp.where(dropped, self.null_class, batch["label"])
         level = self.process.sample_noise_level(level_rng, len(images))
-        noise = jax.random.normal(noise_rng, images.shape)
+        noise = jax.random.normal(noise_rng, images.shape, jnp.float32)
         return {"denoise": Pass(images, noise, level, label, batch.get("augment_label"))}
 
     def loss(

@@ -27,7 +27,7 @@ FEATURE = "bottleneck"
 TEACHER_SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
     "constant": lambda decay, total: optax.constant_schedule(decay),
     "cosine": lambda decay, total: (
-        lambda n: 1 - (1 - decay) * (1 + jnp.cos(jnp.pi * (n + 1) / total)) / 2
+        lambda n: 1 - (1 - decay) * (1 + jnp.cos(jnp.pi * jnp.float32(n + 1) / total)) / 2
     ),
 }
 
@@ -52,7 +52,7 @@ def contrastive_loss(queries: Array, keys: Array, temperature: float) -> tuple[A
     # The diagonal of the logits, computed without communication between devices.
     own = (queries * keys).sum(axis=1) / temperature
     loss = 2 * temperature * (jax.nn.logsumexp(logits, axis=1) - own).mean()
-    return loss, (jnp.argmax(logits, axis=1) == jnp.arange(len(queries))).mean()
+    return loss, (jnp.argmax(logits, axis=1) == jnp.arange(len(queries))).mean(dtype=jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +91,9 @@ class Distillation:
           shapes: shape of each feature by name, without the batch axis.
         """
         first, second = jax.random.split(rng)
-        z, params = self.projector.init_with_output(first, jnp.zeros((2, *shapes[FEATURE])))
+        z, params = self.projector.init_with_output(
+            first, jnp.zeros((2, *shapes[FEATURE]), jnp.float32)
+        )
         heads = {"projector": params, "predictor": self.predictor.init(second, z)}
         return {name: variables.get("params", {}) for name, variables in heads.items()}
 
@@ -131,9 +133,9 @@ class Distillation:
         null_class = self.denoising.null_class
         return Pass(
             x0=x0,
-            noise=jax.random.normal(noise_rng, x0.shape),
+            noise=jax.random.normal(noise_rng, x0.shape, jnp.float32),
             level=level,
-            label=None if null_class is None else jnp.full(len(x0), null_class),
+            label=None if null_class is None else jnp.full(len(x0), null_class, jnp.int32),
             augment_label=augment_label,
             capture=(FEATURE,),
             denoises=False,
@@ -152,7 +154,7 @@ class Distillation:
           if the projections cover the whole sphere, and 0 if they have collapsed.
         """
         del rng
-        loss, metrics = jnp.zeros(()), []
+        loss, metrics = jnp.zeros((), jnp.float32), []
         for name in self._directions():
             student = "denoise" if self.shared and not name else f"{NAME}/student{name}"
             z = _apply(self.projector, params["projector"], results[student].features[FEATURE])

@@ -19,9 +19,10 @@ from jax import Array
 from ddaepp_jax.data.order import batch_indices
 from ddaepp_jax.probing.protocols import Protocol
 from ddaepp_jax.probing.scaling import Scales, scaled, standard_scale
+from ddaepp_jax.training.optimizer import float32
 
 CHUNK = 4096  # images that are classified at once
-ADAM = optax.scale_by_adam()
+ADAM = float32(optax.scale_by_adam())
 
 
 @struct.dataclass
@@ -64,8 +65,8 @@ def init(widths: Mapping[str, int], num_classes: int, num_rates: int) -> Heads:
     """Makes heads at zero for layers {layer: width}."""
     params = {
         width: {
-            "kernel": jnp.zeros((num_rates, len(layers), int(width), num_classes)),
-            "bias": jnp.zeros((num_rates, len(layers), num_classes)),
+            "kernel": jnp.zeros((num_rates, len(layers), int(width), num_classes), jnp.float32),
+            "bias": jnp.zeros((num_rates, len(layers), num_classes), jnp.float32),
         }
         for width, layers in by_width(widths).items()
     }
@@ -152,10 +153,12 @@ def fit(
     def body(heads: Heads, number: Array) -> tuple[Heads, None]:
         rows = batch_indices(seed, number, protocol.batch_size, n)
         batch = scaled({layer: feature[rows] for layer, feature in features.items()}, scales)
-        return step(heads, batch, labels[rows], rates, number / steps, protocol.l2), None
+        return step(
+            heads, batch, labels[rows], rates, number.astype(jnp.float32) / steps, protocol.l2
+        ), None
 
     heads = init(_widths(features), num_classes, len(rates))
-    heads, _ = jax.lax.scan(body, heads, jnp.arange(steps))
+    heads, _ = jax.lax.scan(body, heads, jnp.arange(steps, dtype=jnp.int32))
     return heads
 
 

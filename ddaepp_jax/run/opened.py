@@ -17,8 +17,10 @@ from ddaepp_jax import build
 from ddaepp_jax.base import parallel
 from ddaepp_jax.base.choice import choose
 from ddaepp_jax.base.dispatch import progress_bar
-from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.base.errors import InputError, NonFiniteError
 from ddaepp_jax.base.finite import check_finite
+from ddaepp_jax.base.numbers import whole
+from ddaepp_jax.base.paths import local_path
 from ddaepp_jax.config import saved
 from ddaepp_jax.diffusion.process import level_of
 from ddaepp_jax.probing.features import Extraction, extract, noisy
@@ -52,7 +54,7 @@ def load(
       InputError: the directory is no run directory, there is no such checkpoint or average, the
         average is out of the snapshots' reach, or a checkpoint is damaged.
     """
-    return Run(Path(workdir), step, decay, sigma_rel)
+    return Run(local_path(workdir, "workdir"), step, decay, sigma_rel)
 
 
 def weights_to_start_from(config: ConfigDict, network: Any) -> Any | None:
@@ -138,6 +140,14 @@ class Run:
         """The average in metrics' names: ema0.9999, sigma_rel0.08."""
         return f"ema{self.decay:g}" if self.sigma_rel is None else ema.power_name(self.sigma_rel)
 
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.image_shape))
+        count = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        return (
+            f"Run({str(self.workdir)!r}, step {self.step}, {self.average}, images of {shape}, "
+            f"{count:,} parameters)"
+        )
+
     def features(
         self,
         images: np.ndarray,
@@ -222,6 +232,8 @@ class Run:
           InputError: an override is not a field.
         """
         if guide is not None:
+            if not isinstance(guide, Run):
+                raise InputError(f"guide: {guide!r} is not an opened run; give load(WORKDIR)")
             overrides["guide"] = guide.workdir.name
         return Sampling.from_config(self.config.sampling, options, **overrides)
 
@@ -257,11 +269,13 @@ class Run:
 
         Raises:
           InputError: an argument is wrong, or doesn't fit the run.
+          NonFiniteError: an image came out with NaN or infinite numbers.
         """
         chosen = self.sampling(guide=guide, **sampling)
         _check(seed, n=n, batch_size=chosen.batch_size)
-        if not 0 <= first < 2**31 - n:
-            raise InputError(f"first: {first} is not in 0..2**31-1-n")
+        whole("first", first, 0, 2**31 - 1)
+        if first + n > 2**31:
+            raise InputError(f"first: {first}, with n={n}, exceeds image 2**31-1; give fewer")
         ids = np.arange(first, first + n)
         image_labels = self._labels(labels, ids, chosen.guidance)
         self._check_guide(guide, chosen.autoguidance)
@@ -279,7 +293,7 @@ class Run:
         pieces = []
         title = f"{chosen.sampler}-{chosen.steps}"
         with progress_bar(n, "image", title, disable=not progress) as bar:
-            for piece in sample_images(
+            for piece, line in sample_images(
                 self._compiled[key],
                 self.params,
                 seed,
@@ -289,6 +303,8 @@ class Run:
                 self.mesh,
                 None if guide is None else guide.params,
             ):
+                if line:
+                    raise NonFiniteError(line)
                 pieces.append(piece)
                 bar.update(len(piece))
         return np.concatenate(pieces)
@@ -399,9 +415,7 @@ def _check_params(
 
 
 def _check(seed: int, **counts: int) -> None:
-    """Refuses counts that are not positive, and a seed that does not fit 32 bits."""
+    """Refuses counts that are not positive whole numbers, and a seed that does not fit 32 bits."""
     for name, count in counts.items():
-        if count < 1:
-            raise InputError(f"{name}: {count} is not positive")
-    if not 0 <= seed < 2**32:
-        raise InputError(f"seed: {seed} is not in 0..2**32-1")
+        whole(name, count, 1, 2**31 - 1)
+    whole("seed", seed, 0, 2**32 - 1)

@@ -73,7 +73,9 @@ def train_and_evaluate(
     """
     workdir = local_path(workdir, "--workdir")
     check_path(workdir)
-    plan = make_plan(config)
+    plan = make_plan(config, download=not dry_run)
+    for line in build.unreached(config, plan.total):
+        _say(f"warning: {line}")
     directory = workdir / "checkpoints"
     resumes = bool(checkpoint.steps_of(directory))
     weights = None
@@ -160,8 +162,11 @@ def _check_data(directory: Path, facts: dict[str, Any], data_dir: str) -> None:
         )
 
 
-def make_plan(config: ConfigDict) -> Plan:
+def make_plan(config: ConfigDict, download: bool = True) -> Plan:
     """Makes the objects that a config names, and checks every field.
+
+    Args:
+      download: whether a missing data set may be downloaded.
 
     Raises:
       InputError: a field is wrong.
@@ -169,7 +174,7 @@ def make_plan(config: ConfigDict) -> Plan:
     schema.validate(config)
     build.check_trainable(config)
     mesh = build.mesh(config)
-    data = build.dataset(config, config.data.split)
+    data = build.dataset(config, config.data.split, download)
     _say(f"data: {data.described}")
     total = build.total_steps(config, len(data))
     learner = build.learner(config, data.image_shape, data.num_classes, total)

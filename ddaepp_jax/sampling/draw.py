@@ -13,6 +13,7 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 from jax.sharding import Mesh
+from tqdm import tqdm
 
 from ddaepp_jax.base import parallel
 from ddaepp_jax.data.augment import to_uint8
@@ -20,7 +21,7 @@ from ddaepp_jax.diffusion.noise import image_keys, image_noise
 from ddaepp_jax.diffusion.process import Denoiser, Process
 from ddaepp_jax.sampling.settings import Sampling
 
-SampleBatch = Callable[[Any, Any, Array, Array, Array | None], Array]
+SampleBatch = Callable[[Any, Any, Array, Array, Array | None], tuple[Array, Array]]
 
 
 def make_sample_batch(
@@ -33,10 +34,10 @@ def make_sample_batch(
     guide: tuple[nn.Module, Process] | None = None,
     finish: Callable[[Array], Array] = to_uint8,
 ) -> SampleBatch:
-    """Returns a function ``(params, guide_params, seed, ids, labels) -> images``, compiled once.
+    """Returns ``(params, guide_params, seed, ids, labels) -> (images, finite)``, compiled once.
 
     ``ids`` and ``labels`` are (B,) int; ``labels`` and ``guide_params`` may be None. Images are
-    (B, H, W, C) uint8.
+    (B, H, W, C) uint8; ``finite`` (B,) bool tells whether the sampler's numbers of each were.
 
     Args:
       network: the denoising network.
@@ -55,13 +56,14 @@ def make_sample_batch(
 
     def sample_batch(
         params: Any, guide_params: Any, seed: Array, ids: Array, labels: Array | None
-    ) -> Array:
+    ) -> tuple[Array, Array]:
         keys = image_keys(seed, "sample", ids)
         noise = image_noise(keys, image_shape)
         noise = jax.lax.with_sharding_constraint(noise, parallel.split(mesh))
         main = partial(_denoiser, network, process, params)
         worse = None if guide is None else partial(_denoiser, *guide, guide_params)
-        return finish(sampler(guidance.denoiser(main, labels, worse), noise, keys))
+        images = sampler(guidance.denoiser(main, labels, worse), noise, keys)
+        return finish(images), jnp.isfinite(images).all((1, 2, 3))
 
     return jax.jit(sample_batch, out_shardings=parallel.replicated(mesh))
 
@@ -84,11 +86,12 @@ def sample_images(
     batch_size: int,
     mesh: Mesh,
     guide_params: Any = None,
-) -> Iterator[np.ndarray]:
+) -> Iterator[tuple[np.ndarray, str]]:
     """Samples the images ``ids`` (N,) with ``labels`` (N,) or None.
 
     Yields:
-      Pieces (b, H, W, C) in the order of ``ids``.
+      Pieces (b, H, W, C) in the order of ``ids``, each with a line that says how many of its images
+      came out NaN or infinite, which no colour stands for; "" if none did.
     """
     seed = jnp.uint32(seed)
     for rows, count in parallel.batches(len(ids), batch_size, mesh):
@@ -96,7 +99,16 @@ def sample_images(
         batch_labels = None
         if labels is not None:
             (batch_labels,) = parallel.place(mesh, labels[rows].astype(np.int32))
-        yield np.asarray(sample_batch(params, guide_params, seed, batch_ids, batch_labels))[:count]
+        images, finite = sample_batch(params, guide_params, seed, batch_ids, batch_labels)
+        wrong = count - int(np.asarray(finite)[:count].sum())
+        yield np.asarray(images)[:count], _line(wrong, count) if wrong else ""
+
+
+def _line(wrong: int, count: int) -> str:
+    return (
+        f"sampling: {wrong} of {count} images came out NaN or infinite; lower the guidance, take "
+        "another sampler or more steps, or a checkpoint with good weights"
+    )
 
 
 def make_draw(
@@ -109,12 +121,17 @@ def make_draw(
 ) -> Callable[[Any, int, np.ndarray], Iterator[np.ndarray]]:
     """Returns ``(params, seed, ids (N,)) -> iterator of (b, H, W, C) uint8``, compiled once.
 
-    If the network takes labels, image i has the class ``i % num_classes``.
+    If the network takes labels, image i has the class ``i % num_classes``. A training goes on
+    where images are not finite, with a warning.
     """
     sample_batch = make_sample_batch(network, process, sampling, image_shape=image_shape, mesh=mesh)
 
     def draw(params: Any, seed: int, ids: np.ndarray) -> Iterator[np.ndarray]:
         labels = ids % network.num_classes if network.num_classes else None
-        return sample_images(sample_batch, params, seed, ids, labels, sampling.batch_size, mesh)
+        size = sampling.batch_size
+        for piece, line in sample_images(sample_batch, params, seed, ids, labels, size, mesh):
+            if line:
+                tqdm.write(f"warning: {line}")
+            yield piece
 
     return draw

@@ -1,10 +1,11 @@
 """How images are sampled, as one value; importing this module does not import JAX."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.base.numbers import finite, whole
 
 if TYPE_CHECKING:
     from ddaepp_jax.diffusion.guidance import Guidance
@@ -66,6 +67,10 @@ class Sampling:
             if name not in fields:
                 raise InputError(f"{name}: no such field; give one of {', '.join(sorted(fields))}")
         values = {name: group[name] for name in fields if name in group} | overrides
+        interval = values["guidance_interval"]
+        if not isinstance(interval, Iterable):
+            raise InputError(f"guidance_interval: {interval!r} is wrong; give two levels, or ()")
+        values["guidance_interval"] = tuple(interval)
         own = {"clip": group["clip"], **group.get(values["sampler"], {})}
         options = dict(options or {})
         return cls(**values, options={**own, **options}, overridden=tuple(sorted(options)))
@@ -87,19 +92,38 @@ class Sampling:
         from ddaepp_jax.diffusion.guidance import Guidance
 
         draw = samplers.make(process, self.sampler, self.steps, self.options, group)
-        channels = self.guidance_channels
+        scale = finite(f"{group}guidance", self.guidance)
+        autoguidance = finite(f"{group}autoguidance", self.autoguidance)
+        channels = whole(f"{group}guidance_channels", self.guidance_channels, -(2**31), 2**31)
+        whole(f"{group}batch_size", self.batch_size, 1, 2**31 - 1)
         try:
-            guidance = Guidance(
-                self.guidance, tuple(self.guidance_interval), channels, self.autoguidance
-            )
+            guidance = Guidance(scale, self.guidance_interval, channels, autoguidance)
         except ValueError as error:
             raise InputError(f"{group}guidance_{error}") from None
+        if scale != 1 and guidance.interval:
+            self._check_interval(process, draw, group)
         if channels > image_shape[-1]:
             raise InputError(
                 f"{group}guidance_channels: {channels}, but images have {image_shape[-1]} "
                 "channels; 0 guides all"
             )
         return draw, guidance
+
+    def _check_interval(self, process: "Process", draw: "Draw", group: str) -> None:
+        """Refuses an interval in another unit, and one without a level of the sampler."""
+        from ddaepp_jax.diffusion import samplers
+        from ddaepp_jax.diffusion.process import level_of
+
+        low, high = self.guidance_interval
+        for end in filter(None, (low, high)):  # 0 is an end, though EDM has no such level.
+            level_of(process, end, f"{group}guidance_interval")
+        levels = samplers.levels(draw)
+        if not ((levels.dtype.type(low) <= levels) & (levels <= levels.dtype.type(high))).any():
+            raise InputError(
+                f"{group}guidance_interval: ({low:g}, {high:g}) holds no level of the sampler; "
+                f"{self.sampler} with {self.steps} steps has levels in "
+                f"{levels.min():g}..{levels.max():g} ({process.unit})"
+            )
 
     @property
     def tag(self) -> str:

@@ -23,6 +23,7 @@ from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.data.order import batch_indices
 from ddaepp_jax.scoring import extractors
 from ddaepp_jax.scoring.wide_resnet import WideResNet
+from ddaepp_jax.training.optimizer import float32
 
 RESIDENT_BYTES = 2**30  # Data sets up to this size are read once and kept in memory.
 SMALL = 16  # The first convolution of images with a side below this has stride 1.
@@ -74,12 +75,9 @@ class Recipe:
         rate = optax.warmup_cosine_decay_schedule(
             0.0, self.learning_rate, max(1, round(self.warmup * self.steps)), self.steps
         )
-        return optax.chain(
-            optax.add_decayed_weights(
-                self.weight_decay, lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)
-            ),
-            optax.sgd(rate, self.momentum, nesterov=True),
-        )
+        is_kernel = lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+        decay = optax.add_decayed_weights(self.weight_decay, is_kernel)
+        return float32(optax.chain(decay, optax.sgd(rate, self.momentum, nesterov=True)))
 
 
 @lru_cache(maxsize=4)
@@ -105,7 +103,7 @@ def make_step(module: WideResNet, recipe: Recipe, *, flip: bool, pad: int, mesh:
     ) -> tuple[Any, Array]:
         images = random_crop(images, seed, number, ids, pad) if pad else images
         images = to_float(horizontal_flip(images, seed, number, ids) if flip else images)
-        one_hot = jax.nn.one_hot(labels, module.num_classes)
+        one_hot = jax.nn.one_hot(labels, module.num_classes, dtype=jnp.float32)
         targets = optax.smooth_labels(one_hot, recipe.label_smoothing)
 
         def mean_loss(params: Any) -> Array:
@@ -158,7 +156,7 @@ def train(
         )
     module = recipe.module(data.num_classes)
     init = jax.jit(module.init)
-    params = init(jax.random.key(seed), jnp.zeros((1, *data.image_shape)))["params"]
+    params = init(jax.random.key(seed), jnp.zeros((1, *data.image_shape), jnp.float32))["params"]
     state = jax.device_get((params, recipe.optimizer().init(params)))
     identity = repr((data, recipe, flip, seed))
     first, state = _restored(saved, identity, state)

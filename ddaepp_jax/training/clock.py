@@ -33,13 +33,16 @@ def total_steps(
     images: int | None,
     batch_size: int,
     num_examples: int,
-) -> int:
-    """Returns the number of steps, rounded up; exactly one of the first three is not None."""
+) -> int | float:
+    """Returns the number of steps, rounded up; exactly one of the first three is not None.
+
+    Of ``epochs`` it is a float, which may be infinite.
+    """
     if steps is not None:
         return steps
     if images is None:
         images = epochs * num_examples
-    return int(-(-images // batch_size))
+    return -(-images // batch_size)
 
 
 def next_stop(step: int, total: int, dispatch: int, periods: Sequence[int]) -> int:

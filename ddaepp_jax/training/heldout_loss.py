@@ -61,7 +61,7 @@ def make_heldout_loss(
             classes = None if labels is None else parallel.place(mesh, labels[rows])[0]
             # Dispatch all levels before reading the first.
             dispatched = [
-                compiled(params, pixels, classes, ids, jnp.uint32(i), jnp.asarray(level))
+                compiled(params, pixels, classes, ids, jnp.uint32(i), process.as_level(level))
                 for i, level in enumerate(levels)
             ]
             totals += [np.asarray(loss, np.float64)[:count].sum() for loss in dispatched]

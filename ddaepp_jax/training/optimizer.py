@@ -1,5 +1,7 @@
 """The optimizer: gradient clipping, learning-rate schedule, update rule and weight decay."""
 
+from typing import Any
+
 import jax
 import optax
 
@@ -70,4 +72,22 @@ def make_optimizer(
         rule = optax.adam(learning_rate, b1, b2)
     else:
         rule = optax.sgd(learning_rate)
-    return optax.chain(optax.clip_by_global_norm(clip_norm), rule) if clip_norm else rule
+    return float32(optax.chain(optax.clip_by_global_norm(clip_norm), rule) if clip_norm else rule)
+
+
+def float32(rule: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Returns an update rule whose numbers are float32, also under JAX_ENABLE_X64.
+
+    There, optax computes the learning rate and Adam's bias correction in float64, which changes
+    their last bits.
+    """
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        with jax.enable_x64(False):
+            return rule.update(updates, state, params)
+
+    def init(params: Any) -> Any:
+        with jax.enable_x64(False):
+            return rule.init(params)
+
+    return optax.GradientTransformation(init, update)

@@ -105,7 +105,7 @@ def compile_program(
 
     def zeros() -> dict:
         return {
-            "sums": {name: jnp.zeros(()) for name in names},
+            "sums": {name: jnp.zeros((), jnp.float32) for name in names},
             "count": jnp.zeros((), jnp.int32),
             "bad_step": jnp.full((), -1, jnp.int32),
             "bad_leaves": jnp.zeros((len(leaf_names),), bool),

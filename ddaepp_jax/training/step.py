@@ -71,7 +71,7 @@ def init_state(learner: Learner, image_shape: tuple[int, int, int]) -> TrainStat
     It is a pure function, so that under ``jax.jit`` with output shardings no unsharded copy exists.
     """
     rng = learner.stream("init")
-    x, t = jnp.zeros((1, *image_shape)), jnp.zeros((1,))
+    x, t = jnp.zeros((1, *image_shape), jnp.float32), jnp.zeros((1,), jnp.float32)
     variables = learner.network.init(rng, x, t, capture=())
     _, features = jax.eval_shape(learner.network.apply, variables, x, t)
     shapes = {name: feature.shape[1:] for name, feature in features.items()}
@@ -126,7 +126,7 @@ def total_loss(
         weights = state.ema[request.teacher] if request.teacher else params
         dropout_rng = named(rng, f"dropout/{name}")
         results[name] = run_pass(learner, weights["network"], request, dropout_rng)
-    total, metrics = jnp.zeros(()), {}
+    total, metrics = jnp.zeros((), jnp.float32), {}
     for name, (objective, weight) in learner.objectives.items():
         heads = params["objectives"][name]
         teacher_heads = state.ema[name]["objectives"][name] if name in learner.teachers else {}

@@ -38,7 +38,7 @@ def test_heads_are_trained_on_some_images_and_tested_on_others(monkeypatch):
 
 def test_samples_are_of_the_classes_in_turn(monkeypatch):
     drawn = []
-    images = [np.zeros((12, 8, 8, 1), np.uint8)]
+    images = [(np.zeros((12, 8, 8, 1), np.uint8), "")]
     monkeypatch.setattr(draw, "make_sample_batch", lambda *_, **__: None)
     monkeypatch.setattr(draw, "sample_images", lambda *given: drawn.append(given) or images)
     for conditional in (True, False):

@@ -43,7 +43,7 @@ def test_every_networks_parameters_are_arguments_and_a_variance_is_left_out():
     for main, guide in ((-0.2, -0.1), (-0.5, -0.6)):
         params, worse = {"to": jnp.float32(main)}, {"to": jnp.float32(guide)}
         given = (sample_batch, params, 0, np.arange(5), labels, 8, mesh, worse)
-        made = np.concatenate(list(sample_images(*given)))
+        made = np.concatenate([images for images, _ in sample_images(*given)])
         assert made.shape == (5, 4, 2, 3) and made.dtype == np.uint8
         expected = pixels(guide + 2 * (main - guide) + 1.5 * labels / 10)
         assert np.abs(made - expected[:, None, None, None]).max() <= 1

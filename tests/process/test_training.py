@@ -134,3 +134,20 @@ def test_two_processes_resume_and_keep_snapshots(tmp_path):
         "6",
     }
     assert load(tmp_path / "two", sigma_rel=0.1).step == 6
+
+
+def test_x64_changes_no_number(tmp_path):
+    """A run under JAX_ENABLE_X64 and one without have the same weights and samples."""
+    fields = NO_EVALS | {"train__steps": 3, "model__class_conditional": True}
+    for flag in "01":
+        variables = environment() | {"JAX_ENABLE_X64": flag}
+        workdir, out = f"--workdir={tmp_path / flag}", f"--out={tmp_path / f'images{flag}'}"
+        for line in (
+            command("main", fields, workdir),
+            command("sample", None, workdir, "--n=3", "--guidance=2", out),
+        ):
+            subprocess.run(line, env=variables, check=True, capture_output=True)
+    one, two = (load(tmp_path / flag).state() for flag in "01")
+    check_equal(one, two)
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(two)} == {"float32", "int32"}
+    check_equal(*(np.load(tmp_path / f"images{flag}.npz")["images"] for flag in "01"))

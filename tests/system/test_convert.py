@@ -180,7 +180,8 @@ def test_latent_networks_are_converted_without_data(tmp_path, capsys):
     assert latents.shape == (3, 4, 4, 8) and latents.dtype == np.float32 and latents.std() > 0.1
     assert run.features(latents, noise_level=0.8, layers=["block_2"])["block_2"].shape == (3, 128)
     sample.main([f"--workdir={workdir}", "--n=2", "--steps=2"])
-    assert np.load(workdir / "samples" / "step0_seed0.npz")["latents"].shape == (2, 4, 4, 8)
+    (file,) = workdir.glob("samples/step0-*-n2-seed0.npz")
+    assert np.load(file)["latents"].shape == (2, 4, 4, 8)
     assert not list(workdir.glob("samples/*.png")) and "latents" in capsys.readouterr().out
     with expect_error("data.name", "autoencoder"):
         train_and_evaluate(run.config, workdir)

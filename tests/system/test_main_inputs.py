@@ -20,6 +20,8 @@ from ddaepp_jax.run.train import train_and_evaluate
         (["--workdir"], "argument --workdir", ["one"]),
         (["--num_processes=two"], "argument --num_processes", ["'two'"]),
         (["--coordinator=somewhere"], "--coordinator", ["'somewhere'", "HOST:PORT"]),
+        (["--num_processes=2"], "--num_processes", ["--coordinator"]),
+        (["--workdir=gs://bucket/run"], "argument --workdir", ["gs://bucket/run", "local"]),
         (
             ["--process_id=2", "--coordinator=a:1", "--num_processes=2"],
             "--process_id",

@@ -98,7 +98,7 @@ def test_a_run_has_the_plug_ins_of_its_config_file(config, tmp_path, monkeypatch
     assert config["evals"]["bias_size"] == {"every": 2, "power": 2}
     assert config["sampling"]["one_step"] == {"gain": 1.0}
     sample.main([f"--workdir={workdir}", "--n=2"])
-    assert (workdir / "samples" / "step4_seed0.png").is_file()
+    assert (workdir / "samples" / "step4-ema0.999-one_step2-n2-seed0.png").is_file()
 
 
 def test_a_process_without_the_plug_ins_opens_and_reports_the_run(config, tmp_path, monkeypatch):

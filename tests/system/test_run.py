@@ -113,3 +113,11 @@ def test_checkpoints_and_averages_can_be_chosen(conditional, run):
     moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), run.params, early.params)
     assert max(jax.tree.leaves(moved)) > 1e-4
     assert set(saved.params) == {"network", "objectives"} and run.config.model.name == "uvit"
+
+
+def test_what_an_opened_run_says_of_itself(run, conditional):
+    count = sum(leaf.size for leaf in jax.tree.leaves(run.params))
+    assert repr(run) == (
+        f"Run('{conditional}', step 32, ema0.9, images of 8x8x1, {count:,} parameters)"
+    )
+    assert {"load", "Run", "__version__"} <= set(dir(ddaepp_jax))

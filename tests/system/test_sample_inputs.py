@@ -1,5 +1,7 @@
 """Bad arguments of the sampling program and of an opened run."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from helpers.errors import expect_error
@@ -7,6 +9,7 @@ from helpers.errors import expect_error
 import ddaepp_jax
 from ddaepp_jax import config as schema
 from ddaepp_jax import sample
+from ddaepp_jax.base.errors import NonFiniteError
 from ddaepp_jax.config import saved as run_config
 from ddaepp_jax.diffusion.ddpm import DDPM
 from ddaepp_jax.diffusion.flow import Flow
@@ -59,6 +62,10 @@ def test_no_checkpoint_yet(tmp_path):
         (["--sampler="], "sampler", ["''", "ddim"]),
         (["--options=eta=1"], "options", ["'eta'", "clip"]),
         (["--options=clip=no"], "options", ["clip", "'no'"]),
+        (["--guidance=nan"], "argument --guidance", ["'nan'", "finite"]),
+        (["--autoguidance=inf"], "argument --autoguidance", ["'inf'", "finite"]),
+        (["--options=clip=True,clip=False"], "argument --options", ["clip", "2 times"]),
+        (["--guide=s3://bucket/run"], "argument --guide", ["s3://bucket/run", "local"]),
         (["--guidance=2"], "guidance", ["labels"]),
         (["--guidance_interval=9"], "guidance_interval", ["(9.0,)", "rising"]),
         (["--labels=3"], "labels", ["without labels"]),
@@ -72,6 +79,47 @@ def test_no_checkpoint_yet(tmp_path):
 def test_sample_from_a_run(arguments, field, words, plain):
     with expect_error(field, *words):
         sample.main([f"--workdir={plain}", *arguments])
+
+
+def test_outputs_of_other_settings_are_kept(damaged, tmp_path, monkeypatch):
+    """Each setting has files of its own by default, and --out does not overwrite others'."""
+    drawn = []
+
+    def draw(self, n, **settings):
+        drawn.append(n)
+        return np.zeros((n, 8, 8, 1), np.uint8)
+
+    monkeypatch.setattr(ddaepp_jax.Run, "sample", draw)
+    start = [f"--workdir={damaged}", "--n=2"]
+    for more in (
+        [],
+        ["--n=3"],
+        ["--seed=1"],
+        ["--first=5"],
+        ["--steps=3"],
+        ["--options=clip=False"],
+    ):
+        sample.main([*start, *more])
+    samples = damaged / "samples"
+    assert len(list(samples.glob("step6-*.npz"))) == 6
+    assert (samples / "step6-ema0.999-ddpm4-n2-seed0-first5.png").is_file()
+    out = f"--out={tmp_path / 'deep' / 'images'}"
+    sample.main([*start, out])
+    sample.main([*start, out])
+    with expect_error(f"{tmp_path}", "seed: 0 -> 1", "another --out"):
+        sample.main([*start, out, "--seed=1"])
+    (tmp_path / "other.png").write_text("")
+    with expect_error("--out", "other", "without settings"):
+        sample.main([*start, f"--out={tmp_path / 'other'}"])
+    with expect_error("--out", "deep", "folder"):
+        sample.main([*start, f"--out={tmp_path / 'deep'}"])
+    (tmp_path / "x.npz").mkdir()
+    with expect_error("--out", "folder"):
+        sample.main([*start, f"--out={tmp_path / 'x'}"])
+    monkeypatch.setattr(sample.shutil, "disk_usage", lambda _: SimpleNamespace(free=9))
+    with expect_error("--out", "No space left"):
+        sample.main([*start, f"--out={tmp_path / 'y'}"])
+    assert len(drawn) == 8, "nothing is drawn before a refusal"
 
 
 # ---- what is opened ----
@@ -101,6 +149,17 @@ def test_weights_that_are_not_there(chosen, field, words, plain):
     ("arguments", "field", "words"),
     [
         (dict(n=0), "n", ["0", "positive"]),
+        (dict(n=2.5), "n", ["2.5", "whole"]),
+        (dict(n=True), "n", ["True", "whole"]),
+        (dict(n=2**40), "n", ["2**31-1"]),
+        (dict(n=2, first=2**31 - 1), "first", ["n=2"]),
+        (dict(seed=1.5), "seed", ["1.5", "whole"]),
+        (dict(steps=2.5), "steps", ["2.5", "whole"]),
+        (dict(batch_size=True), "batch_size", ["True", "whole"]),
+        (dict(guidance_interval=3), "guidance_interval", ["3", "two levels"]),
+        (dict(guide="runs/small", autoguidance=2), "guide", ["'runs/small'", "load"]),
+        (dict(sampler=3), "sampler", ["3", "ddim"]),
+        (dict(sampler="dimm"), "sampler", ["'dimm'", "did you mean ddim?"]),
         (dict(batch_size=0), "batch_size", ["positive"]),
         (dict(seed=-1), "seed", ["-1", "2**32"]),
         (dict(first=-1), "first", ["-1", "2**31"]),
@@ -123,6 +182,36 @@ def test_weights_that_are_not_there(chosen, field, words, plain):
 def test_samples(arguments, field, words, opened):
     with expect_error(field, *words):
         opened.sample(**arguments)
+
+
+def test_images_that_are_not_finite_are_not_black(run, monkeypatch):
+    monkeypatch.setattr(run, "params", {**run.params})
+    final = run.params["norm"]
+    run.params["norm"] = {name: leaf * np.nan for name, leaf in final.items()}
+    with pytest.raises(NonFiniteError, match=r"2 of 2 images .* guidance"):
+        run.sample(n=2, steps=5)
+
+
+@pytest.mark.parametrize("workdir", [None, 3, "", "a\0b", "gs://bucket/run", "s3://b", b"run"])
+def test_a_workdir_that_is_no_local_path(workdir):
+    with expect_error("workdir", "give"):
+        ddaepp_jax.load(workdir)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "words"),
+    [
+        (dict(guidance_interval=(0.1, 1.0)), ["0.1", "whole", "1000"]),
+        (dict(guidance_interval=(752, 1000)), ["no level", "752, 1000", "1..751", "(t)"]),
+        (dict(guidance_interval=(-9, 0)), ["-9", "0..1000"]),
+        (dict(guidance_interval=(5, 5)), ["(5, 5)", "rising"]),
+        (dict(guidance=float("nan")), ["nan", "finite"]),
+        (dict(guidance="2"), ["'2'", "finite"]),
+    ],
+)
+def test_guidance_that_guides_nothing(sampling, words, run):
+    with expect_error("guidance", *words):
+        run.sample(n=2, sampler="ddim", steps=4, **{"guidance": 2.0} | sampling)
 
 
 IMAGES = np.zeros((2, 8, 8, 1), np.uint8)

@@ -157,7 +157,7 @@ def test_no_snapshots_without_the_field(tmp_path):
 def test_sample_and_probe_take_a_width(conditional, tmp_path):
     copy = shutil.copytree(conditional, tmp_path / "run")
     sample.main([f"--workdir={copy}", "--sigma_rel=0.06", "--n=4", "--steps=2"])
-    assert (copy / "samples" / "step32_seed0_sigma_rel0.06.npz").is_file()
+    assert (copy / "samples" / "step32-sigma_rel0.06-ddpm2-n4-seed0.npz").is_file()
     arguments = [
         f"--workdir={copy}",
         "--sigma_rel=0.06",

@@ -1,8 +1,11 @@
 """Names in a config become objects."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from helpers.errors import expect_error
 from helpers.run import config
 from PIL import Image
@@ -152,3 +155,38 @@ def test_splits_have_the_same_classes_and_shape(tmp_path):
     made.data.update(name="digits", eval_split="three")
     with expect_error("data.eval_split", "'three'", "train or test"):
         build.held_out(made, build.dataset(made, "train"))
+
+
+def test_steps_that_a_run_never_takes_are_said():
+    made = config(
+        optimizer__warmup_steps=4,
+        profile__start=4,
+        profile__steps=1,
+        objectives__denoising__schedule=((0, 0.0), (5, 1.0)),
+    )
+    lines = list(build.unreached(made, 4))
+    assert [line.split(":")[0] for line in lines] == [
+        "optimizer.warmup_steps",
+        "objectives.denoising.schedule",
+        "profile.start",
+    ]
+    assert not list(build.unreached(made, 6))
+
+
+@pytest.mark.parametrize(
+    "length", [{"steps": 10**30}, {"images": 10**30}, {"epochs": 1e308}, {"steps": 2**31}]
+)
+def test_a_run_that_is_too_long(length):
+    made = config(**{"train__steps": None} | {f"train__{k}": v for k, v in length.items()})
+    with expect_error(f"train.{next(iter(length))}", "train for fewer"):
+        build.total_steps(made, 1000)
+
+
+def test_a_tiny_part_of_an_epoch_is_one_step():
+    assert build.total_steps(config(train__steps=None, train__epochs=1e-9), 1000) == 1
+
+
+def test_wandb_is_missed_before_compiling(monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with expect_error("logging.wandb", "pip install"):
+        build.check_trainable(config(logging__wandb=True))

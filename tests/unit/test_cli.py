@@ -1,11 +1,15 @@
 """Arguments of programs: the config with its overrides, and where the compilation cache goes."""
 
+from pathlib import Path
+
 import jax
 import pytest
+from helpers.errors import expect_error
 
+from ddaepp_jax import __version__
 from ddaepp_jax import config as schema
 from ddaepp_jax.base.errors import InputError, NonFiniteError
-from ddaepp_jax.cli.arguments import Parser
+from ddaepp_jax.cli.arguments import Parser, comma_separated, number, options, path
 from ddaepp_jax.cli.start import launch, start_backend
 from ddaepp_jax.config.overrides import parse_config
 
@@ -86,7 +90,7 @@ def test_launch_keeps_the_traceback_of_a_bug():
         launch(lambda argv: 1 / 0)
 
 
-def test_compilation_cache(monkeypatch):
+def test_compilation_cache(monkeypatch, tmp_path):
     """On by default, in the home directory; the environment's word is left to JAX; off for several
     CPU devices.
     """
@@ -96,12 +100,81 @@ def test_compilation_cache(monkeypatch):
     start_backend()
     assert not updates
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     start_backend()
-    assert updates["jax_compilation_cache_dir"].endswith("/ddaepp_jax/xla")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
+    assert updates["jax_compilation_cache_dir"] == f"{tmp_path}/.cache/ddaepp_jax/xla"
+    monkeypatch.setenv("XDG_CACHE_HOME", f"{tmp_path / 'elsewhere'}")
     start_backend()
-    assert updates["jax_compilation_cache_dir"] == "/elsewhere/ddaepp_jax/xla"
+    assert updates["jax_compilation_cache_dir"] == f"{tmp_path}/elsewhere/ddaepp_jax/xla"
     updates.clear()
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", f"{tmp_path / 'file'}")
+    start_backend()
+    assert not updates, "a directory that cannot be made"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", lambda: Path("~nobody-of-this-name").expanduser())
+    start_backend()
+    assert not updates, "a user without a home directory"
     monkeypatch.setattr(jax, "device_count", lambda: 8)
     start_backend()
     assert updates == {"jax_enable_compilation_cache": False}
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "words"),
+    [
+        (number, "nan", ["'nan'", "finite"]),
+        (number, "1e999", ["'1e999'", "finite"]),
+        (comma_separated(number), "1,inf", ["'1,inf'", "numbers", "comma"]),
+        (options, "clip=True,clip=False", ["clip", "2 times"]),
+        (options, "=3", ["'=3'", "comma"]),
+        (path, "gs://bucket/run", ["gs://bucket/run", "local path"]),
+        (path, "s3://bucket", ["s3://bucket", "local path"]),
+        (path, "file:///tmp/x", ["file:///tmp/x", "local path"]),
+        (path, "", ["''", "give a path"]),
+        (path, "~nobody-of-this-name/x", ["~nobody-of-this-name/x", "home"]),
+    ],
+)
+def test_arguments_that_are_refused(kind, text, words):
+    parser = Parser("ddaepp_jax.x", "")
+    parser.add_argument("--value", type=kind)
+    with expect_error("argument --value", *words):
+        parser.parse_args([f"--value={text}"])
+
+
+def test_home_directory_and_colons_in_paths(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert path("~/run") == tmp_path / "run"
+    assert path("a~b/c:d") == Path("a~b/c:d")
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as ended:
+        Parser("ddaepp_jax.main", "").parse_args(["--version"])
+    assert ended.value.code == 0 and __version__ in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("coordinator", "more", "field", "words"),
+    [
+        ("", dict(num_processes=2), "--num_processes", ["2", "--coordinator"]),
+        ("auto", dict(num_processes=2), "--num_processes", ["2", "--coordinator"]),
+        ("localhost:0", {}, "--coordinator", ["1..65535"]),
+        ("localhost:99999", {}, "--coordinator", ["1..65535"]),
+        (":80", {}, "--coordinator", ["':80'"]),
+        ("no.such.host.invalid:80", {}, "--coordinator", ["no known host"]),
+    ],
+)
+def test_a_coordinator_that_joins_nothing(coordinator, more, field, words):
+    with expect_error(field, *words):
+        start_backend(coordinator, **more)
+
+
+def test_a_cluster_that_jax_does_not_know(monkeypatch):
+    def initialize():
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    with expect_error("--coordinator", "'auto'", "should be defined", "HOST:PORT"):
+        start_backend("auto")

@@ -5,6 +5,7 @@ from helpers.errors import TINY, expect_error
 
 from ddaepp_jax import linear_probe, main, sample
 from ddaepp_jax.config import saved as run_config
+from ddaepp_jax.config.overrides import config_name, parse_config
 
 IMPORT = "from ddaepp_jax import config\n"
 CHANGED = IMPORT + "def get_config():\n    run = config.get_config()\n    {}\n    return run"
@@ -17,7 +18,6 @@ FILES = {
     "extra_field.py": CHANGED.format("run.model.dpeth = 8"),
     "lacks.py": CHANGED.format("del run.train.log_every"),
     "text.txt": "hello",
-    "bug.py": "def get_config():\n    return undefined_name",
 }
 
 
@@ -51,9 +51,31 @@ def test_bad_config_file(config, field, words, files):
     assert not (files / "run").exists()
 
 
-def test_a_bug_in_a_config_file_keeps_its_traceback(files):
-    with pytest.raises(NameError, match="undefined_name"):
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("def get_config():\n    return undefined_name", ["line 2", "NameError", "undefined_name"]),
+        ("x = (\n", ["line 1", "SyntaxError"]),
+        ("\nimport no_such_module", ["line 2", "ModuleNotFoundError", "no_such_module"]),
+        ("def get_config():\n    import sys\n    sys.exit(3)", ["line 3", "SystemExit", "3"]),
+        ("def get_config(v):\n    return {}[v]", ["TypeError"]),
+        ("def get_config(v=''):\n    return {}[v]", ["line 2", "KeyError"]),
+        ("raise Exception", ["line 1", "Exception"]),
+    ],
+)
+def test_an_error_in_a_config_file_names_its_line(text, words, files):
+    (files / "bug.py").write_text(text)
+    with expect_error("--config", "bug.py", "mend the file", *words):
         main.main(["--workdir=run", "--config=bug.py"])
+
+
+def test_colons_in_the_path_of_a_config_file(files):
+    for folder, name in (("a:b", "config.py"), ("a", "b:c.py")):
+        (files / folder).mkdir()
+        (files / folder / name).write_text(FILES["good.py"])
+        for variant in ("", ":tiny"):
+            assert parse_config([f"--config={folder}/{name}{variant}"]).model.width in (32, 64)
+    assert config_name("a:b/config.py:tiny") == "config" and config_name("a/b:c.py") == "b:c"
 
 
 @pytest.mark.parametrize(

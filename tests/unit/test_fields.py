@@ -107,7 +107,19 @@ VALUES = {
             "0 (off)",
         ),
         ("objectives.distillation.hidden=0", "objectives.distillation.hidden", "greater than 0"),
-        ("optimizer.learning_rate=nan", "optimizer.learning_rate", "nan"),
+        ("optimizer.learning_rate=nan", "optimizer.learning_rate", "nan", "finite"),
+        ("optimizer.learning_rate=inf", "optimizer.learning_rate", "inf", "finite"),
+        ("model.mlp_ratio=1e999", "model.mlp_ratio", "inf", "finite"),
+        ("diffusion.beta_end=nan", "diffusion.beta_end", "nan", "finite"),
+        ("train.epochs=inf", "train.epochs", "inf", "finite"),
+        ("sampling.guidance=nan", "sampling.guidance", "nan", "finite"),
+        ("evals.features.level=nan", "evals.features.level", "nan", "finite"),
+        ("ema.decays=(0.9, 0.9)", "ema.decays", "(0.9, 0.9)", "different"),
+        ("profile.start=-5", "profile.start", "-5"),
+        ("data.device_bytes=-1", "data.device_bytes", "-1"),
+        ("sampling.ddim.table=foo", "sampling.ddim.table", "'foo'", "standard"),
+        ("sampling.heun.s_churn=-1", "sampling.heun.s_churn", "-1.0", "negative"),
+        ("sampling.sampler=dimm", "sampling.sampler", "'dimm'", "did you mean ddim?"),
         ("optimizer.b2=1.0", "optimizer.b2", "1.0"),
         ("optimizer.warmup_steps=-1", "optimizer.warmup_steps", "-1", "0 (off)"),
         ("data.size=(8,)", "data.size", "(8,)", "height"),
@@ -140,6 +152,7 @@ VALUES = {
             "('a', 'b')",
             "rising",
         ),
+        ("sampling.guidance_interval=(0, 1e999)", "sampling.guidance_interval", "inf", "rising"),
         ("sampling.guidance_channels=-1", "sampling.guidance_channels", "-1", "negative"),
     ]
 }
@@ -251,7 +264,7 @@ SAMPLERS = {
         ("sampling.sampler=heun", "sampling.sampler", "'heun'", "heun_flow"),
         ("sampling.steps=0", "sampling.steps", "positive"),
         ("sampling.heun_flow.shift=0", "sampling.heun_flow.shift", "0.0", "positive"),
-        ("sampling.heun_flow.shift=inf", "sampling.heun_flow.shift", "inf", "positive"),
+        ("sampling.heun_flow.shift=inf", "sampling.heun_flow.shift", "inf", "finite"),
     ],
 }
 

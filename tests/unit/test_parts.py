@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ddaepp_jax.base import parallel
 from ddaepp_jax.training import clock, ema, optimizer
 
 
@@ -122,3 +123,16 @@ def test_peak_flops_by_device_kind():
     assert clock.peak_flops("NVIDIA H100 80GB HBM3") == clock.peak_flops("NVIDIA H200") == 989e12
     assert clock.peak_flops("TPU v5 lite") == 197e12 and clock.peak_flops("TPU v4") == 275e12
     assert clock.peak_flops("cpu") is None
+
+
+@pytest.mark.parametrize(
+    ("n", "batch_size", "sizes"),
+    [(2, 256, [2]), (6, 64, [8]), (64, 64, [64]), (48, 50, [50]), (65, 64, [64, 64]), (1, 1, [1])],
+)
+def test_a_batch_that_holds_all_is_not_larger_than_needed(n, batch_size, sizes):
+    parts = list(parallel.batches(n, batch_size, parallel.make_mesh((1, 1, 1))))
+    assert [len(rows) for rows, _ in parts] == sizes
+    assert sum(count for _, count in parts) == n
+    np.testing.assert_array_equal(
+        np.concatenate([rows[:count] for rows, count in parts]), np.arange(n)
+    )

@@ -54,5 +54,5 @@ def heun(
         corrected = lambda: x + (after - sigma) * (first + slope(euler, after)) / 2
         return jax.lax.cond(after > 0, corrected, lambda: euler), None
 
-    grid = (jnp.arange(steps), *float32(raised, after, added))
-    return jax.lax.scan(step, x * sigmas[0], grid)[0]
+    grid = (jnp.arange(steps, dtype=jnp.int32), *float32(raised, after, added))
+    return jax.lax.scan(step, x * float(sigmas[0]), grid)[0]

@@ -111,5 +111,8 @@ def euler_maruyama(
         score = diffusion * (t * flow - length * x)  # w s dt
         return x + flow + score + std * step_noise(keys, number, x.shape[1:]), None
 
-    grid = (jnp.arange(steps), *float32(now, length, length / (1 - now), diffusion, std))
+    grid = (
+        jnp.arange(steps, dtype=jnp.int32),
+        *float32(now, length, length / (1 - now), diffusion, std),
+    )
     return jax.lax.scan(step, x, grid)[0]

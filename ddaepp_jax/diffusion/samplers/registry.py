@@ -24,10 +24,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from ddaepp_jax.base.choice import choose
+from ddaepp_jax.base.choice import choose, did_you_mean
 from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.base.numbers import finite, whole
 from ddaepp_jax.diffusion.process import Denoiser, Process
 
 # (denoiser, start noise, keys) -> images
@@ -86,18 +88,16 @@ def make(
     Raises:
       InputError: the process has no such sampler, or the sampler refuses an argument.
     """
-    if name not in SAMPLERS:
+    if isinstance(name, str) and name not in SAMPLERS:
         raise InputError(
             f"{group}sampler: no {name!r} is registered; give one of {', '.join(names(process))}, "
-            "or import the module that registers it"
+            f"or import the module that registers it{did_you_mean(name, names(process))}"
         )
     sampler = SAMPLERS[choose(f"{group}sampler", name, names(process))]
     for option, value in options.items():
-        expected = type(choose("options", option, sampler.options))
-        if not isinstance(value, (int, float) if expected is float else expected):
-            raise InputError(f"options: {option}={value!r} is not a {expected.__name__}")
+        _check_option(option, value, type(choose("options", option, sampler.options)))
     try:
-        process.grid(steps)
+        process.grid(whole(f"{group}steps", steps, -(2**31), 2**31 - 1))
     except ValueError as error:
         raise InputError(f"{group}steps: {error}") from None
     draw = functools.partial(_draw, sampler.function, process, steps, dict(options))
@@ -109,6 +109,28 @@ def make(
     except ValueError as error:
         raise InputError(f"sampling.{name}.{error}") from None
     return draw
+
+
+def levels(draw: Draw) -> np.ndarray:
+    """Returns the noise levels at which a sampler estimates the clean image, by running it."""
+    estimated = []
+
+    def denoiser(x: Array, level: Array) -> Array:
+        jax.debug.callback(lambda own: estimated.append(float(own)), level[0])
+        return x
+
+    keys = jax.random.split(jax.random.key(0), 1)
+    jax.jit(functools.partial(draw, denoiser))(jnp.zeros((1, 1, 1, 1), jnp.float32), keys)
+    jax.effects_barrier()
+    return np.array(estimated, np.float32)
+
+
+def _check_option(option: str, value: Any, expected: type) -> None:
+    """Refuses a value of another type than the option's default; floats have to be finite."""
+    if expected is float:
+        finite(f"options: {option}", value)
+    elif type(value) is not expected:
+        raise InputError(f"options: {option}={value!r} is not a {expected.__name__}")
 
 
 def _draw(

@@ -88,7 +88,11 @@ def ddpm(
         x0 = estimate(denoiser, x, level, clip)
         return from_x0 * x0 + from_x * x + std * step_noise(keys, number, x.shape[1:]), None
 
-    grid = (jnp.arange(steps), jnp.asarray(levels[:-1]), *float32(from_x0, from_x, std))
+    grid = (
+        jnp.arange(steps, dtype=jnp.int32),
+        jnp.asarray(levels[:-1]),
+        *float32(from_x0, from_x, std),
+    )
     return jax.lax.scan(step, x, grid)[0]
 
 
