@@ -1,7 +1,7 @@
 """The start of a program: JAX, and errors in one line."""
 
-import logging
 import contextlib
+import logging
 import os
 import socket
 import sys
@@ -82,9 +82,6 @@ def _check_coordinator(coordinator: str) -> None:
         ) from None
 
 
-_SMALLER = "use a smaller batch, images of fewer pixels or a smaller network"
-
-
 def launch(program: Callable[[Sequence[str]], None]) -> NoReturn:
     """Runs a program and exits.
 
@@ -99,8 +96,13 @@ def launch(program: Callable[[Sequence[str]], None]) -> NoReturn:
         try:
             program(sys.argv[1:])
         except InputError as error:
-            end_process(f"error: {error}", 2)
-        except (NonFiniteError, SaveError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except NonFiniteError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(1)
+        # Threads of a save could keep the process from here on.
+        except SaveError as error:
             end_process(f"error: {error}", 1)
         except Stopped as stopped:
             end_process(str(stopped), stopped.exit_code)

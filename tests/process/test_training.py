@@ -23,8 +23,9 @@ def check_equal(one, other):
     )
 
 
-def train(workdir, fields):
-    subprocess.run(command("main", fields, f"--workdir={workdir}"), env=environment(2), check=True)
+def train(workdir, fields, devices=2):
+    program = command("main", fields, f"--workdir={workdir}")
+    subprocess.run(program, env=environment(devices), check=True)
 
 
 def kill(workdir, fields, step):
@@ -52,12 +53,17 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_loses_no_step(tmp_path, number):
     """The state is saved at the step where the signal came, and its last rows too."""
-    fields = NO_EVALS | dict(train__steps=400, train__log_every=100, train__steps_per_dispatch=20)
+    fields = NO_EVALS | dict(
+        train__steps=1000,
+        train__log_every=100,
+        train__checkpoint_every=1000,
+        train__steps_per_dispatch=20,
+    )
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    train(whole, fields)
+    train(whole, fields, devices=1)
     process = subprocess.Popen(
         command("main", fields, f"--workdir={stopped}"),
-        env=environment(2),
+        env=environment(),
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -71,7 +77,7 @@ def test_a_signal_loses_no_step(tmp_path, number):
     assert "Traceback" not in errors
     (step,) = steps_of(stopped / "checkpoints")
     assert errors.splitlines()[-1].startswith(f"stopped at step {step}, ")
-    train(stopped, fields)
+    train(stopped, fields, devices=1)
     check_equal(load(stopped).state(), load(whole).state())
     losses = [[(row["step"], row["loss"]) for row in rows(each)] for each in (stopped, whole)]
     assert losses[0] == losses[1]

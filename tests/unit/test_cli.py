@@ -1,5 +1,7 @@
 """Arguments of programs: the config with its overrides, and where the compilation cache goes."""
 
+import os
+import sys
 from pathlib import Path
 
 import jax
@@ -8,7 +10,7 @@ from helpers.errors import expect_error
 
 from ddaepp_jax import __version__
 from ddaepp_jax import config as schema
-from ddaepp_jax.base.errors import InputError, NonFiniteError
+from ddaepp_jax.base.errors import InputError, NonFiniteError, SaveError, Stopped
 from ddaepp_jax.cli.arguments import Parser, comma_separated, number, options, path
 from ddaepp_jax.cli.start import launch, start_backend
 from ddaepp_jax.config.overrides import parse_config
@@ -65,29 +67,43 @@ def test_parser_help(capsys):
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "line"),
+    ("error", "code", "words"),
     [
         (InputError("a: b"), 2, "error: a: b\n"),
         (NonFiniteError("step 3"), 1, "error: step 3\n"),
-        (
-            KeyboardInterrupt(),
-            130,
-            "interrupted; the same command resumes from the newest checkpoint\n",
-        ),
+        (SaveError("run: full"), 1, "error: run: full\n"),
+        (Stopped("stopped at step 3", 143), 143, "stopped at step 3\n"),
+        (FileNotFoundError(2, "No such file", "run/x"), 1, "error: run/x: No such file; "),
+        (OSError(28, "No space left on device"), 1, "error: a file: No space left on device; "),
+        (MemoryError(), 1, "error: out of memory (MemoryError); use a smaller "),
+        (RuntimeError("RESOURCE_EXHAUSTED: 9 GiB\nmore"), 1, "error: out of memory (RESOURCE_"),
     ],
 )
-def test_launch(error, code, line, capsys):
+def test_launch(error, code, words, capsys, monkeypatch):
+    """One line, and the exit code; where threads may be left, the process ends at once."""
+
     def program(argv):
         raise error
 
+    def exit_at_once(code):
+        raise SystemExit(code)
+
+    monkeypatch.setattr(os, "_exit", exit_at_once)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # restores it afterwards
     with pytest.raises(SystemExit) as ended:
         launch(program)
-    assert ended.value.code == code and capsys.readouterr().err == line
+    line = capsys.readouterr().err
+    assert ended.value.code == code and line.startswith(words) and line.count("\n") == 1
 
 
-def test_launch_keeps_the_traceback_of_a_bug():
-    with pytest.raises(ZeroDivisionError):
-        launch(lambda argv: 1 / 0)
+@pytest.mark.parametrize("error", [ZeroDivisionError(), RuntimeError("other"), KeyError("x")])
+def test_launch_keeps_the_traceback_of_a_bug(error, monkeypatch):
+    def program(argv):
+        raise error
+
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    with pytest.raises(type(error)):
+        launch(program)
 
 
 def test_compilation_cache(monkeypatch, tmp_path):
