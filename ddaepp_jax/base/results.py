@@ -91,15 +91,13 @@ class Results:
 
 
 @contextlib.contextmanager
-def partial_directory(directory: Path, identity: Mapping[str, Any], mend: str) -> Iterator[Path]:
-    """Opens the directory in which a stopped program left its partial work, and locks it.
+def workspace(directory: Path, mend: str) -> Iterator[Path]:
+    """Holds a directory of unfinished work for this process, and removes it when the block ends.
 
-    Partial work with another identity is removed. The directory is removed when the block ends,
-    and stays for a later call if the block raises.
+    If the block raises, the directory stays for a later call.
 
     Args:
       directory: the directory; it may be new.
-      identity: settings that must be equal for the partial work to be continued.
       mend: what the user can do if another process works there.
 
     Raises:
@@ -108,14 +106,24 @@ def partial_directory(directory: Path, identity: Mapping[str, Any], mend: str) -
     """
     directory.mkdir(parents=True, exist_ok=True)
     with lock.locked(directory, mend):
-        file = directory / "settings.json"
-        content = json.dumps(identity).encode()
-        if not (file.exists() and file.read_bytes() == content):
-            for entry in directory.iterdir():
-                if entry.is_dir():
-                    shutil.rmtree(entry)
-                elif entry.name != lock.NAME:
-                    entry.unlink()
-            replace(file, content)
         yield directory
-        shutil.rmtree(directory)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def partial_directory(out: Path, identity: Mapping[str, Any]) -> Path:
+    """Opens the directory in which a stopped program left its partial work for ``out``.
+
+    Partial work with another identity is removed.
+    """
+    directory = out.with_name(f"{out.name}-partial")
+    directory.mkdir(parents=True, exist_ok=True)
+    file = directory / "settings.json"
+    content = json.dumps(identity).encode()
+    if not (file.is_file() and file.read_bytes() == content):
+        for entry in directory.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            elif entry.name != lock.NAME:
+                entry.unlink()
+        replace(file, content)
+    return directory

@@ -8,11 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ddaepp_jax.base.digest import digest
 from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.base.files import replace
 from ddaepp_jax.base.finite import check_finite
-from ddaepp_jax.base.results import Results, partial_directory, refuse_other
+from ddaepp_jax.base.results import Results, partial_directory, refuse_other, workspace
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.probing.diagnostics import PIXELS
 from ddaepp_jax.probing.level import probe_level
@@ -60,17 +59,18 @@ def probe(
     images = _splits(trained, train, test, settings, device_bytes)
     for line in _warnings(settings, images):
         print(f"warning: {line}", flush=True)
-    made_of = {"weights": digest(trained.params), **images.fingerprints}
+    fingerprints = {"weights": trained.weights["weights"], **images.fingerprints}
     results = Results(
         out.with_name(f"{out.name}.json"),
-        {**trained.weights, **made_of, **settings.identity},
+        {**trained.weights, **images.fingerprints, **settings.identity},
         "a probe",
         under="settings",
-        modern=lambda identity: {**made_of, **identity},
+        modern=lambda identity: {**fingerprints, **identity},
     )
-    partial = out.with_name(f"{out.name}-partial")
-    with partial_directory(partial, results.identity, "wait for it or give another --out"):
+    unfinished = out.with_name(f"{out.name}-partial")
+    with workspace(unfinished, "wait for it or give another --out"):
         rows, seconds = _finished(results, images)
+        partial = partial_directory(out, results.identity)
         for level in (None, *settings.levels):  # None: raw pixels
             directory = partial / f"level-{level}"
             if str(level) not in seconds:

@@ -30,8 +30,8 @@ class TrainedNetwork:
       image_shape: (H, W, C).
       flip: whether its training mirrors images.
       run: name of the run, for the results.
-      weights: which of the run's weights ``params`` are, e.g. {"step": 2500, "decay": 0.999}; a
-        probe of other weights is not resumed.
+      weights: which of the run's weights ``params`` are: "step", the average, e.g. "decay", and
+        "weights", a hash of them; a probe of other weights is not resumed.
     """
 
     network: nn.Module

@@ -5,6 +5,7 @@ A reference holds the statistics of an extractor's features of images, and their
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from ddaepp_jax.base.errors import InputError, first_line
-from ddaepp_jax.base.results import partial_directory
 from ddaepp_jax.scoring import frechet, image_sets
 from ddaepp_jax.scoring.extractors import Extractor
 from ddaepp_jax.scoring.frechet import Gaussian
@@ -71,15 +71,14 @@ def compute_or_read(images: ImageSet, extractor: Extractor, batch_size: int) -> 
         return dataclasses.replace(read(file, extractor, batch_size), name=images.name)
     partial = file.with_suffix("")
     try:
+        features = image_sets.collect(images, extractor, partial, batch_size)
+        gaussians = {
+            layer: frechet.gaussian(features[layer]) for layer in MOMENTS if layer in features
+        }
         provenance = {"images": images.provenance, "extractor": extractor.identity}
-        with partial_directory(partial, provenance, "wait for it"):
-            features = image_sets.collect(images, extractor, partial, batch_size)
-            gaussians = {
-                layer: frechet.gaussian(features[layer]) for layer in MOMENTS if layer in features
-            }
-            kept = fixed_subset(features["pool"])
-            reference = Reference(images.name, provenance, gaussians, kept)
-            _save(reference, file)
+        reference = Reference(images.name, provenance, gaussians, fixed_subset(features["pool"]))
+        _save(reference, file)
+        shutil.rmtree(partial)
     except OSError as error:
         raise InputError(
             f"--extractor: cannot write {file} ({error.strerror}); copy the extractor to a "

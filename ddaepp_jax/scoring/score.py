@@ -1,6 +1,7 @@
 """Scores of images from elsewhere, and of a network's samples with one row for each seed."""
 
 import dataclasses
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -91,8 +92,8 @@ def score_images(
     """
     partial = extractor.directory / "partial" / f"{images.slug}{extractor.suffix}"
     try:
-        with partial_directory(partial, images.provenance, "wait for it"):
-            row = score(images, extractor, reference, partial, batch_size)
+        row = score(images, extractor, reference, partial, batch_size)
+        shutil.rmtree(partial)
     except OSError as error:
         raise InputError(
             f"--extractor: cannot write {partial} ({error.strerror}); copy the extractor to a "
@@ -162,19 +163,18 @@ def score_samples(
             pictures = out.with_name(f"{out.name}-seed{seed}.npz")
             if seed in rows and (not npz or pictures.exists()):
                 continue
-            partial = pictures.with_name(f"{pictures.stem}-partial")
-            own = results.identity | {"npz": npz}
-            with partial_directory(partial, own, "give another --out or wait for it"):
-                images = samples.images(seed, n)
-                if npz:
-                    memory = _memory(partial / "images.npy", (n, *samples.image_shape))
-                    images = _keeping(images, memory)
-                values = score(images, extractor, reference, partial, samples.sampling.batch_size)
-                rows[seed] = {"seed": seed, **values}
-                if npz:
-                    _save(pictures, memory, samples.num_classes)
-                summary = _summary(results.identity, [*rows.values()], extractor)
-                results.write({"run": samples.run, **summary})
+            partial = partial_directory(pictures.with_suffix(""), results.identity | {"npz": npz})
+            images = samples.images(seed, n)
+            if npz:
+                memory = _memory(partial / "images.npy", (n, *samples.image_shape))
+                images = _keeping(images, memory)
+            values = score(images, extractor, reference, partial, samples.sampling.batch_size)
+            rows[seed] = {"seed": seed, **values}
+            if npz:
+                _save(pictures, memory, samples.num_classes)
+            summary = _summary(results.identity, [*rows.values()], extractor)
+            results.write({"run": samples.run, **summary})
+            shutil.rmtree(partial)
     except OSError as error:
         raise InputError(f"--out: cannot write {out} ({error.strerror}); give another") from None
     summary = _summary(results.identity, [*rows.values()], extractor)

@@ -133,7 +133,7 @@ IMAGES = np.zeros((2, 8, 8, 1), np.uint8)
     [
         ((IMAGES.astype(np.float32), 11), "images", ["float32", "uint8", "8, 8, 1"]),
         ((IMAGES[..., 0], 11), "images", ["(2, 8, 8)", "8, 8, 1"]),
-        ((IMAGES[:0], 11), "number of images", ["positive"]),
+        ((IMAGES[:0], 11), "images", ["(0, 8, 8, 1)", "1 or more"]),
         ((IMAGES, 11.5), "noise_level", ["11.5", "whole", "1000"]),
         ((IMAGES, 1001), "noise_level", ["1001", "1000"]),
         ((IMAGES, float("nan")), "noise_level", ["nan", "1000"]),
