@@ -17,6 +17,7 @@ from ddaepp_jax.base import parallel
 from ddaepp_jax.base.choice import choose
 from ddaepp_jax.base.dispatch import progress_bar
 from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.base.finite import check_finite
 from ddaepp_jax.config import saved
 from ddaepp_jax.diffusion.process import level_of
 from ddaepp_jax.probing.features import Extraction, extract, noisy
@@ -154,7 +155,7 @@ class Run:
           {layer: (N, C) float32}.
 
         Raises:
-          InputError: an argument is wrong.
+          InputError: an argument is wrong, or a feature is not finite.
         """
         images = self._images(images)
         _check(seed, draws=draws, batch_size=batch_size)
@@ -172,6 +173,7 @@ class Run:
         )
         ids = np.arange(len(images))
         features = extract(extraction, lambda rows: images[rows], ids, draws=range(draws))
+        check_finite(features, f"noise_level: {noise_level}", "give another level or step")
         return {layer: features[layer] for layer in layers}
 
     def _images(self, images: np.ndarray) -> np.ndarray:

@@ -81,7 +81,7 @@ def search(
     if weights is not None:
         made_of["initial weights"] = hashed(weights)[:16]
     saved.claim(workdir / "short_run.json", config, "a search", _differences)
-    with _alone(workdir):
+    with locked(workdir, "wait for it or use another --workdir"):
         rows = _read(workdir / "curves.jsonl", config.train.steps, made_of)
         runs = [(seed, block) for seed in seeds for block in blocks if (seed, block) not in rows]
         hidden = not runs or jax.process_index() != 0
@@ -91,7 +91,7 @@ def search(
             for seed, block in runs:
                 row = _train(config, seed, block, weights, data, mesh, bar)
                 rows[seed, block] = row | made_of
-                with (workdir / "curves.jsonl").open("a") as file:
+                with _writing(workdir), (workdir / "curves.jsonl").open("a") as file:
                     file.write(json.dumps(rows[seed, block]) + "\n")
         curves = {block: {seed: rows[seed, block] for seed in seeds} for block in blocks}
         record = {
@@ -104,14 +104,14 @@ def search(
 
 
 @contextlib.contextmanager
-def _alone(workdir: Path) -> Iterator[None]:
-    """Keeps other processes out of the directory, and names it where it cannot be written."""
-    mend = "use another --workdir"
+def _writing(workdir: Path) -> Iterator[None]:
+    """Turns an error of writing into one that names ``--workdir``."""
     try:
-        with locked(workdir, f"wait for it or {mend}"):
-            yield
+        yield
     except OSError as error:
-        raise InputError(f"--workdir: cannot write {workdir} ({error.strerror}); {mend}") from None
+        raise InputError(
+            f"--workdir: cannot write {workdir} ({error.strerror}); use another --workdir"
+        ) from None
 
 
 def _check(config: ConfigDict, steps: int, seeds: Sequence[int]) -> None:
@@ -315,6 +315,7 @@ def _conclude(workdir: Path, curves: Curves, record: Mapping[str, Any]) -> dict[
     }
     decision = {**record, **decide(scores)}
     decision["line"] = f'config.model.bottleneck = "{decision["best"]}"'
-    figure(curves, decision).savefig(workdir / "curves.png", dpi=160)
-    write_json(workdir / "bottleneck.json", decision)
+    with _writing(workdir):
+        figure(curves, decision).savefig(workdir / "curves.png", dpi=160)
+        write_json(workdir / "bottleneck.json", decision)
     return decision

@@ -19,6 +19,7 @@ from ddaepp_jax.probing import level as one_level
 from ddaepp_jax.probing import probe as probing
 from ddaepp_jax.probing.level import probe_level
 from ddaepp_jax.reporting import probes
+from ddaepp_jax.run import opened as opened_run
 
 COLUMNS = ("linear_held_out", "linear_test", "knn_held_out", "knn_test")
 COLUMNS += ("alignment", "uniformity", "effective_rank", "spread")
@@ -246,3 +247,10 @@ def test_test_images_that_are_the_training_images_are_said(own, tmp_path, capsys
 def test_a_name_given_twice_counts_once(opened):
     chosen = linear_probe.settings(opened, layers=("mid", "in_1", "mid"), levels=(11, 1, 11.0))
     assert (chosen.layers, chosen.levels) == (("mid", "in_1"), (11, 1))
+
+
+def test_features_that_are_not_finite(opened, monkeypatch):
+    nothing = {"in_1": np.full((2, 32), np.nan, np.float32)}
+    monkeypatch.setattr(opened_run, "extract", lambda *_, **__: nothing)
+    with expect_error("noise_level: 11", "64 of the 64 numbers of in_1", "another level or step"):
+        opened.features(np.zeros((2, 8, 8, 1), np.uint8), 11, ["in_1"])
