@@ -5,9 +5,10 @@
 Every candidate is trained from every seed, by the config with that seed, `model.bottleneck` and
 `train.steps`; warm-up takes a fifth of the steps at most, so that a short run learns. Runs of one
 seed have the same data, noise and initial values. The winner need not be the block that probes
-best. It is named only if its gap to the others exceeds the seeds' spread; otherwise the result is a
-tie. The same command again continues where it stopped, and takes more seeds or candidates. The
-directory gets short_run.json (the config), curves.jsonl, bottleneck.json and curves.png.
+best. It is named only if its gap to every other exceeds the 95 % interval of chance over the seeds
+and a thousandth of the loss; otherwise the result is a tie. The same command again continues where
+it stopped, and takes more seeds or candidates. The directory gets short_run.json (the
+config), curves.jsonl, bottleneck.json and curves.png.
 """
 
 import argparse

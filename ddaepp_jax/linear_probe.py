@@ -11,19 +11,21 @@ l-DAE. A noise level costs one forward pass for each image (`cached`), or for ea
 give the diagnostics. Beside the accuracies, the table shows how far two views of an image agree
 (alignment) and how much of their space the features fill (uniformity, effective rank and spread).
 
-The best layer, level and learning rate are chosen on images held out from the training split, and
-stored with the run; with --held_out=0 they are chosen on the test split, as papers do. The same
-command again resumes. Settings that are not given are those of the run's config and the protocol.
+The best layer, level and learning rate are chosen on images held out from the training split; with
+--held_out=0 they are chosen on the test split, as papers do. The choice is stored with the run, in
+probe/best.json, unless the one there was made among more layers and levels. With --out, nothing is
+written into the run. The same command again resumes. Settings that are not given are those of the
+run's config and the protocol.
 """
 
 import argparse
-import json
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddaepp_jax.base.errors import InputError
-from ddaepp_jax.base.files import replace
+from ddaepp_jax.base.files import replace, write_json
 from ddaepp_jax.cli.arguments import (
     Parser,
     add_run,
@@ -61,6 +63,8 @@ OVERRIDES = {
     "seed": (int, "seed of noise, crops and order (default: 0)"),
 }
 
+SUFFIXES = (".json", ".csv", "-grid.png", "-layers.png")  # of --out's files
+
 
 def main(argv: Sequence[str]) -> None:
     args = _parse(argv)
@@ -72,7 +76,9 @@ def main(argv: Sequence[str]) -> None:
     if args.eval_split is not None:
         run.config.data.eval_split = args.eval_split
     chosen = settings(run, **overrides)
-    out = Path(args.out or run.workdir / "probe" / f"step{run.step}-{run.average}-{chosen.tag}")
+    own = run.workdir / "probe" / f"step{run.step}-{run.average}-{chosen.tag}"
+    out = Path(args.out or own)
+    _check_out(out)
 
     from ddaepp_jax.reporting import probes
 
@@ -80,10 +86,11 @@ def main(argv: Sequence[str]) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         results = probe(run, chosen, out)
         for name, figure in probes.figures(results).items():
-            figure.savefig(f"{out}-{name}.png", dpi=160)
-        best = run.workdir / "probe" / "best.json"
-        best.parent.mkdir(exist_ok=True)
-        replace(best, (json.dumps(results["best"] | {"of": str(out)}) + "\n").encode())
+            picture = io.BytesIO()
+            figure.savefig(picture, dpi=160)
+            replace(_file(out, f"-{name}.png"), picture.getvalue())
+        if not args.out:
+            _choose(run, results, out)
     except OSError as error:
         raise InputError(f"--out: cannot write {out} ({error.strerror}); give another") from None
     print(f"\n{probes.table(results)}")
@@ -91,6 +98,36 @@ def main(argv: Sequence[str]) -> None:
     print(f"look at {out}-grid.png and {out}-layers.png; all numbers are in {out}.json and .csv")
     print("\nThe layer and noise level that all heads together choose, on the same images:\n")
     print(probes.summary(results))
+
+
+def _file(out: Path, suffix: str) -> Path:
+    return out.with_name(out.name + suffix)
+
+
+def _check_out(out: Path) -> None:
+    """Refuses a path whose files could not be written at the end."""
+    if not out.name:
+        raise InputError(f"--out: {out} has no last part, with which the files' names begin")
+    for suffix in SUFFIXES:
+        if _file(out, suffix).is_dir():
+            raise InputError(f"--out: {_file(out, suffix)} is a folder; give another path")
+
+
+def _choose(run: "Run", results: dict[str, Any], out: Path) -> None:
+    """Stores the choice with the run, unless the stored one was made among more features."""
+    file = run.workdir / "probe" / "best.json"
+    try:
+        before = run.probed or {}
+    except InputError:
+        before = {}  # A damaged file is replaced.
+    compared = len(results["rows"]) - 1  # without the pixels
+    if before.get("compared", 0) > compared:
+        print(
+            f"{file} keeps the choice of {before.get('of')}, which is among {before['compared']} "
+            f"features rather than {compared}; remove it to replace it"
+        )
+        return
+    write_json(file, {**results["best"], "compared": compared, "of": str(out)})
 
 
 def settings(run: "Run", protocol: str | None = None, **overrides: Any) -> "Settings":
@@ -124,8 +161,9 @@ def probe(run: "Run", settings: "Settings", out: Path) -> dict[str, Any]:
 def trained(run: "Run") -> "TrainedNetwork":
     """Returns a run's network and weights, as probes take them."""
     from ddaepp_jax.probing.settings import TrainedNetwork
+    from ddaepp_jax.scoring.extractors import hashed
 
-    weights = {"step": run.step, "decay": run.decay}
+    weights = {"step": run.step, "decay": run.decay, "weights": hashed(run.params)[:16]}
     if run.sigma_rel is not None:
         weights["sigma_rel"] = run.sigma_rel
     return TrainedNetwork(

@@ -25,12 +25,13 @@ def to_json(config: ConfigDict) -> str:
     return json.dumps(config.to_dict(), indent=2) + "\n"
 
 
-def from_json(text: str, file: str) -> ConfigDict:
+def from_json(text: str, file: str, mend: str = "give a run directory") -> ConfigDict:
     """Returns the config of a run directory's ``config.json``, completed and validated.
 
     Args:
       text: the file's content.
       file: its path, for errors.
+      mend: what the user can do if the text is not a valid config.
 
     Raises:
       InputError: the text is not a valid config.
@@ -43,7 +44,7 @@ def from_json(text: str, file: str) -> ConfigDict:
         # Raised by JSON, by validate, and by ConfigDict if a group is no group.
         reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"{file}: not the config of a run of this program ({reason}); give a run directory"
+            f"{file}: not the config of a run of this program ({reason}); {mend}"
         ) from None
     return config
 
@@ -222,7 +223,7 @@ def check(
     with _writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         if file.exists():
-            before = from_json(file.read_text(errors="replace"), str(file))
+            before = from_json(file.read_text(errors="replace"), str(file), MEND)
             if differences := compare(before, config):
                 refuse_other(file, noun, differences, MEND)
         elif any(entry.name != lock.NAME for entry in workdir.iterdir()):

@@ -60,6 +60,23 @@ class Context:
     seed: int
     flip: bool
 
+    def suffices(self, fewest: int, group: str) -> bool:
+        """Returns whether the training split has ``fewest`` images; if not, a line says so.
+
+        Args:
+          fewest: number of images without which the config's ``group`` measures nothing.
+        """
+        import jax
+
+        enough = len(self.data) >= fewest
+        if not enough and jax.process_index() == 0:
+            print(
+                f"{group} is off: {self.data.name} {self.data.split} has {len(self.data)} images, "
+                f"and it needs {fewest}",
+                flush=True,
+            )
+        return enough
+
 
 _MODULES: dict[str, ModuleType] = {}
 

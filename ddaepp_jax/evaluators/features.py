@@ -43,8 +43,8 @@ PANELS = (
 )
 
 
-def make(settings: Settings, context: "Context") -> "Evaluation":
-    """Returns the evaluation."""
+def make(settings: Settings, context: "Context") -> "Evaluation | None":
+    """Returns the evaluation; None if there are too few images."""
     import jax
     from tqdm import tqdm
 
@@ -52,6 +52,8 @@ def make(settings: Settings, context: "Context") -> "Evaluation":
     from ddaepp_jax.probing.one_layer import OneLayer
     from ddaepp_jax.training.schedule import Evaluation
 
+    if not context.suffices(FEWEST, "evals.features"):
+        return None
     layer = OneLayer(settings.layer, settings.level, "evals.features", context)
     views = layer.views(settings.images)
 

@@ -40,12 +40,12 @@ PANELS = (Panel("kNN while training", "knn/.+", "accuracy, %", alone=False),)
 
 
 def make(settings: Settings, context: "Context") -> "Evaluation | None":
-    """Returns the evaluation; None if the data have no labels."""
+    """Returns the evaluation; None if the data have no labels or too few images."""
     from ddaepp_jax.probing.neighbours import knn_accuracy
-    from ddaepp_jax.probing.one_layer import OneLayer
+    from ddaepp_jax.probing.one_layer import FEWEST, OneLayer
     from ddaepp_jax.training.schedule import Evaluation
 
-    if not context.data.num_classes:
+    if not context.data.num_classes or not context.suffices(FEWEST, "evals.knn"):
         return None
     layer = OneLayer(settings.layer, settings.level, "evals.knn", context)
     split = layer.split(settings.images)

@@ -43,13 +43,13 @@ PANELS = (
 
 
 def make(settings: Settings, context: "Context") -> "Evaluation | None":
-    """Returns the evaluation; None if the data have no labels."""
+    """Returns the evaluation; None if the data have no labels or too few images."""
     from ddaepp_jax.probing.heads import linear_accuracy
-    from ddaepp_jax.probing.one_layer import OneLayer
+    from ddaepp_jax.probing.one_layer import FEWEST, OneLayer
     from ddaepp_jax.probing.protocols import PROTOCOLS
     from ddaepp_jax.training.schedule import Evaluation
 
-    if not context.data.num_classes:
+    if not context.data.num_classes or not context.suffices(FEWEST, "evals.probe"):
         return None
     layer = OneLayer(settings.layer, settings.level, "evals.probe", context)
     epochs = settings.epochs or PROTOCOLS["cached"].epochs

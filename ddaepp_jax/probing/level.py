@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ddaepp_jax.base.finite import check_finite
 from ddaepp_jax.probing import heads as linear
 from ddaepp_jax.probing import neighbours, online, scaling
 from ddaepp_jax.probing.diagnostics import PIXELS, diagnose
@@ -52,6 +53,9 @@ def probe_level(
 
     Returns:
       A row for each layer: accuracies in percent, and the values of ``diagnose``.
+
+    Raises:
+      InputError: a feature or a head is not finite.
     """
     protocol = settings.protocol
     title = PIXELS if level is None else f"level {level:g}"
@@ -67,6 +71,9 @@ def probe_level(
     both_views = views(
         augmented, lambda rows: images.read(images.diagnosed[rows])[0], images.diagnosed
     )
+    features = {name: part.features for name, part in parts.items()}
+    for arrays in (features, both_views):
+        check_finite(arrays, f"features at {title}", "leave out this layer or level, or clean data")
     widths = {layer: feature.shape[1] for layer, feature in parts["train"].features.items()}
     count = sum(len(part.labels) for part in parts.values())
     rows = []
@@ -76,6 +83,7 @@ def probe_level(
         train = group["train"]
         scales = scaling.standard_scale(train.features) if protocol.standardise else {}
         heads = _fit(augmented, images, train, scales, settings, directory, title)
+        check_finite(heads.params, f"learning_rates: heads at {title}", "give smaller ones")
         rows += _rows(heads, group, scales, settings, level)
     return [row | diagnose(*both_views[row["layer"]]) for row in rows]
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ddaepp_jax.base.choice import choose
+from ddaepp_jax.base.errors import NonFiniteError
 from ddaepp_jax.build import layers
 from ddaepp_jax.data.augment import crop_pad
 from ddaepp_jax.diffusion.process import level_of
@@ -18,11 +19,14 @@ if TYPE_CHECKING:
     from ddaepp_jax.evaluators import Context
 
 HELD_OUT = 0.1  # share of the training split on which heads and neighbours are tested
+FEWEST = 6  # fewest images of which the share is one
 Labelled = tuple[np.ndarray, np.ndarray]  # features (N, C) and labels (N,)
 
 
 class OneLayer:
     """A layer's features of images of the training split, at one noise level.
+
+    The functions that it returns raise a ``NonFiniteError`` where a feature is not finite.
 
     Attributes:
       name: the layer and the level in metrics' names, e.g. ``mid/t11``.
@@ -58,7 +62,8 @@ class OneLayer:
     def split(self, images: int) -> Callable[[Any], tuple[Labelled, Labelled]]:
         """Returns a function of the parameters that computes labelled features.
 
-        Its first value is of images to learn from, its second of other images to test on.
+        Its first value is of images to learn from, its second of other images to test on. The split
+        needs ``FEWEST`` images.
 
         Args:
           images: largest number of images to learn from, and of images to test on.
@@ -72,6 +77,7 @@ class OneLayer:
             pixels, labels = gather()
             extraction = dataclasses.replace(self._extraction, params=params)
             features = extract(extraction, lambda rows: pixels[rows], ids)[self._layer]
+            self._check(features)
             end = len(train)
             return (features[:end], labels[:end]), (features[end:], labels[end:])
 
@@ -93,6 +99,14 @@ class OneLayer:
             extraction = dataclasses.replace(
                 self._extraction, params=params, pad=pad, flip=self._flip
             )
-            return views(extraction, lambda rows: gather()[rows], ids)[self._layer]
+            both = views(extraction, lambda rows: gather()[rows], ids)[self._layer]
+            self._check(*both)
+            return both
 
         return compute
+
+    def _check(self, *features: np.ndarray) -> None:
+        if not all(np.isfinite(values).all() for values in features):
+            raise NonFiniteError(
+                f"the features of {self.name} are NaN or infinite; lower optimizer.learning_rate"
+            )

@@ -3,6 +3,7 @@
 Noise and augmentation are drawn anew at every step.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -86,9 +87,7 @@ def fit(
       title: title of the progress bar.
     """
     mesh = extraction.mesh
-    first = 0
-    if saved.exists():
-        first, heads = serialization.from_bytes((0, heads), saved.read_bytes())
+    first, heads = _read(saved, heads)
     steps = linear.total_steps(len(ids), protocol.epochs, protocol.batch_size)
     constants = {
         "seed": np.uint32(extraction.seed),
@@ -102,7 +101,8 @@ def fit(
     )
 
     def save() -> None:
-        replace(saved, serialization.to_bytes((number + 1, jax.device_get(heads))))
+        content = serialization.to_bytes((number + 1, jax.device_get(heads)))
+        replace(saved, hashlib.sha256(content).digest() + content)
 
     with progress_bar(steps, "step", title, initial=first) as bar:
         in_flight = InFlight(bar, save)
@@ -116,3 +116,17 @@ def fit(
             in_flight.add(moved)
         in_flight.finish()
     return heads
+
+
+def _read(saved: Path, heads: Heads) -> tuple[int, Heads]:
+    """Returns the next step and the heads of an unfinished training; untrained heads without it.
+
+    A damaged file counts as none, and a line says so.
+    """
+    if not saved.exists():
+        return 0, heads
+    digest, content = saved.read_bytes()[:32], saved.read_bytes()[32:]
+    if hashlib.sha256(content).digest() != digest:
+        print(f"warning: {saved}: is damaged; its heads are trained again", flush=True)
+        return 0, heads
+    return serialization.from_bytes((0, heads), content)

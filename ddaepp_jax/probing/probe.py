@@ -4,18 +4,21 @@ import csv
 import io
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.base.files import replace
-from ddaepp_jax.base.results import Results, partial_directory
+from ddaepp_jax.base.finite import check_finite
+from ddaepp_jax.base.results import Results, partial_directory, refuse_other, workspace
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.probing.diagnostics import PIXELS
 from ddaepp_jax.probing.level import probe_level
 from ddaepp_jax.probing.settings import Settings, TrainedNetwork
 from ddaepp_jax.probing.splits import Splits
+
+MEND = "remove it or give another --out"
 
 
 def probe(
@@ -46,52 +49,97 @@ def probe(
       chosen; "seconds" by level.
 
     Raises:
-      InputError: the data have no labels or another shape, or ``out`` holds a probe with other
-        settings.
+      InputError: the data have no labels or another shape, a weight or a feature is not finite,
+        ``out`` holds a probe with other settings, or another process writes there.
+      OSError: a file cannot be written.
     """
+    check_finite(
+        trained.params, f"{trained.run}, step {trained.weights['step']}", "give another --step"
+    )
+    images = _splits(trained, train, test, settings, device_bytes)
+    for line in _warnings(settings, images):
+        print(f"warning: {line}", flush=True)
+    fingerprints = {"weights": trained.weights["weights"], **images.fingerprints}
     results = Results(
         out.with_name(f"{out.name}.json"),
-        {**trained.weights, **settings.identity},
+        {**trained.weights, **images.fingerprints, **settings.identity},
         "a probe",
         under="settings",
+        modern=lambda identity: {**fingerprints, **identity},
     )
-    rows, seconds = _finished(results)
-    images = _splits(trained, train, test, settings, device_bytes)
-    partial = partial_directory(out, results.identity)
-    for level in (None, *settings.levels):  # None: raw pixels
-        if str(level) not in seconds:
-            start = time.perf_counter()
+    unfinished = out.with_name(f"{out.name}-partial")
+    with workspace(unfinished, "wait for it or give another --out"):
+        rows, seconds = _finished(results, images)
+        partial = partial_directory(out, results.identity)
+        for level in (None, *settings.levels):  # None: raw pixels
             directory = partial / f"level-{level}"
-            rows += probe_level(trained, settings, images, level, directory, device_bytes)
-            shutil.rmtree(directory)
-            seconds[str(level)] = round(time.perf_counter() - start, 2)
-        content = {
-            "run": trained.run,
-            "protocol": settings.tag,
-            "data": images.described,
-            "settings": results.identity,
-            "levels": sorted({row["noise_level"] for row in rows} - {None}),
-            "best": best_row(rows, settings, trained.process.unit),
-            "seconds": seconds,
-            "rows": rows,
-        }
-        _write_csv(out.with_name(f"{out.name}.csv"), rows)
-        results.write(content)
-    shutil.rmtree(partial)
+            if str(level) not in seconds:
+                start = time.perf_counter()
+                rows += probe_level(trained, settings, images, level, directory, device_bytes)
+                seconds[str(level)] = round(time.perf_counter() - start, 2)
+            content = {
+                "run": trained.run,
+                "protocol": settings.tag,
+                "data": images.described,
+                "settings": results.identity,
+                "levels": sorted({row["noise_level"] for row in rows} - {None}),
+                "best": best_row(rows, settings, trained.process.unit),
+                "seconds": seconds,
+                "rows": rows,
+            }
+            _write_csv(out.with_name(f"{out.name}.csv"), rows)
+            results.write(content)
+            shutil.rmtree(directory, ignore_errors=True)
     return content
 
 
-def _finished(results: Results) -> tuple[list[dict[str, Any]], dict[str, float]]:
+def _finished(results: Results, images: Splits) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """Reads the rows and the seconds of the finished levels."""
     content = results.read("rows", "seconds")
     if content is None:
         return [], {}
-    if any("spread" not in row for row in content["rows"]):
+    rows, seconds = content["rows"], content["seconds"]
+    if not _fit_together(rows, seconds, results.identity["layers"]):
+        raise InputError(f"{results.file}: its rows are not those of its levels; {MEND}")
+    if any("spread" not in row for row in rows):
         raise InputError(
-            f"{results.file}: holds a probe of an older version, without spread and rank; "
-            "remove it or give another --out"
+            f"{results.file}: holds a probe of an older version, without spread and rank; {MEND}"
         )
-    return content["rows"], content["seconds"]
+    if "weights" not in content["settings"]:
+        _check_older(results.file, content.get("data"), images.described)
+    return rows, seconds
+
+
+def _fit_together(rows: Any, seconds: Any, layers: Sequence[str]) -> bool:
+    """Whether there is one row for each layer and level, and all have the same columns."""
+    try:
+        cells = sorted((str(row["noise_level"]), row["layer"]) for row in rows)
+        columns = {tuple(row) for row in rows}
+        levels = {level: [PIXELS] if level == "None" else layers for level in seconds}
+    except (TypeError, KeyError):
+        return False
+    expected = sorted((level, layer) for level, own in levels.items() for layer in own)
+    return cells == expected and len(columns) == 1
+
+
+def _check_older(file: Path, old: Any, described: Mapping[str, str]) -> None:
+    """Refuses a file of an older version if its description of the images is another.
+
+    Such a file has no fingerprints of the weights and the images.
+    """
+    if old != described:
+        old = old if isinstance(old, Mapping) else {}
+        differences = [
+            f"{name}: {old.get(name)} -> {text}"
+            for name, text in described.items()
+            if old.get(name) != text
+        ]
+        refuse_other(file, "a probe", differences, MEND)
+    print(
+        f"warning: {file}: an older version wrote it without fingerprints; its rows are taken to "
+        "be of these weights and images",
+        flush=True,
+    )
 
 
 def _splits(
@@ -103,15 +151,25 @@ def _splits(
             f"data.name: {train.name} has no labels, which a probe needs; "
             "use a data set with labels"
         )
-    if train.image_shape != trained.image_shape:
-        raise InputError(
-            f"data.data_dir: images have shape {train.image_shape}, but the run was trained on "
-            f"{trained.image_shape}; give its data"
-        )
+    for data in (train, test):
+        if data.image_shape != trained.image_shape:
+            raise InputError(
+                f"data.data_dir: images of {data.split} have shape {data.image_shape}, but the run "
+                f"was trained on {trained.image_shape}; give its data"
+            )
     if train.nbytes + test.nbytes <= device_bytes:
         train = train.resident()
         test = test.resident()
     return Splits(train, test, settings.held_out, settings.seed)
+
+
+def _warnings(settings: Settings, images: Splits) -> Iterator[str]:
+    """Yields lines about what a probe of these images is not."""
+    if len(set(images.fingerprints.values())) == 1:
+        yield "data.eval_split: the test images are the training images, whose accuracy is higher"
+    bank = len(images.parts["train"])
+    if settings.knn > bank:
+        yield f"knn: {settings.knn} is more than the {bank} images there are; all of them vote"
 
 
 def best_row(

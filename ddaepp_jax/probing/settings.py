@@ -30,8 +30,8 @@ class TrainedNetwork:
       image_shape: (H, W, C).
       flip: whether its training mirrors images.
       run: name of the run, for the results.
-      weights: which of the run's weights ``params`` are, e.g. {"step": 2500, "decay": 0.999}; a
-        probe of other weights is not resumed.
+      weights: which of the run's weights ``params`` are: "step", the average, e.g. "decay", and
+        "weights", a hash of them; a probe of other weights is not resumed.
     """
 
     network: nn.Module
@@ -132,7 +132,8 @@ def settings(
       trained: the network.
       defaults: "protocol", "held_out", "knn", and "epochs" of that protocol (None: its own).
       protocol: a name of ``PROTOCOLS``.
-      layers: names of the network's features; () takes all that differ.
+      layers: names of the network's features; () takes all that differ, and a name given twice
+        counts once.
       levels: noise levels in the process's unit; () takes the process's grid.
       held_out: see ``Settings``.
       knn: see ``Settings``.
@@ -156,8 +157,8 @@ def settings(
     completed = Settings(
         name=name,
         protocol=chosen,
-        layers=tuple(layers) or _distinct(trained.network, present),
-        levels=tuple(_plain(level_of(trained.process, x, "noise_level")) for x in levels),
+        layers=tuple(dict.fromkeys(layers)) or _distinct(trained.network, present),
+        levels=tuple(dict.fromkeys(_plain(level_of(trained.process, x, "levels")) for x in levels)),
         held_out=defaults["held_out"] if held_out is None else held_out,
         knn=defaults["knn"] if knn is None else knn,
         flip=trained.flip,

@@ -4,6 +4,7 @@ import numpy as np
 
 from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.data.datasets import Dataset
+from ddaepp_jax.data.fingerprint import fingerprint
 from ddaepp_jax.data.order import batch_indices
 
 DIAGNOSED = 2048  # At most this many images diagnose the features.
@@ -37,6 +38,7 @@ class Splits:
       diagnosed: numbers of the images that diagnose the features, spread evenly over the part that
         chooses.
       described: descriptions of the parts, for the results.
+      fingerprints: fingerprints of the two splits, "train_images" and "test_images".
     """
 
     def __init__(self, train: Dataset, test: Dataset, held_out: float, seed: int) -> None:
@@ -49,13 +51,16 @@ class Splits:
           seed: seed of the split.
 
         Raises:
-          InputError: one of the two parts of the training split has no image.
+          InputError: the test split or one of the two parts of the training split has no image.
         """
+        if not len(test):
+            raise InputError(f"data.eval_split: {test.split} of {test.name} has no images")
         rows, held_out_rows = split_rows(len(train), held_out, seed)
         if not len(rows) or (held_out and not len(held_out_rows)):
             raise InputError(
                 f"held_out: {held_out} of {len(train)} images are {len(held_out_rows)}; "
-                "give a share that leaves images on both sides"
+                "give a share that leaves images on both sides, or 0, by which the test split "
+                "chooses"
             )
         self._train = train
         self._test = test
@@ -68,6 +73,8 @@ class Splits:
         self.chosen_by = "held_out" if held_out else "test"
         choosing = self.parts[self.chosen_by]
         self.diagnosed = choosing[:: -(-len(choosing) // DIAGNOSED)]
+        self.fingerprints = {"train_images": fingerprint(train), "test_images": fingerprint(test)}
+        seen = len(set(self.fingerprints.values())) == 1
         self.described = {
             "name": train.name,
             "heads trained on": f"{len(rows)} images of {train.split}",
@@ -76,7 +83,9 @@ class Splits:
                 if held_out
                 else f"the test split ({test.split}), as no image was held out"
             ),
-            "tested on": f"{len(test)} images of {test.split}",
+            "tested on": (
+                f"{len(test)} images of {test.split}{', which are the training images' * seen}"
+            ),
             "diagnosed on": f"two views each of {len(self.diagnosed)} that choose",
         }
 

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -172,16 +172,12 @@ class Run:
           {layer: (N, C) float32}.
 
         Raises:
-          InputError: an argument is wrong.
+          InputError: an argument is wrong, or a feature is not finite.
         """
-        images = np.asarray(images)
-        dtype = "float32" if self.config.data.name == build.LATENTS else "uint8"
-        if images.dtype != dtype or images.shape[1:] != self.image_shape:
-            shape = ", ".join(map(str, self.image_shape))
-            raise InputError(
-                f"images: {images.dtype} {images.shape}; give {dtype} of shape (N, {shape})"
-            )
-        _check(seed, draws=draws, batch_size=batch_size, **{"number of images": len(images)})
+        images = self._images(images)
+        _check(seed, draws=draws, batch_size=batch_size)
+        if isinstance(layers, str) or not isinstance(layers, Collection) or not len(layers):
+            raise InputError(f"layers: {layers!r}; give a list of names, e.g. ['bottleneck']")
         for layer in layers:
             choose("layers", layer, self.layers)
         extraction = Extraction(
@@ -194,7 +190,23 @@ class Run:
         )
         ids = np.arange(len(images))
         features = extract(extraction, lambda rows: images[rows], ids, draws=range(draws))
+        check_finite(features, f"noise_level: {noise_level}", "give another level or step")
         return {layer: features[layer] for layer in layers}
+
+    def _images(self, images: np.ndarray) -> np.ndarray:
+        """Refuses images of another type or shape than the run's, and an empty array."""
+        try:
+            images = np.asarray(images)
+        except ValueError:
+            raise InputError("images: they have different shapes; give an array") from None
+        dtype = "float32" if self.config.data.name == build.LATENTS else "uint8"
+        if images.dtype != dtype or images.shape[1:] != self.image_shape or not images.size:
+            shape = ", ".join(map(str, self.image_shape))
+            raise InputError(
+                f"images: {images.dtype} {images.shape}; give {dtype} of shape (N, {shape}), with "
+                "N of 1 or more"
+            )
+        return images
 
     def noise_level(self, level: float) -> np.number:
         """Converts a noise level to the type that the process takes.
@@ -202,6 +214,10 @@ class Run:
         Raises:
           InputError: the process has no such level.
         """
+        try:
+            level = float(level)
+        except (TypeError, ValueError):
+            raise InputError(f"noise_level: {level!r} is not a number; give one") from None
         return level_of(self.process, level, "noise_level")
 
     @cached_property
@@ -211,12 +227,26 @@ class Run:
 
     @property
     def probed(self) -> dict[str, Any] | None:
-        """The last choice of ``linear_probe``: "layer", "noise_level", and accuracies.
+        """The choice of ``linear_probe``: "layer", "noise_level", and accuracies.
 
         It is None before a probe.
+
+        Raises:
+          InputError: the file of the choice is damaged.
         """
         file = self.workdir / "probe" / "best.json"
-        return json.loads(file.read_text()) if file.exists() else None
+        if not file.exists():
+            return None
+        try:
+            choice = json.loads(file.read_text())
+            choose("layer", choice["layer"], self.layers)
+            level_of(self.process, choice["noise_level"] + 0, "noise_level")
+            choice.get("compared", 0) + 0
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise InputError(
+                f"{file}: is not a choice of linear_probe; remove it, and run linear_probe again"
+            ) from None
+        return choice
 
     def sampling(
         self, options: Mapping[str, Any] | None = None, guide: "Run | None" = None, **overrides: Any

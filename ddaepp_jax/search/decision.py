@@ -1,11 +1,14 @@
-"""Which candidate has the lowest training loss, and whether its lead exceeds the seeds' spread."""
+"""Which candidate has the lowest training loss, and whether its lead is more than chance."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from scipy.special import stdtrit
 
 TIE = "tie"
+CONFIDENCE = 0.95  # of the interval of a gap, by Student's t over the seeds
+LEAST = 1e-3  # smallest gap that counts, as a fraction of the lowest loss
 LAST = 0.2  # fraction of a run, at its end, whose mean loss is the run's score
 
 
@@ -26,12 +29,14 @@ def score(row: Mapping[str, Any], steps: int) -> float:
 
 
 def decide(scores: Mapping[str, Mapping[int, float]]) -> dict[str, Any]:
-    """Names the block of the lowest loss if its lead over every other exceeds the seeds' spread.
+    """Names the block of the lowest loss if its lead over every other is more than chance.
 
     Runs of one seed have the same data, noise and initial values, so blocks are compared seed by
     seed. The gap of a block is the mean over seeds of its difference to the best block, and the
-    spread their standard deviation (ddof 1). A block whose gap does not exceed its spread ties with
-    the best. One seed has no spread, so it always gives a tie. A loss that is not finite loses.
+    spread their standard deviation (ddof 1). The gap has to exceed the margin: half of its 95 %
+    confidence interval, ``t spread / sqrt(seeds)``, and at least a thousandth of the best loss. A
+    block whose gap doesn't exceed its margin ties with the best. One seed has no spread, so it
+    always gives a tie. A loss that is not finite loses.
 
     Args:
       scores: block -> seed -> loss, with the same seeds, at least one, for every block.
@@ -39,8 +44,9 @@ def decide(scores: Mapping[str, Mapping[int, float]]) -> dict[str, Any]:
     Returns:
       "winner", a block or "tie"; "best", the block of the lowest mean; "tied", the blocks that tie
       with it; "runner_up", the block of the second lowest mean, with its "gap" and "spread";
-      "candidates", which has for each block its "loss" by seed, "mean", "gap" and "spread". None
-      stands for a number that is not finite and for the spread of one seed.
+      "candidates", which has for each block its "loss" by seed, "mean", "gap", "spread" and
+      "margin". None stands for a number that is not finite, and for the spread and the margin of
+      one seed.
     """
     seeds = sorted(next(iter(scores.values())))
     losses = {name: np.array([by_seed[seed] for seed in seeds]) for name, by_seed in scores.items()}
@@ -51,7 +57,7 @@ def decide(scores: Mapping[str, Mapping[int, float]]) -> dict[str, Any]:
         for name, row in candidates.items()
         if name != best
         and row["gap"] is not None
-        and (row["spread"] is None or row["gap"] <= row["spread"])
+        and (row["margin"] is None or row["gap"] <= row["margin"])
     ]
     decided = len(seeds) > 1 and not tied and candidates[best]["mean"] is not None
     return {
@@ -66,19 +72,29 @@ def decide(scores: Mapping[str, Mapping[int, float]]) -> dict[str, Any]:
 
 
 def _compared(seeds: list[int], losses: np.ndarray, best: np.ndarray) -> dict[str, Any]:
-    """Returns a candidate's losses by seed, their mean, and the gap to the best with its spread."""
+    """Returns a candidate's losses by seed, their mean, and the gap to the best.
+
+    The gap comes with its spread and the margin that it has to exceed.
+    """
     by_seed = {
         str(seed): float(loss) if np.isfinite(loss) else None
         for seed, loss in zip(seeds, losses, strict=True)
     }
     if not np.isfinite(losses).all():
-        return {"loss": by_seed, "mean": None, "gap": None, "spread": None}
+        return {"loss": by_seed, "mean": None, "gap": None, "spread": None, "margin": None}
     gaps = losses - best
+    count = len(gaps)
+    spread = float(gaps.std(ddof=1)) if count > 1 else None
+    margin = None
+    if spread is not None:
+        chance = float(stdtrit(count - 1, (1 + CONFIDENCE) / 2)) * spread / np.sqrt(count)
+        margin = float(max(chance, LEAST * abs(best.mean())))
     return {
         "loss": by_seed,
         "mean": float(losses.mean()),
         "gap": float(gaps.mean()),
-        "spread": float(gaps.std(ddof=1)) if len(gaps) > 1 else None,
+        "spread": spread,
+        "margin": margin,
     }
 
 
@@ -106,6 +122,6 @@ def advice(decision: Mapping[str, Any]) -> str:
         )
     names = ", ".join([best, *decision["tied"]])
     return (
-        f"tie: {names} differ by no more than seeds do; keep the config's own, or give more "
-        "--steps in another --workdir (more --seeds make this result surer, a winner no likelier)"
+        f"tie: no difference seen between {names}; keep the config's own. More --seeds tell, and "
+        "so do more --steps in another --workdir"
     )

@@ -1,8 +1,9 @@
 """Short runs of every candidate for the bottleneck, in a directory that a later call continues."""
 
+import contextlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,13 @@ from ddaepp_jax.base import parallel
 from ddaepp_jax.base.dispatch import InFlight, progress_bar
 from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.base.files import replace, write_json
+from ddaepp_jax.base.lock import locked
 from ddaepp_jax.config import saved, validation
 from ddaepp_jax.data.datasets import Dataset
+from ddaepp_jax.data.fingerprint import fingerprint
 from ddaepp_jax.reporting.bottleneck import Curves, figure
 from ddaepp_jax.run.opened import weights_to_start_from
+from ddaepp_jax.scoring.extractors import hashed
 from ddaepp_jax.search.decision import decide, score
 from ddaepp_jax.training import graft
 from ddaepp_jax.training.program import Program, compile_program
@@ -66,28 +70,48 @@ def search(
     _check(config, steps, seeds)
     mesh = build.mesh(config)
     data = build.dataset(config, config.data.split)
-    config = _short_run(config, min(steps, build.total_steps(config, len(data))))
+    own = build.total_steps(config, len(data))
+    if steps > own:
+        print(f"--steps: the config's own run has {own} steps, so short runs have no more")
+    config = _short_run(config, min(steps, own))
     blocks, weights = _candidates(config, data, candidates)
     if data.nbytes <= config.data.device_bytes:
         data = data.resident()  # Read once, not once a run.
+    made_of = {"images": fingerprint(data)}
+    if weights is not None:
+        made_of["initial weights"] = hashed(weights)[:16]
     saved.claim(workdir / "short_run.json", config, "a search", _differences)
-    rows = _read(workdir / "curves.jsonl")
-    runs = [(seed, block) for seed in seeds for block in blocks if (seed, block) not in rows]
-    hidden = not runs or jax.process_index() != 0
-    # Smoothing 0 shows the mean rate: a pause to compile is not a new rate.
-    with progress_bar(len(runs) * config.train.steps, "step", smoothing=0, disable=hidden) as bar:
-        for seed, block in runs:
-            rows[seed, block] = _train(config, seed, block, weights, data, mesh, bar)
-            with (workdir / "curves.jsonl").open("a") as file:
-                file.write(json.dumps(rows[seed, block]) + "\n")
-    curves = {block: {seed: rows[seed, block] for seed in seeds} for block in blocks}
-    record = {
-        "config": name,
-        "steps": config.train.steps,
-        "warmup_steps": config.optimizer.warmup_steps,
-        "seeds": list(seeds),
-    }
-    return _conclude(workdir, curves, record)
+    with locked(workdir, "wait for it or use another --workdir"):
+        rows = _read(workdir / "curves.jsonl", config.train.steps, made_of)
+        runs = [(seed, block) for seed in seeds for block in blocks if (seed, block) not in rows]
+        hidden = not runs or jax.process_index() != 0
+        # Smoothing 0 shows the mean rate: a pause to compile is not a new rate.
+        total = len(runs) * config.train.steps
+        with progress_bar(total, "step", smoothing=0, disable=hidden) as bar:
+            for seed, block in runs:
+                row = _train(config, seed, block, weights, data, mesh, bar)
+                rows[seed, block] = row | made_of
+                with _writing(workdir), (workdir / "curves.jsonl").open("a") as file:
+                    file.write(json.dumps(rows[seed, block]) + "\n")
+        curves = {block: {seed: rows[seed, block] for seed in seeds} for block in blocks}
+        record = {
+            "config": name,
+            "steps": config.train.steps,
+            "warmup_steps": config.optimizer.warmup_steps,
+            "seeds": list(seeds),
+        }
+        return _conclude(workdir, curves, record)
+
+
+@contextlib.contextmanager
+def _writing(workdir: Path) -> Iterator[None]:
+    """Turns an error of writing into one that names ``--workdir``."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"--workdir: cannot write {workdir} ({error.strerror}); use another --workdir"
+        ) from None
 
 
 def _check(config: ConfigDict, steps: int, seeds: Sequence[int]) -> None:
@@ -231,10 +255,11 @@ def _append(row: dict[str, Any], stop: int, totals: Mapping[str, Any]) -> bool:
 def _differences(old: ConfigDict, config: ConfigDict) -> list[str]:
     """Returns the settings in which two searches differ and that forbid continuing the first.
 
-    Seed and bottleneck may differ. The number of steps may not, although a training may change it.
+    Seed and bottleneck differ from run to run, so ``config`` takes those that are stored. The
+    number of steps may not differ, although a training may change it.
     """
-    old.seed = config.seed
-    old.model.bottleneck = config.model.bottleneck
+    config.seed = old.seed
+    config.model.bottleneck = old.model.bottleneck
     changes = saved.changes(old, config)
     steps = old.train.steps, config.train.steps
     if steps[0] != steps[1] and not any(line.startswith("train.steps:") for line in changes):
@@ -242,19 +267,38 @@ def _differences(old: ConfigDict, config: ConfigDict) -> list[str]:
     return changes
 
 
-def _read(file: Path) -> dict[tuple[int, str], dict[str, Any]]:
-    """Reads the finished rows by (seed, block), and cuts off an unfinished last line."""
-    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+def _read(
+    file: Path, steps: int, made_of: Mapping[str, Any]
+) -> dict[tuple[int, str], dict[str, Any]]:
+    """Reads the finished rows by (seed, block), and cuts off an unfinished last line.
+
+    Args:
+      file: curves.jsonl.
+      steps: number of steps of a run.
+      made_of: entries that a row must have; rows of older versions lack them.
+    """
+    text = file.read_text(errors="replace") if file.exists() else ""
+    lines = text.splitlines(keepends=True)
     whole = [line for line in lines if line.endswith("\n")]
     if whole != lines:
         replace(file, "".join(whole).encode())
-    try:
-        rows = [json.loads(line) for line in whole]
-        return {(row["seed"], row["bottleneck"]): row for row in rows}
-    except (ValueError, KeyError, TypeError):
-        raise InputError(
-            f"{file}: holds no curves of a search; remove it or use another --workdir"
-        ) from None
+    rows = {}
+    for number, line in enumerate(whole, 1):
+        try:
+            row = json.loads(line)
+            score(row, steps)
+            rows[row["seed"], row["bottleneck"]] = row
+        except (ValueError, KeyError, TypeError, IndexError, ZeroDivisionError, RecursionError):
+            raise InputError(
+                f"{file}: line {number} holds no curve of a search; remove the line or use another "
+                "--workdir"
+            ) from None
+        others = [noun for noun, value in made_of.items() if row.get(noun, value) != value]
+        if others:
+            raise InputError(
+                f"{file}: its runs had other {others[0]}; give those or use another --workdir"
+            )
+    return rows
 
 
 def _conclude(workdir: Path, curves: Curves, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -271,6 +315,7 @@ def _conclude(workdir: Path, curves: Curves, record: Mapping[str, Any]) -> dict[
     }
     decision = {**record, **decide(scores)}
     decision["line"] = f'config.model.bottleneck = "{decision["best"]}"'
-    figure(curves, decision).savefig(workdir / "curves.png", dpi=160)
-    write_json(workdir / "bottleneck.json", decision)
+    with _writing(workdir):
+        figure(curves, decision).savefig(workdir / "curves.png", dpi=160)
+        write_json(workdir / "bottleneck.json", decision)
     return decision

@@ -1,10 +1,15 @@
 """Evaluations in training: their weights, their images for training and testing, their labels."""
 
+import dataclasses
+
 import jax
 import numpy as np
+import pytest
 from helpers.evaluations import context, evaluations, state, untrained
 from helpers.run import config
 
+from ddaepp_jax import evaluators
+from ddaepp_jax.base.errors import NonFiniteError
 from ddaepp_jax.base.parallel import make_mesh
 from ddaepp_jax.evaluators import samples
 from ddaepp_jax.probing import heads
@@ -62,3 +67,37 @@ def test_averages_of_the_first_decay_are_measured():
     values = evaluation.measure(both)
     assert values
     assert all(name.startswith("ema0.5/") and np.isfinite(v) for name, v in values.items())
+
+
+@pytest.mark.parametrize(
+    ("images", "off"),
+    [
+        (1, {"probe": 6, "knn": 6, "features": 10}),
+        (5, {"probe": 6, "knn": 6, "features": 10}),
+        (6, {"features": 10}),
+    ],
+)
+def test_evaluations_of_too_few_images_are_off(images, off, capsys):
+    """Of six images, five are learned from and one is tested on."""
+    made = config()
+    of_all = context(made, one_device())
+    few = dataclasses.replace(of_all, data=dataclasses.replace(of_all.data, length=images))
+    groups = {name: made.evals[name].to_dict() for name in made.evals}
+    evaluations = evaluators.make(groups, few, 0.999)
+    assert {"probe", "knn", "features"} - set(evaluations) == set(off)
+    assert sorted(capsys.readouterr().out.splitlines()) == sorted(
+        f"evals.{name} is off: digits train has {images} images, and it needs {fewest}"
+        for name, fewest in off.items()
+    )
+    if "knn" in evaluations:
+        (accuracy,) = evaluations["knn"].measure(state(untrained(made, one_device()))).values()
+        assert accuracy in (0, 100)
+
+
+def test_features_that_are_not_finite_are_named():
+    made = config()
+    params = jax.tree.map(lambda leaf: leaf * np.nan, untrained(made, one_device()))
+    by_name = evaluations(made, one_device())
+    for name in ("probe", "knn", "features"):
+        with pytest.raises(NonFiniteError, match="features of bottleneck/t11 are NaN or infinite"):
+            by_name[name].measure(state(params))

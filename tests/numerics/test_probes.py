@@ -271,3 +271,11 @@ def test_online_heads_see_a_draw_and_a_crop_of_each_step():
         )
         check = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
         jax.tree.map(check, heads.params, expected(jnp.int32(number)))
+
+
+def test_a_damaged_training_of_heads_starts_anew(tmp_path, capsys):
+    saved, heads = tmp_path / "heads.msgpack", linear.init({"x": 3}, 2, 1)
+    for content in (b"", b"heads", bytes(200)):
+        saved.write_bytes(content)
+        assert online._read(saved, heads) == (0, heads)
+        assert f"warning: {saved}: is damaged" in capsys.readouterr().out

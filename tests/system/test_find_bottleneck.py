@@ -60,7 +60,7 @@ def test_a_candidates_curve_is_that_of_a_separate_run(
     made.model = getattr(schema, name)(**TINY_MODELS[name] | fields)
     first, last = candidates
     row = {"stops": [*range(1, 11)], "loss": [9.0] * 10, "bad_step": None}
-    monkeypatch.setattr(search, "_read", lambda file: {(0, first): row})
+    monkeypatch.setattr(search, "_read", lambda *_: {(0, first): row})
     found = search.search(made, tmp_path, seeds=(0,), candidates=(last, first))
     assert tuple(found["candidates"]) == candidates  # in the network's order
     assert found["best"] == last and compilations == [(0, last)]
@@ -158,24 +158,52 @@ def losses(**by_block):
     return {name: dict(enumerate(values)) for name, values in by_block.items()}
 
 
-def test_a_winner_is_beyond_the_seeds_spread():
+def test_a_winner_is_beyond_chance():
     """Seeds differ by much more than blocks, but seed by seed the best is ahead."""
-    found = decide(losses(a=[1.0, 5.0, 9.0], b=[1.2, 5.3, 9.1], c=[2.0, 6.0, 10.0]))
+    found = decide(losses(a=[1.0, 5.0, 9.0], b=[1.3, 5.4, 9.2], c=[2.0, 6.0, 10.0]))
     assert (found["winner"], found["runner_up"], found["tied"]) == ("a", "b", [])
-    assert found["gap"] == pytest.approx(0.2) and found["spread"] == pytest.approx(0.1)
-    assert found["candidates"]["c"]["gap"] == pytest.approx(1.0) and list(found["candidates"]) == [
-        "a",
-        "b",
-        "c",
-    ]
+    assert found["gap"] == pytest.approx(0.3) and found["spread"] == pytest.approx(0.1)
+    candidates = found["candidates"]
+    # The margin is 4.303, Student's t for three seeds, times 0.1 / sqrt(3).
+    assert candidates["b"]["margin"] == pytest.approx(0.2484, abs=1e-4)
+    assert candidates["c"]["gap"] == pytest.approx(1.0) and list(candidates) == ["a", "b", "c"]
     found |= {"seeds": [0, 1, 2], "line": 'config.model.bottleneck = "a"'}
     assert found["line"] in advice(found)
 
 
+@pytest.mark.parametrize(
+    ("other", "winner"),
+    [
+        ([1.2, 5.3, 9.1], "tie"),  # beyond the spread, 0.1, but not the margin, 0.248
+        ([1.00001, 5.00001, 9.00001], "tie"),  # below a thousandth of the loss
+        ([1.004, 5.004, 9.004], "tie"),
+        ([1.006, 5.006, 9.006], "a"),
+        ([1.0, 5.0, 9.0], "tie"),
+    ],
+)
+def test_a_small_gap_is_no_difference(other, winner):
+    assert decide(losses(a=[1.0, 5.0, 9.0], b=other))["winner"] == winner
+
+
+@pytest.mark.parametrize("gap", [1e-5, 1e-3])
+def test_two_seeds_name_no_winner_by_a_small_gap(gap):
+    assert decide(losses(a=[1.0, 5.0], b=[1.0 + gap, 5.0 + gap]))["winner"] == "tie"
+    assert decide(losses(a=[1.0, 5.0], b=[1.0 + gap, 5.0 + 2 * gap]))["winner"] == "tie"
+
+
+def test_chance_names_a_winner_of_two_equal_blocks_in_one_search_of_twenty():
+    random = np.random.default_rng(0)
+    named = [
+        decide(losses(a=1 + random.normal(size=3), b=1 + random.normal(size=3)))["winner"] != "tie"
+        for _ in range(2000)
+    ]
+    assert 0.03 < np.mean(named) < 0.07
+
+
 def test_ties_are_listed():
-    found = decide(losses(a=[1.0, 5.0], b=[1.4, 5.0], c=[2.0, 6.1]))
+    found = decide(losses(a=[1.0, 5.0], b=[1.4, 5.0], c=[2.0, 6.02]))
     assert (found["winner"], found["best"], found["tied"]) == ("tie", "a", ["b"])
-    assert "tie: a, b differ by no more than seeds do; keep the config's own" in advice(
+    assert "tie: no difference seen between a, b; keep the config's own" in advice(
         found | {"seeds": [0, 1]}
     )
     assert "ties with it" in table(found)
@@ -191,13 +219,14 @@ def test_one_seed_is_always_a_tie():
 
 def test_what_is_not_finite_loses():
     inf = float("inf")
-    found = decide(losses(a=[0.1, inf], b=[1.0, 5.0], c=[2.0, 6.1]))
+    found = decide(losses(a=[0.1, inf], b=[1.0, 5.0], c=[2.0, 6.02]))
     assert (found["winner"], found["runner_up"]) == ("b", "c")
     assert found["candidates"]["a"] == {
         "loss": {"0": 0.1, "1": None},
         "mean": None,
         "gap": None,
         "spread": None,
+        "margin": None,
     }
     json.dumps(found, allow_nan=False)
     assert decide(losses(a=[inf, inf], b=[1.0, 5.0]))["winner"] == "b"

@@ -6,6 +6,7 @@ import pytest
 from helpers.errors import TINY, expect_error
 
 from ddaepp_jax import find_bottleneck
+from ddaepp_jax.base.lock import locked
 from ddaepp_jax.search import search
 
 
@@ -54,7 +55,7 @@ def test_another_search_is_there(tmp_path, monkeypatch):
     """
     row = {"stops": [1, 2, 3, 4], "loss": [1.0] * 4, "bad_step": None}
     runs = [(seed, name) for seed in (0, 1) for name in ("in_1", "mid")]
-    monkeypatch.setattr(search, "_read", lambda file: dict.fromkeys(runs, row))
+    monkeypatch.setattr(search, "_read", lambda *_: dict.fromkeys(runs, row))
     arguments = [TINY, f"--workdir={tmp_path}", "--seeds=0,1"]
     find_bottleneck.main(arguments)
     find_bottleneck.main(
@@ -63,12 +64,53 @@ def test_another_search_is_there(tmp_path, monkeypatch):
     file = tmp_path / "short_run.json"
     with expect_error(f"{file}", "train.steps: 4 -> 3", "model.width: 32 -> 64", "--workdir"):
         find_bottleneck.main([*arguments, "--steps=3", "--config.model.width=64"])
-    assert json.loads(file.read_text())["train"]["steps"] == 4
+    stored = json.loads(file.read_text())
+    assert (stored["train"]["steps"], stored["seed"]) == (4, 0)
+    assert stored["model"]["bottleneck"] == "mid"
 
 
-@pytest.mark.parametrize("text", ["{}\n", "no json\n", "3\n"])
-def test_damaged_curves(tmp_path, text, monkeypatch):
-    (tmp_path / "curves.jsonl").write_text(text)
+CURVE = {
+    "bottleneck": "in_1",
+    "seed": 0,
+    "stops": [1, 2, 3, 4],
+    "loss": [1.0] * 4,
+    "bad_step": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("{}", ["line 2", "remove the line"]),
+        ("no json", ["line 2"]),
+        ("3", ["line 2"]),
+        (json.dumps(CURVE | {"loss": [1.0]}), ["line 2"]),
+        (json.dumps(CURVE | {"stops": []}), ["line 2"]),
+        ("\0\xff", ["line 2"]),
+        (json.dumps(CURVE | {"images": "0" * 16}), ["other images"]),
+    ],
+)
+def test_damaged_and_other_curves(tmp_path, row, words, monkeypatch):
+    (tmp_path / "curves.jsonl").write_text(f"{json.dumps(CURVE)}\n{row}\n")
     monkeypatch.setattr(search.saved, "claim", lambda *_: None)
-    with expect_error(f"{tmp_path / 'curves.jsonl'}", "--workdir"):
+    with expect_error(f"{tmp_path / 'curves.jsonl'}", *words, "--workdir"):
         find_bottleneck.main([TINY, f"--workdir={tmp_path}"])
+
+
+def test_a_damaged_config_of_a_search(tmp_path):
+    (tmp_path / "short_run.json").write_text("{")
+    with expect_error(f"{tmp_path / 'short_run.json'}", "use another --workdir"):
+        find_bottleneck.main([TINY, f"--workdir={tmp_path}"])
+
+
+def test_two_searches_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(search.saved, "claim", lambda *_: None)
+    with locked(tmp_path, "wait"), expect_error(f"{tmp_path}", "process", "another --workdir"):
+        find_bottleneck.main([TINY, f"--workdir={tmp_path}"])
+
+
+def test_a_config_that_is_shorter_than_steps_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(search.saved, "claim", lambda *_: pytest.exit("claimed"))
+    with pytest.raises(pytest.exit.Exception, match="claimed"):
+        find_bottleneck.main([TINY, f"--workdir={tmp_path}", "--steps=5"])
+    assert "--steps: the config's own run has 4 steps" in capsys.readouterr().out

@@ -220,7 +220,7 @@ def test_a_stopped_probe_resumes(run, whole, tmp_path, monkeypatch, call):
     chosen = linear_probe.settings(run, levels=(1, 11), epochs=20)
     monkeypatch.setattr(dispatch, "SAVE_SECONDS", 0.0)
     with monkeypatch.context() as patch:
-        stop_at(patch, stored, "replace", 4 * call)
+        stop_at(patch, stored, "write_json", 4 * call)
         with pytest.raises(Stopped):
             linear_probe.probe(run, chosen, tmp_path / "probe")
     reads = stop_at(monkeypatch, Splits, "read", 10**9)
@@ -238,7 +238,7 @@ def test_features_of_other_settings_are_not_reused(run, whole, tmp_path, monkeyp
     """A probe is stopped before its first result, and started again with another seed."""
     monkeypatch.setattr(dispatch, "SAVE_SECONDS", 0.0)
     with monkeypatch.context() as patch:
-        stop_at(patch, stored, "replace", 5)
+        stop_at(patch, stored, "write_json", 5)
         with pytest.raises(Stopped):
             linear_probe.probe(
                 run,

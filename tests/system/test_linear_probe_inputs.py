@@ -28,7 +28,7 @@ def no_features(monkeypatch):
     [
         (dict(protocol="ofline"), "protocol", ["'ofline'", "online"]),
         (dict(layers=("out_9",)), "layers", ["'out_9'", "bottleneck"]),
-        (dict(levels=(11, 1001)), "noise_level", ["1001", "1000"]),
+        (dict(levels=(11, 1001)), "levels", ["1001", "1000"]),
         (dict(held_out=1.0), "held_out", ["1.0"]),
         (dict(epochs=0), "epochs", ["positive"]),
         (dict(batch_size=0), "batch_size", ["positive"]),
