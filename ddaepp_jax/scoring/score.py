@@ -1,8 +1,11 @@
 """Scores of images from elsewhere, and of a network's samples with one row for each seed."""
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from ddaepp_jax.scoring import image_sets, metrics
 from ddaepp_jax.scoring.extractors import Extractor
 from ddaepp_jax.scoring.image_sets import ImageSet
 from ddaepp_jax.scoring.references import Reference
+from ddaepp_jax.scoring.workspace import workspace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Samples:
       run: name of the run.
       step: training step of the weights.
       average: name of the average of the weights, as in ``ema0.9999``.
+      weights: hashes of the weights, of "run" and of its "guide" if it has one.
     """
 
     draw: Callable[[int, np.ndarray], np.ndarray]
@@ -40,6 +45,7 @@ class Samples:
     run: str
     step: int
     average: str
+    weights: Mapping[str, str]
 
     def images(self, seed: int, n: int) -> ImageSet:
         """Returns the first ``n`` samples of a seed as a set of images."""
@@ -90,14 +96,14 @@ def score_images(
     Raises:
       InputError: the images can't be scored, or a file can't be written.
     """
-    partial = extractor.directory / "partial" / f"{images.slug}{extractor.suffix}"
+    partial = image_sets.partial(images, extractor)
+    mend = "copy the extractor to a directory that you can write, and give that by --extractor"
     try:
-        row = score(images, extractor, reference, partial, batch_size)
-        shutil.rmtree(partial)
+        with workspace(partial, f"wait, or {mend}") as directory:
+            row = score(images, extractor, reference, directory / "features", batch_size)
     except OSError as error:
         raise InputError(
-            f"--extractor: cannot write {partial} ({error.strerror}); copy the extractor to a "
-            "directory that you can write, and give that by --extractor"
+            f"--extractor: cannot write {partial} ({error.strerror}); {mend}"
         ) from None
     identity = {
         "images": {"name": images.name, **images.provenance},
@@ -148,37 +154,149 @@ def score_samples(
     Raises:
       InputError: ``out`` holds scores with other settings, or can't be written; or as ``score``.
     """
-    identity = {
-        "step": samples.step,
-        "protocol": f"{samples.average}/{samples.sampling.tag}",
-        "sampling": samples.sampling.identity,
-        "n": n,
-        **_compared(extractor, reference),
-    }
-    results = Results(out.with_name(f"{out.name}.json"), identity, "scores", modern=_modern)
-    written = results.read("rows") or {"rows": []}
-    rows = {row["seed"]: row for row in written["rows"]}
-    try:
-        for seed in seeds:
-            pictures = out.with_name(f"{out.name}-seed{seed}.npz")
-            if seed in rows and (not npz or pictures.exists()):
-                continue
-            partial = partial_directory(pictures.with_suffix(""), results.identity | {"npz": npz})
-            images = samples.images(seed, n)
-            if npz:
-                memory = _memory(partial / "images.npy", (n, *samples.image_shape))
-                images = _keeping(images, memory)
-            values = score(images, extractor, reference, partial, samples.sampling.batch_size)
-            rows[seed] = {"seed": seed, **values}
-            if npz:
-                _save(pictures, memory, samples.num_classes)
-            summary = _summary(results.identity, [*rows.values()], extractor)
-            results.write({"run": samples.run, **summary})
-            shutil.rmtree(partial)
-    except OSError as error:
-        raise InputError(f"--out: cannot write {out} ({error.strerror}); give another") from None
-    summary = _summary(results.identity, [*rows.values()], extractor)
-    return {**results.identity, "run": samples.run, **summary}
+    scoring = _Scoring(samples, extractor, reference, out, n, npz)
+    finished = scoring.finished()
+    if not finished.hold(seeds):
+        try:
+            with workspace(unfinished(out), "wait, or give another --out") as directory:
+                finished = scoring.finished()  # Another process may have added some meanwhile.
+                for seed in seeds:
+                    if not finished.hold([seed]):
+                        scoring.add(seed, finished, directory)
+        except OSError as error:
+            raise InputError(
+                f"--out: cannot write {out} ({error.strerror}); give another"
+            ) from None
+    return scoring.content(finished)
+
+
+def unfinished(out: Path) -> Path:
+    """Returns the directory of the work that ``score_samples`` left unfinished for ``out``."""
+    return out.with_name(f"{out.name}-partial")
+
+
+def check_space(
+    samples: Samples, extractor: Extractor, out: Path, *, n: int, seeds: int, npz: bool
+) -> None:
+    """Refuses more samples than the disk holds, before work for them begins.
+
+    Args:
+      samples, extractor, out, n, npz: as in ``score_samples``.
+      seeds: number of seeds.
+
+    Raises:
+      InputError: the features, or the samples with ``npz``, do not fit.
+    """
+    if unfinished(out).exists():
+        return  # A part of them is on the disk already.
+    images = (seeds + 1) * n * prod(samples.image_shape) if npz else 0
+    needed = images + 4 * n * sum(extractor.widths.values())
+    home = next(parent for parent in out.absolute().parents if parent.is_dir())
+    free = shutil.disk_usage(home).free
+    if needed > free:
+        raise InputError(
+            f"--n: {n} samples need {needed / 2**30:.1f} GiB in {home}, where "
+            f"{free / 2**30:.1f} GiB are free; give fewer, or another --out"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Finished:
+    """The seeds that are finished.
+
+    Attributes:
+      rows: scores by seed.
+      pictured: seeds whose samples lie in their files.
+      npz: whether a seed is finished only with its samples.
+    """
+
+    rows: dict[int, dict[str, float]]
+    pictured: set[int]
+    npz: bool
+
+    def hold(self, seeds: Sequence[int]) -> bool:
+        """Returns whether all ``seeds`` are finished."""
+        return set(seeds) <= (self.pictured & self.rows.keys() if self.npz else self.rows.keys())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scoring:
+    """The arguments of ``score_samples``, and what is done for each seed."""
+
+    samples: Samples
+    extractor: Extractor
+    reference: Reference
+    out: Path
+    n: int
+    npz: bool
+
+    @cached_property
+    def results(self) -> Results:
+        """The file of the scores."""
+        identity = {
+            "step": self.samples.step,
+            "weights": dict(self.samples.weights),
+            "protocol": f"{self.samples.average}/{self.samples.sampling.tag}",
+            "sampling": self.samples.sampling.identity,
+            "n": self.n,
+            **_compared(self.extractor, self.reference),
+        }
+        return Results(
+            self.out.with_name(f"{self.out.name}.json"), identity, "scores", modern=_modern
+        )
+
+    def pictures(self, seed: int) -> Path:
+        """Returns the file of a seed's samples."""
+        return self.out.with_name(f"{self.out.name}-seed{seed}.npz")
+
+    def finished(self) -> _Finished:
+        """Reads what is finished, and checks it."""
+        content = self.results.read("rows") or {"rows": []}
+        try:
+            rows = {row["seed"]: dict(row) for row in content["rows"]}
+            written = {seed for seed in content.get("npz", ()) if self.pictures(seed).exists()}
+        except (KeyError, TypeError, ValueError):
+            raise self._damaged() from None
+        self._check(rows)
+        return _Finished(rows, written, self.npz)
+
+    def _check(self, rows: Mapping[int, Mapping[str, float]]) -> None:
+        """Refuses rows with different scores, or with what is no finite number."""
+        numbers = [value for row in rows.values() for value in row.values()]
+        same = len({frozenset(row) for row in rows.values()}) <= 1
+        if not (same and all(isinstance(x, int | float) and np.isfinite(x) for x in numbers)):
+            raise self._damaged()
+
+    def _damaged(self) -> InputError:
+        file = self.results.file
+        return InputError(
+            f"{file}: has rows that are no scores of this program; remove it or give another --out"
+        )
+
+    def add(self, seed: int, finished: _Finished, directory: Path) -> None:
+        """Scores a seed's samples and writes the file; unfinished work is in ``directory``."""
+        identity = self.results.identity | {"npz": self.npz}
+        partial = partial_directory(directory / f"seed{seed}", identity)
+        images = self.samples.images(seed, self.n)
+        if self.npz:
+            memory = _memory(partial / "images.npy", (self.n, *images.image_shape))
+            images = _keeping(images, memory)
+        batch_size = self.samples.sampling.batch_size
+        features = partial / "features"
+        values = score(images, self.extractor, self.reference, features, batch_size)
+        finished.rows[seed] = {"seed": seed, **values}
+        self._check(finished.rows)
+        if self.npz:
+            _save(self.pictures(seed), partial, memory, self.samples.num_classes)
+            finished.pictured.add(seed)
+        self.results.write(self.content(finished))
+        shutil.rmtree(partial)
+
+    def content(self, finished: _Finished) -> dict[str, Any]:
+        """Returns the content of the file."""
+        summary = _summary(self.results.identity, [*finished.rows.values()], self.extractor)
+        written = sorted(finished.pictured)
+        return {**self.results.identity, "run": self.samples.run, "npz": written, **summary}
 
 
 def _modern(identity: dict[str, Any]) -> dict[str, Any]:
@@ -218,18 +336,31 @@ def _keeping(images: ImageSet, memory: np.ndarray) -> ImageSet:
 
     def read(ids: np.ndarray) -> np.ndarray:
         memory[ids] = images.read(ids)
+        memory.flush()  # They reach the disk before their features count.
         return memory[ids]
 
     return dataclasses.replace(images, read=read)
 
 
 def _memory(file: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """Opens a file of uint8 images; it keeps the images of an earlier call."""
-    mode = "r+" if file.exists() else "w+"
-    return np.lib.format.open_memmap(file, mode, np.uint8, shape)
+    """Opens a file of uint8 images, which keeps the images of an earlier call.
+
+    If the file is damaged, the features beside it are removed too, so that all are made anew.
+    """
+    try:
+        whole = np.load(file, mmap_mode="r").shape == shape
+    except (OSError, ValueError):
+        whole = False
+    if not whole:
+        shutil.rmtree(file.parent / "features", ignore_errors=True)
+    return np.lib.format.open_memmap(file, "r+" if whole else "w+", np.uint8, shape)
 
 
-def _save(file: Path, images: np.ndarray, num_classes: int) -> None:
-    """Writes samples in the form of ADM's evaluator: ``arr_0``, and labels as ``arr_1``."""
+def _save(file: Path, partial: Path, images: np.ndarray, num_classes: int) -> None:
+    """Writes samples in the form of ADM's evaluator: ``arr_0``, and labels as ``arr_1``.
+
+    They are written in the directory ``partial`` first, so that ``file`` is never a part of them.
+    """
     labels = {"arr_1": np.arange(len(images)) % num_classes} if num_classes else {}
-    np.savez(file, arr_0=images, **labels)
+    np.savez(partial / "images.npz", arr_0=images, **labels)
+    os.replace(partial / "images.npz", file)
