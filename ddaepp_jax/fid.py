@@ -78,7 +78,7 @@ def _images(args: argparse.Namespace, config: "ConfigDict") -> "ImageSet":
     from ddaepp_jax.scoring import by_name, image_sets
 
     images = by_name.image_set(args.images, "--images", config, own=False)
-    image_sets.check_count(images)
+    image_sets.check_count(images, "--images")
     return images if args.n is None else image_sets.subset(images, args.n)
 
 

@@ -220,7 +220,7 @@ def reference_source(text: str, config: ConfigDict, own: bool) -> Path | ImageSe
     if file.suffix == ".npz" and references.is_statistics(file):
         return file
     images = image_set(text, "--reference", config, own)
-    image_sets.check_count(images)
+    image_sets.check_count(images, "--reference")
     return images
 
 

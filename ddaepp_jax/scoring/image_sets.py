@@ -125,15 +125,16 @@ def subset(images: ImageSet, n: int) -> ImageSet:
     )
 
 
-def check_count(images: ImageSet) -> None:
+def check_count(images: ImageSet, field: str) -> None:
     """Refuses images that are too few to be scored.
 
     Raises:
-      InputError: there are fewer than ``FEWEST`` images.
+      InputError: there are fewer than ``FEWEST`` images; the message begins with ``field``.
     """
     if len(images) < FEWEST:
         raise InputError(
-            f"{images.name}: {len(images)} images are too few to be scored; give {FEWEST} or more"
+            f"{field}: {images.name} has {len(images)} images, too few for scores; give {FEWEST} "
+            "or more"
         )
 
 
@@ -198,7 +199,7 @@ def collect(
         finite, the batch is empty, or the disk is too small.
     """
     extractor.check(images.image_shape, images.name)
-    check_count(images)
+    check_count(images, images.name)
     if batch_size < 1:
         raise InputError(f"--batch_size: {batch_size} is not positive; give 1 or more")
 

@@ -21,6 +21,8 @@ from ddaepp_jax.scoring.image_sets import ImageSet
 from ddaepp_jax.scoring.references import Reference
 from ddaepp_jax.scoring.workspace import workspace
 
+LOGITS_COPIES = 3  # float64 arrays like the logits that the Inception Score holds at once
+
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
@@ -178,15 +180,23 @@ def unfinished(out: Path) -> Path:
 def check_space(
     samples: Samples, extractor: Extractor, out: Path, *, n: int, seeds: int, npz: bool
 ) -> None:
-    """Refuses more samples than the disk holds, before work for them begins.
+    """Refuses more samples than the disk and the memory hold, before work for them begins.
 
     Args:
       samples, extractor, out, n, npz: as in ``score_samples``.
       seeds: number of seeds.
 
     Raises:
-      InputError: the features, or the samples with ``npz``, do not fit.
+      InputError: the features, or the samples with ``npz``, do not fit the disk, or the Inception
+        Score does not fit the memory.
     """
+    memory = n * extractor.widths["logits"] * 8 * LOGITS_COPIES
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if memory > total:
+        raise InputError(
+            f"--n: scores of {n} samples need {memory / 2**30:.1f} GiB of memory, and the machine "
+            f"has {total / 2**30:.1f} GiB; give fewer"
+        )
     if unfinished(out).exists():
         return  # A part of them is on the disk already.
     images = (seeds + 1) * n * prod(samples.image_shape) if npz else 0

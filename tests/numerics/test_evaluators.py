@@ -1,15 +1,20 @@
 """Evaluations in training: their weights, their images for training and testing, their labels."""
 
+import dataclasses
+
 import jax
 import numpy as np
+from helpers.errors import expect_error
 from helpers.evaluations import context, evaluations, state, untrained
 from helpers.run import config
 
+from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.base.parallel import make_mesh
-from ddaepp_jax.evaluators import samples
+from ddaepp_jax.evaluators import fid, samples
 from ddaepp_jax.probing import heads
 from ddaepp_jax.probing.splits import split_rows
 from ddaepp_jax.sampling import draw
+from ddaepp_jax.scoring import extractors
 
 
 def one_device():
@@ -62,3 +67,18 @@ def test_averages_of_the_first_decay_are_measured():
     values = evaluation.measure(both)
     assert values
     assert all(name.startswith("ema0.5/") and np.isfinite(v) for name, v in values.items())
+
+
+def test_scores_need_images_to_compare_with(monkeypatch):
+    """Too few are refused before training; so is a missing split for a classifier's accuracy."""
+    whole = context(config(), one_device())
+    few = dataclasses.replace(whole, data=dataclasses.replace(whole.data, length=5))
+    with expect_error("evals.fid.every", "digits train has 5 images", "10", "(0)"):
+        fid.make(fid.Settings(every=2), few)
+
+    def missing():
+        raise InputError("data.eval_split: digits has no split 'val'")
+
+    monkeypatch.setattr(extractors, "exists", lambda _: False)
+    with expect_error("data.eval_split", "'val'"):
+        fid.make(fid.Settings(every=2), dataclasses.replace(whole, held_out=missing))

@@ -1,8 +1,10 @@
 """Bad arguments, images, references and extractors: the errors of the program ``fid``."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
+import types
 from pathlib import Path
 
 import jax
@@ -19,6 +21,7 @@ from ddaepp_jax.released import inception_fid
 from ddaepp_jax.scoring import extractors, image_sets, references
 from ddaepp_jax.scoring.extractors import Extractor
 from ddaepp_jax.scoring.image_sets import ImageSet
+from ddaepp_jax.scoring.score import check_space
 
 DIGITS = ("--images=digits:test", "--reference=digits:test")
 
@@ -95,8 +98,7 @@ def test_bad_argument(arguments, field, words):
         (["--guidance=2"], "guidance", ["labels"]),
         (["--size=8"], "--size", ["(8,)", "HEIGHT"]),
         (["--size=-8,8"], "--size", ["(-8, 8)", "height"]),
-        (["--n=100000000000000"], "--n", ["GiB", "free", "--out"]),
-        (["--n=1000000000000", "--npz"], "--n", ["GiB", "free", "--out"]),
+        (["--n=100000000000000"], "--n", ["GiB of memory", "fewer"]),
     ],
 )
 def test_scores_of_a_run(arguments, field, words, plain, scorer, statistics, tmp_path):
@@ -128,6 +130,18 @@ def test_scores_of_nothing(arguments, field, words):
         fid.main(arguments)
 
 
+def test_more_samples_than_the_disk_holds(opened, tmp_path, monkeypatch):
+    """A sample has 74 features of 4 bytes, and 64 pixels, which lie there twice while written."""
+    samples = types.SimpleNamespace(image_shape=SHAPE)
+    needed = 1000 * (4 * 74 + 3 * 64)
+    for free, fits in ((needed, True), (needed - 1, False)):
+        monkeypatch.setattr(
+            shutil, "disk_usage", lambda _, free=free: types.SimpleNamespace(free=free)
+        )
+        with contextlib.nullcontext() if fits else expect_error("--n", "1000", "GiB", "fewer"):
+            check_space(samples, opened, tmp_path / "new" / "x", n=1000, seeds=2, npz=True)
+
+
 def test_scores_of_what_is_no_run(tmp_path):
     with expect_error(f"{tmp_path}", "config.json"):
         fid.main([f"--workdir={tmp_path}"])
@@ -142,8 +156,10 @@ def test_scores_of_what_is_no_run(tmp_path):
         ("arr_0", (12, 8, 8, 1), np.float32, "given.npz", ["float32", "(12, 8, 8, 1)", "uint8"]),
         ("arr_0", (12, 8, 8), np.uint8, "given.npz", ["(12, 8, 8)", "(N, H, W, C)"]),
         ("arr_0", (0, 8, 8, 1), np.uint8, "given.npz", ["(0, 8, 8, 1)"]),
+        ("arr_0", (12, 0, 8, 1), np.uint8, "given.npz", ["(12, 0, 8, 1)"]),
+        ("arr_0", (12, 8, 8, 1), object, "given.npz", ["read", "another"]),
         ("pictures", (12, 8, 8, 1), np.uint8, "given.npz", ["arr_0", "pictures"]),
-        ("arr_0", (9, 8, 8, 1), np.uint8, "given", ["9", "10"]),
+        ("arr_0", (9, 8, 8, 1), np.uint8, "--images", ["given", "9", "10"]),
         ("arr_0", (12, 9, 8, 1), np.uint8, "--images", ["(9, 8, 1)", "(8, 8, 1)"]),
     ],
 )
@@ -178,7 +194,7 @@ def test_things_that_are_no_images(tmp_path, scorer):
         (tmp_path / "one" / "0.png", "--images", "0.png", "a folder of images"),
         (tmp_path / "empty", "--images", f"{tmp_path / 'empty'}", ".bmp"),
         (tmp_path / "mixed", "--size", "8x8", "8x9"),
-        (tmp_path / "one", "one", "1 images", "10"),
+        (tmp_path / "one", "--images", "one has 1 images", "10"),
         (tmp_path / "split", "--images", "Train, test", f"{tmp_path / 'split' / 'Train'}"),
         ("digits:valid", "--images", "digits", "'valid'"),
     ):
