@@ -28,7 +28,8 @@ from ddaepp_jax.cli.start import launch, start_backend
 from ddaepp_jax.reporting.pictures import grid
 from ddaepp_jax.scoring import by_name, image_sets
 from ddaepp_jax.scoring.image_sets import ImageSet
-from ddaepp_jax.scoring.score import score_images, score_samples
+from ddaepp_jax.scoring.samples import score_samples
+from ddaepp_jax.scoring.score import score_images
 
 NOISE = (4, 8, 16, 32, 64)  # standard deviations, in levels of 0..255
 BLUR = (0.5, 0.75, 1.0, 1.5, 2.0)  # radii of a Gaussian, in pixels

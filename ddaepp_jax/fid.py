@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from ddaepp_jax.run import Run
     from ddaepp_jax.scoring.extractors import Extractor
     from ddaepp_jax.scoring.image_sets import ImageSet
-    from ddaepp_jax.scoring.score import Samples
+    from ddaepp_jax.scoring.samples import Samples
 
 N = 50_000  # samples of a seed, as in the literature
 BATCH = 64  # images read at once
@@ -104,7 +104,7 @@ def _score_run(
     source: "Path | ImageSet",
 ) -> dict[str, Any]:
     from ddaepp_jax.scoring import by_name, references
-    from ddaepp_jax.scoring.score import check_space, score_samples
+    from ddaepp_jax.scoring.samples import check_space, score_samples
 
     n = args.n or N
     out = args.out

@@ -24,7 +24,7 @@ from ddaepp_jax.run.weights import choose_weights
 from ddaepp_jax.sampling.draw import make_sample_batch, sample_images
 from ddaepp_jax.sampling.settings import Sampling
 from ddaepp_jax.scoring.extractors import hashed
-from ddaepp_jax.scoring.score import Samples
+from ddaepp_jax.scoring.samples import Samples
 from ddaepp_jax.training import checkpoint, ema, graft
 from ddaepp_jax.training.program import abstract_state
 

@@ -21,7 +21,7 @@ from ddaepp_jax.released import inception_fid
 from ddaepp_jax.scoring import extractors, image_sets, references
 from ddaepp_jax.scoring.extractors import Extractor
 from ddaepp_jax.scoring.image_sets import ImageSet
-from ddaepp_jax.scoring.score import check_space
+from ddaepp_jax.scoring.samples import check_space
 
 DIGITS = ("--images=digits:test", "--reference=digits:test")
 
