@@ -52,8 +52,8 @@ def score_images(
       out: path of the JSON file, without suffix; None writes no file.
 
     Returns:
-      The same keys as ``samples.score_samples`` returns, with a single row that has no seed, and with
-      "images" instead of "run", "step" and "sampling".
+      The same keys as ``samples.score_samples`` returns, but with a single row that has no seed,
+      and with "images" instead of those about a run.
 
     Raises:
       InputError: the images can't be scored, or a file can't be written.
