@@ -28,7 +28,8 @@ from ddaepp_jax.cli.start import launch, start_backend
 from ddaepp_jax.reporting.pictures import grid
 from ddaepp_jax.scoring import by_name, image_sets
 from ddaepp_jax.scoring.image_sets import ImageSet
-from ddaepp_jax.scoring.score import score_images, score_samples
+from ddaepp_jax.scoring.samples import score_samples
+from ddaepp_jax.scoring.score import score_images
 
 NOISE = (4, 8, 16, 32, 64)  # standard deviations, in levels of 0..255
 BLUR = (0.5, 0.75, 1.0, 1.5, 2.0)  # radii of a Gaussian, in pixels
@@ -66,9 +67,9 @@ def disturbed(images: ImageSet, name: str, disturb: Disturb) -> ImageSet:
             [disturb(x, np.random.RandomState(i)) for x, i in zip(clean, ids, strict=True)]
         )
 
-    provenance = images.provenance | {"data": f"{images.provenance['data']} {name}"}
+    source = images.source | {"data": f"{images.source['data']} {name}"}
     name = f"{images.name}-{name}"
-    return dataclasses.replace(images, name=name, provenance=provenance, read=read)
+    return dataclasses.replace(images, name=name, source=source, read=read)
 
 
 def program(argv: Sequence[str]) -> None:
@@ -79,7 +80,8 @@ def program(argv: Sequence[str]) -> None:
     mesh = parallel.make_mesh((-1, 1, 1))
     data = by_name.ClassifierData.of_config(config)
     extractor = by_name.extractor(args.extractor, data, mesh)
-    reference = by_name.reference("train", config, True, extractor, fid.BATCH)
+    source = by_name.reference_source("train", config, own=True)
+    reference = by_name.reference(source, extractor, fid.BATCH)
     test = by_name.image_set("test", "--data", config, own=True)
     real = image_sets.subset(test, args.n)
     sets = {"real test images": real}

@@ -39,8 +39,8 @@ def make(settings: Settings, context: "Context") -> "Evaluation":
     """Returns the evaluation; its main value is the Frechet distance.
 
     Raises:
-      InputError: there is no such extractor, or several processes would train it or write its
-        statistics of the data.
+      InputError: the data have too few images, there is no such extractor, or several processes
+        would train it or write its statistics of the data.
     """
     from functools import cache
     from pathlib import Path
@@ -61,10 +61,17 @@ def make(settings: Settings, context: "Context") -> "Evaluation":
     data = context.data
     sampling = context.sampling
     classified = by_name.ClassifierData.of_splits(data, context.held_out)
+    if len(data) < FEWEST:
+        raise InputError(
+            f"evals.fid.every: {settings.every}, but {data.name} {data.split} has {len(data)} "
+            f"images to compare with, and scores need {FEWEST}; turn it off (0), or train on more"
+        )
     # The directory is looked up now, so that a mistake ends the run before training.
     directory = by_name.extractor_directory(settings.extractor, classified)
     present = extractors.exists(directory)
     kind = extractors.kind_of(directory) if present else settings.extractor
+    if not present:
+        context.held_out()  # The training of the classifier ends with its accuracy there.
 
     @cache
     def extractor() -> Extractor:

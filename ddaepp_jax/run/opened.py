@@ -27,7 +27,8 @@ from ddaepp_jax.probing.features import Extraction, extract, noisy
 from ddaepp_jax.run.weights import choose_weights
 from ddaepp_jax.sampling.draw import make_sample_batch, sample_images
 from ddaepp_jax.sampling.settings import Sampling
-from ddaepp_jax.scoring.score import Samples
+from ddaepp_jax.scoring.extractors import hashed
+from ddaepp_jax.scoring.samples import Samples
 from ddaepp_jax.training import checkpoint, ema, graft
 from ddaepp_jax.training.program import abstract_state
 from ddaepp_jax.training.saving import check_path
@@ -344,17 +345,29 @@ class Run:
 
         Args:
           sampling: sampling arguments of ``sample``.
+
+        Raises:
+          InputError: an argument is wrong, or doesn't fit the run.
         """
+        chosen = self.sampling(**sampling)
+        guide = sampling.get("guide")
+        self._check_guide(guide, chosen.autoguidance)
+        self._labels(None, np.arange(1), chosen.guidance)
+        chosen.make(self.process, self.image_shape)
+        weights = {"run": hashed(self.params)[:16]}
+        if guide is not None:
+            weights["guide"] = hashed(guide.params)[:16]
         return Samples(
             draw=lambda seed, ids: self.sample(
                 n=len(ids), first=int(ids[0]), seed=seed, **sampling
             ),
             image_shape=self.image_shape,
             num_classes=self.module.num_classes,
-            sampling=self.sampling(**sampling),
+            sampling=chosen,
             run=self.workdir.name,
             step=self.step,
             average=self.average,
+            weights=weights,
         )
 
     def _labels(

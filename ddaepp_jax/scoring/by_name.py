@@ -1,8 +1,11 @@
 """Opens the extractors, sets of images and references that users name."""
 
+import contextlib
 import dataclasses
+import functools
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from jax.sharding import Mesh
@@ -11,10 +14,12 @@ from ml_collections import ConfigDict
 from ddaepp_jax import build
 from ddaepp_jax.base.choice import choose
 from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.base.paths import local_path
 from ddaepp_jax.data import folders
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.scoring import classifier, extractors, image_sets, references
 from ddaepp_jax.scoring.extractors import Extractor
+from ddaepp_jax.scoring.fingerprint import fingerprint
 from ddaepp_jax.scoring.image_sets import ImageSet
 from ddaepp_jax.scoring.inception import RESIZING
 from ddaepp_jax.scoring.references import Reference
@@ -25,41 +30,49 @@ class ClassifierData:
     """The data set that a classifier learns, described without reading its images.
 
     Attributes:
-      identity: tells the data set from others: the resolved path of a folder, or else its name.
-      split: name of the training split.
+      name: name of the set.
       image_shape: (H, W, C).
       class_names: names of the classes; empty if the data have no labels.
-      splits: opens the training split and the test split.
+      train: opens the training split.
+      held_out: opens the split on which the classifier's accuracy is measured.
+      images: number of images that the training sees; None for ``classifier.images_for``.
     """
 
-    identity: str
-    split: str
+    name: str
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
-    splits: Callable[[], tuple[Dataset, Dataset]]
+    train: Callable[[], Dataset]
+    held_out: Callable[[], Dataset]
+    images: int | None = None
 
     @classmethod
-    def of_config(cls, config: ConfigDict) -> "ClassifierData":
+    def of_config(cls, config: ConfigDict, images: int | None = None) -> "ClassifierData":
         """Describes the data of a config."""
-        data = config.data
-        identity = str(Path(data.data_dir).resolve()) if data.name == "folder" else data.name
         image_shape, class_names = build.data_description(config)
-
-        def splits() -> tuple[Dataset, Dataset]:
-            return build.dataset(config, data.split), build.dataset(config, data.eval_split)
-
-        return cls(identity, data.split, image_shape, class_names, splits)
+        train = functools.cache(lambda: build.dataset(config, config.data.split))
+        held_out = functools.cache(lambda: build.held_out(config, train()))
+        return cls(config.data.name, image_shape, class_names, train, held_out, images)
 
     @classmethod
     def of_splits(cls, train: Dataset, held_out: Callable[[], Dataset]) -> "ClassifierData":
         """Describes an opened training split."""
-        return cls(
-            train.identity,
-            train.split,
-            train.image_shape,
-            train.class_names,
-            lambda: (train, held_out()),
+        name = train.name if train.folder is None else "folder"
+        return cls(name, train.image_shape, train.class_names, lambda: train, held_out)
+
+    @functools.cached_property
+    def directory_name(self) -> str:
+        """The name of the classifier's directory, which depends on every image and label.
+
+        The first access reads all images.
+        """
+        data = self.train()
+        digest = fingerprint(
+            data.gather, len(data), data.image_shape, f"hashing {data.name}", data.class_names
         )
+        size = "x".join(map(str, self.image_shape))
+        seen = self.images or classifier.images_for(len(data))
+        words = f"classifier {self.name} {size} {seen} {digest[:16]}"
+        return re.sub(r"[^A-Za-z0-9.]+", "_", words).strip("_")
 
 
 def extractor(
@@ -76,17 +89,21 @@ def extractor(
     Raises:
       InputError: there is no such extractor or resizing.
     """
-    directory = extractor_directory(name, data)
     if resizing is not None:
         choose("resizing", resizing, tuple(RESIZING))
+        if name == "classifier":
+            raise InputError(
+                f"--resizing: {resizing!r}, but a classifier takes images as they are; leave it out"
+            )
+    directory = extractor_directory(name, data)
     if name == "classifier" and not extractors.exists(directory):
-        classifier.make(directory, *data.splits(), mesh)
+        classifier.make(directory, data.train(), data.held_out(), mesh, data.images)
     return extractors.load(directory, mesh, resizing)
 
 
 def extractor_home(name: str) -> Path:
     """Returns the directory where the package keeps an extractor."""
-    return Path.home() / ".cache" / "ddaepp_jax" / "extractors" / name
+    return local_path("~/.cache", "extractor") / "ddaepp_jax" / "extractors" / name
 
 
 def extractor_directory(name: str, data: ClassifierData) -> Path:
@@ -100,15 +117,13 @@ def extractor_directory(name: str, data: ClassifierData) -> Path:
       InputError: the extractor doesn't exist, or the data have no labels for a classifier.
     """
     if name == "classifier":
-        if not data.class_names:
+        if len(data.class_names) < 2:
             raise InputError(
-                f"extractor: {data.identity} has no labels for a classifier to learn; "
-                "give another extractor"
+                f"extractor: {data.name} has labels of {len(data.class_names)} classes, and a "
+                "classifier needs two; give another extractor"
             )
-        size = "x".join(map(str, data.image_shape))
-        words = f"classifier {data.identity} {data.split} {size}"
-        return extractor_home(re.sub(r"[^A-Za-z0-9.]+", "_", words).strip("_"))
-    directory = extractor_home(name) if name == "inception" else Path(name)
+        return extractor_home(data.directory_name)
+    directory = extractor_home(name) if name == "inception" else local_path(name, "extractor")
     if extractors.exists(directory):
         return directory
     if name == "inception":
@@ -134,43 +149,83 @@ def image_set(text: str, field: str, config: ConfigDict, own: bool) -> ImageSet:
       own: whether a split without a name means the config's data.
 
     Raises:
-      InputError: there are no such images.
+      InputError: there are no such images, or a folder holds several splits.
     """
-    path = Path(text)
+    path = local_path(text, field)
     if path.suffix == ".npz":
         return image_sets.of_npz(path)
     if path.is_dir():
-        size = tuple(config.data.size) if any(config.data.size) else None
-        images = folders.folder(path, folders.ALL, size, field)
-        return image_sets.of_dataset(images, path.resolve().name)
+        return _folder(path, field, config)
     name, _, split = text.rpartition(":")
-    if not name and not own:
+    if path.exists() or (not name and ("/" in text or not own)):
+        wrong = "is neither an .npz file nor a folder" if path.exists() else "does not exist"
         raise InputError(
-            f"{field}: {text!r} is no .npz file and no folder; give NAME:SPLIT of a data set"
+            f"{field}: {text!r} {wrong}; give an .npz file, a folder of images, or NAME:SPLIT of a "
+            "data set"
         )
-    if not name:
-        return image_sets.of_dataset(build.dataset(config, split), split)
-    config = config.copy_and_resolve_references()
-    config.data.name = name
-    return image_sets.of_dataset(build.dataset(config, split), f"{name}-{split}")
+    with _named(field, "--data_dir"):
+        if not name:
+            return image_sets.of_dataset(build.dataset(config, split), split)
+        config = config.copy_and_resolve_references()
+        config.data.name = name
+        return image_sets.of_dataset(build.dataset(config, split), f"{name}-{split}")
 
 
-def reference(
-    text: str, config: ConfigDict, own: bool, extractor: Extractor, batch_size: int
-) -> Reference:
-    """Opens the reference that a user names; statistics of images are computed once.
+def _folder(path: Path, field: str, config: ConfigDict) -> ImageSet:
+    """Opens all images of a folder."""
+    size = tuple(config.data.size) if any(config.data.size) else None
+    with _named(field, field):
+        images = folders.folder(path, folders.ALL, size, field)
+    if images.note:
+        print(f"{field}: {images.described}", file=sys.stderr)
+    return image_sets.of_dataset(images, path.resolve().name)
+
+
+@contextlib.contextmanager
+def _named(field: str, folder_field: str) -> Iterator[None]:
+    """Puts the arguments of the program into errors that name fields of a config."""
+    try:
+        yield
+    except InputError as error:
+        name, _, text = str(error).partition(": ")
+        fields = {"data.size": "--size", "data.data_dir": folder_field}
+        if not name.startswith("data."):
+            raise
+        raise InputError(f"{fields.get(name, field)}: {text}") from None
+
+
+def reference_source(text: str, config: ConfigDict, own: bool) -> Path | ImageSet:
+    """Opens the reference that a user names, before anything is computed of it.
 
     Args:
       text: an .npz file of statistics, or images as in ``image_set``.
       config, own: as in ``image_set``.
+
+    Returns:
+      The file of statistics, or the images.
+
+    Raises:
+      InputError: there is no such reference, or it has too few images.
+    """
+    file = local_path(text, "--reference")
+    if file.suffix == ".npz" and references.is_statistics(file):
+        return file
+    images = image_set(text, "--reference", config, own)
+    image_sets.check_count(images, "--reference")
+    return images
+
+
+def reference(source: Path | ImageSet, extractor: Extractor, batch_size: int) -> Reference:
+    """Reads the statistics of a reference; those of images are computed once.
+
+    Args:
+      source: what ``reference_source`` returns.
       extractor: the network whose features are compared.
       batch_size: number of images that are read at once.
 
     Raises:
-      InputError: there is no such reference, or it doesn't fit the extractor.
+      InputError: the reference is damaged, or doesn't fit the extractor.
     """
-    file = Path(text)
-    if file.suffix == ".npz" and references.is_statistics(file):
-        return references.read(file, extractor, batch_size)
-    images = image_set(text, "--reference", config, own)
-    return references.compute_or_read(images, extractor, batch_size)
+    if isinstance(source, Path):
+        return references.read(source, extractor, batch_size)
+    return references.compute_or_read(source, extractor, batch_size)

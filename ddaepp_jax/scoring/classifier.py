@@ -1,6 +1,7 @@
 """A classifier of a data set, whose features score images if Inception's weights are missing."""
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -16,8 +17,9 @@ from jax.sharding import Mesh
 
 from ddaepp_jax.base import parallel
 from ddaepp_jax.base.dispatch import InFlight, progress_bar
-from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.base.errors import InputError, first_line
 from ddaepp_jax.base.files import replace
+from ddaepp_jax.base.lock import locked
 from ddaepp_jax.data.augment import horizontal_flip, random_crop, to_float
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.data.order import batch_indices
@@ -27,6 +29,12 @@ from ddaepp_jax.training.optimizer import float32
 
 RESIDENT_BYTES = 2**30  # Data sets up to this size are read once and kept in memory.
 SMALL = 16  # The first convolution of images with a side below this has stride 1.
+# A training sees all images EPOCHS times, within these numbers of images. The 1,500 digits are seen
+# 15,000 times in all, after which the accuracy on test images is 96.6 %; after 5,000 it is 85.5 %,
+# and after 30,000 again 96.6 %. CIFAR-10's 50,000 are seen 500,000 times.
+EPOCHS = 10
+FEWEST_SEEN = 10_000
+MOST_SEEN = 500_000
 
 Step = Callable[..., tuple[Any, Array]]
 
@@ -37,7 +45,7 @@ class Recipe:
 
     Attributes:
       depth, width, stride: arguments of ``WideResNet``.
-      images: number of images that are seen, counting repetitions.
+      images: number of images that are seen, counting repetitions; see ``images_for``.
       batch_size: images of a step.
       learning_rate: the highest learning rate, at the end of the warm-up.
       momentum: momentum of SGD.
@@ -53,7 +61,7 @@ class Recipe:
     depth: int = 16
     width: int = 2
     stride: int = 2
-    images: int = 500_000
+    images: int = MOST_SEEN
     batch_size: int = 128
     learning_rate: float = 0.1
     momentum: float = 0.9
@@ -120,14 +128,7 @@ def make_step(module: WideResNet, recipe: Recipe, *, flip: bool, pad: int, mesh:
 
 
 def train(
-    data: Dataset,
-    recipe: Recipe,
-    *,
-    flip: bool,
-    seed: int,
-    mesh: Mesh,
-    saved: Path,
-    title: str = "training a classifier",
+    data: Dataset, recipe: Recipe, *, flip: bool, seed: int, mesh: Mesh, saved: Path
 ) -> tuple[WideResNet, Any]:
     """Trains a classifier; up to rounding it is the same on any number of devices.
 
@@ -141,18 +142,17 @@ def train(
       seed: seed of the initial weights, the order of images and their augmentation.
       mesh: the devices.
       saved: file of the unfinished training; a file of another training is ignored.
-      title: title of the progress bar.
 
     Returns:
       The network and its parameters.
 
     Raises:
-      InputError: the data have no labels.
+      InputError: the data have no labels, or a single class.
     """
-    if not data.num_classes:
+    if data.num_classes < 2:
         raise InputError(
-            f"data.name: {data.name} has no labels to train a classifier on; "
-            "use a set that has them"
+            f"data.name: {data.name} has labels of {data.num_classes} classes, and a classifier "
+            "needs two; use another set"
         )
     module = recipe.module(data.num_classes)
     init = jax.jit(module.init)
@@ -174,7 +174,7 @@ def train(
         }
         replace(saved, serialization.msgpack_serialize(jax.device_get(content)))
 
-    with progress_bar(recipe.steps, "step", title, first) as bar:
+    with progress_bar(recipe.steps, "step", f"classifier of {data.name}", first) as bar:
         in_flight = InFlight(bar, save)
         for number in range(first, recipe.steps):
             ids = batch_indices(seed, number, recipe.batch_size, len(data))[padded]
@@ -188,11 +188,19 @@ def train(
 
 def _restored(saved: Path, identity: str, state: Any) -> tuple[int, Any]:
     """Returns the number of steps done and the state of a saved training, or 0 and ``state``."""
-    if saved.exists():
+    if not saved.exists():
+        return 0, state
+    try:
         content = serialization.msgpack_restore(saved.read_bytes())
-        if content["identity"] == identity:
-            return content["number"], serialization.from_state_dict(state, content["state"])
-    return 0, state
+        if content["identity"] != identity:
+            return 0, state
+        restored = serialization.from_state_dict(state, content["state"])
+        if jax.tree.map(np.shape, restored) != jax.tree.map(np.shape, state):
+            raise ValueError("its arrays have other shapes")
+        return int(content["number"]), restored
+    except Exception as error:  # A damaged file can raise anything.
+        print(f"{saved}: damaged ({first_line(error)}); the training starts anew", file=sys.stderr)
+        return 0, state
 
 
 @lru_cache(maxsize=4)
@@ -217,7 +225,14 @@ def accuracy(
     return 100 * total / len(data)
 
 
-def make(directory: Path, train_data: Dataset, test_data: Dataset, mesh: Mesh) -> None:
+def images_for(count: int) -> int:
+    """Returns how many images a training on ``count`` images sees, counting repetitions."""
+    return min(max(EPOCHS * count, FEWEST_SEEN), MOST_SEEN)
+
+
+def make(
+    directory: Path, train_data: Dataset, test_data: Dataset, mesh: Mesh, images: int | None = None
+) -> None:
     """Trains a classifier and writes it to a directory as an extractor.
 
     Coloured images are mirrored in training; grey ones are not, as digits have no mirror images.
@@ -227,32 +242,37 @@ def make(directory: Path, train_data: Dataset, test_data: Dataset, mesh: Mesh) -
       train_data: the training split.
       test_data: the split on which its accuracy is measured.
       mesh: the devices.
+      images: number of images that the training sees; None for ``images_for``.
 
     Raises:
-      InputError: the data have no labels, or the directory can't be written.
+      InputError: the data have no labels, or the directory can't be written or another process
+        writes it.
     """
-    recipe = Recipe()
+    recipe = dataclasses.replace(Recipe(), images=images or images_for(len(train_data)))
     flip = train_data.image_shape[-1] == 3
     if min(train_data.image_shape[:2]) < SMALL:
         recipe = dataclasses.replace(recipe, stride=1)
     saved = directory / "training.msgpack"
-    title = f"training a classifier of {train_data.name}, once"
+    print(
+        f"training a classifier of {train_data.name} {train_data.split}, once, in {recipe.steps} "
+        f"steps of {recipe.batch_size} images (--classifier_images changes their number)",
+        flush=True,
+    )
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        module, params = train(
-            train_data, recipe, flip=flip, seed=0, mesh=mesh, saved=saved, title=title
-        )
-        percent = accuracy(module, params, test_data, batch_size=256, mesh=mesh)
-        provenance = {
-            "data": train_data.name,
-            "trained_on": train_data.split,
-            "tested_on": test_data.split,
-            "accuracy": percent,
-            "flip": flip,
-            "recipe": dataclasses.asdict(recipe),
-        }
-        extractors.save(directory, module, params, provenance, train_data.image_shape)
-        saved.unlink(missing_ok=True)
+        with locked(directory, "wait until it ends"):
+            module, params = train(train_data, recipe, flip=flip, seed=0, mesh=mesh, saved=saved)
+            percent = accuracy(module, params, test_data, batch_size=256, mesh=mesh)
+            provenance = {
+                "data": train_data.name,
+                "trained_on": train_data.split,
+                "tested_on": test_data.split,
+                "accuracy": percent,
+                "flip": flip,
+                "recipe": dataclasses.asdict(recipe),
+            }
+            extractors.save(directory, module, params, provenance, train_data.image_shape)
+            saved.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(
             f"--extractor: cannot write {directory} ({error.strerror}); give another directory"

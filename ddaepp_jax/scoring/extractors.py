@@ -22,8 +22,9 @@ from jax.sharding import Mesh
 from ddaepp_jax.base import parallel
 from ddaepp_jax.base.errors import InputError, first_line
 from ddaepp_jax.base.files import replace, write_json
+from ddaepp_jax.base.finite import check_finite
 from ddaepp_jax.probing.features import Features
-from ddaepp_jax.scoring.inception import Inception
+from ddaepp_jax.scoring.inception import SIZE, Inception
 from ddaepp_jax.scoring.wide_resnet import WideResNet
 
 MODULES: dict[str, type[nn.Module]] = {"inception": Inception, "classifier": WideResNet}
@@ -58,6 +59,11 @@ class Extractor:
     def features(self) -> Features:
         """Its features of clean images, in the form that ``probing.stored`` takes."""
         return _features(self.module)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """The number of features of each layer."""
+        return _shapes(self.module, self.image_shape)[0]
 
     @property
     def suffix(self) -> str:
@@ -108,6 +114,17 @@ def _features(module: nn.Module) -> Features:
         return layers | {"logits": layers["logits"] - params["fc"]["bias"][None]}
 
     return features
+
+
+@lru_cache(maxsize=16)
+def _shapes(
+    module: nn.Module, image_shape: tuple[int, int, int] | None
+) -> tuple[dict[str, int], Any]:
+    """Returns the features of each layer, and the shapes of the parameters; nothing is computed."""
+    images = jax.ShapeDtypeStruct((1, *(image_shape or (SIZE, SIZE, 3))), jnp.float32)
+    layers, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), images)
+    widths = {name: layer.shape[1] for name, layer in layers.items()}
+    return widths, jax.tree.map(lambda leaf: leaf.shape, variables["params"])
 
 
 def hashed(params: Any) -> str:
@@ -180,8 +197,8 @@ def load(directory: Path, mesh: Mesh, resizing: str | None = None) -> Extractor:
       resizing: how Inception's images are resized, "pytorch" or "tensorflow1"; None is "pytorch".
 
     Raises:
-      InputError: there is no extractor, it is damaged, or ``resizing`` is set for an extractor that
-        isn't Inception.
+      InputError: there is no extractor, it is damaged, a weight is not finite, or ``resizing`` is
+        set for an extractor that isn't Inception.
     """
     if not exists(directory):
         raise InputError(
@@ -195,11 +212,14 @@ def load(directory: Path, mesh: Mesh, resizing: str | None = None) -> Extractor:
         if hashed(params) != facts["hash"]:
             raise ValueError("the hash of its weights differs")
         image_shape = facts["image_shape"] and tuple(facts["image_shape"])
-        provenance = facts["made"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if _shapes(module, image_shape)[1] != jax.tree.map(np.shape, params):
+            raise ValueError("its weights have other shapes than its arguments give")
+        provenance = dict(facts["made"])
+    except Exception as error:  # Wrong arguments of a network can raise anything.
         raise InputError(
             f"--extractor: {directory} is damaged ({first_line(error)}); remove it"
         ) from None
+    check_finite(params, f"--extractor: {directory}", "remove it")
     if resizing is not None:
         if not isinstance(module, Inception):
             raise InputError(

@@ -1,10 +1,10 @@
 """Sets of images to be scored, and their features by an extractor."""
 
+import contextlib
 import dataclasses
-import hashlib
 import re
-import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from ddaepp_jax.probing.features import Extraction
 from ddaepp_jax.probing.stored import store
 from ddaepp_jax.scoring import FEWEST
 from ddaepp_jax.scoring.extractors import Extractor
+from ddaepp_jax.scoring.fingerprint import fingerprint
 
-FINGERPRINT = 64  # number of images that are hashed to tell a set from others
+LONGEST = 80  # characters of a set's name in files' names
 
 Read = Callable[[np.ndarray], np.ndarray]
 
@@ -28,14 +29,14 @@ class ImageSet:
 
     Attributes:
       name: the set's name in metrics.
-      provenance: where the images come from; it is written into every file made from them.
+      source: where the images come from, e.g. their "data" and "split".
       image_shape: (H, W, C).
       count: number of images.
       read: maps ids (B,) to images (B, H, W, C) uint8.
     """
 
     name: str
-    provenance: dict[str, Any]
+    source: dict[str, Any]
     image_shape: tuple[int, int, int]
     count: int
     read: Read = dataclasses.field(repr=False)
@@ -43,33 +44,32 @@ class ImageSet:
     def __len__(self) -> int:
         return self.count
 
+    @cached_property
+    def provenance(self) -> dict[str, Any]:
+        """The source, the number and shape of the images, and the SHA-256 of every pixel.
+
+        It is written into every file made from the images. The first access reads all of them.
+        """
+        title = f"hashing {self.name}"
+        read = lambda ids: [self.read(ids)]
+        digest = fingerprint(read, len(self), self.image_shape, title)
+        facts = {"images": len(self), "image_shape": list(self.image_shape), "fingerprint": digest}
+        return self.source | facts
+
     @property
     def slug(self) -> str:
         """Name, unique to these images, of the files made from them."""
         words = "-".join(
-            str(value) for key, value in self.provenance.items() if key in ("data", "split")
+            str(value) for key, value in self.source.items() if key in ("data", "split")
         )
-        fingerprint = self.provenance["fingerprint"][:8]
-        return f"{re.sub(r'[^A-Za-z0-9.]+', '_', words).strip('_')}-{fingerprint}"
-
-
-def _fingerprinted(
-    name: str, provenance: dict[str, Any], shape: tuple[int, ...], count: int, read: Read
-) -> ImageSet:
-    """Returns a set whose provenance has a hash of its size and of evenly chosen images."""
-    ids = np.unique(np.linspace(0, count - 1, FINGERPRINT).astype(np.int64))
-    size = np.array([count, *shape], "<i8").tobytes()
-    digest = hashlib.sha256(size + np.ascontiguousarray(read(ids)).tobytes())
-    facts = {"images": count, "image_shape": list(shape), "fingerprint": digest.hexdigest()}
-    return ImageSet(name, provenance | facts, shape, count, read)
+        readable = re.sub(r"[^A-Za-z0-9.]+", "_", words).strip("_")[-LONGEST:]
+        return f"{readable}-{self.provenance['fingerprint'][:16]}"
 
 
 def of_dataset(data: Dataset, name: str) -> ImageSet:
     """Returns all images of a split."""
-    provenance = {"data": data.name, "split": data.split}
-    return _fingerprinted(
-        name, provenance, data.image_shape, len(data), lambda ids: data.gather(ids)[0]
-    )
+    source = {"data": data.name, "split": data.split}
+    return ImageSet(name, source, data.image_shape, len(data), lambda ids: data.gather(ids)[0])
 
 
 def of_npz(file: Path) -> ImageSet:
@@ -81,17 +81,17 @@ def of_npz(file: Path) -> ImageSet:
       InputError: the file has no such array, or it isn't uint8 of shape (N, H, W, C).
     """
     images = read_array(file, "arr_0", "images")
-    if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
+    if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
         raise InputError(
             f"{file}: images are {images.dtype} of shape {images.shape}; give uint8 of (N, H, W, C)"
         )
-    return _fingerprinted(
+    return ImageSet(
         file.stem, {"data": file.name}, images.shape[1:], len(images), lambda ids: images[ids]
     )
 
 
 def of_draw(draw: Read, name: str, image_shape: tuple[int, int, int], count: int) -> ImageSet:
-    """Returns samples, which are drawn when they are read; they have no provenance.
+    """Returns samples, which are drawn when they are read.
 
     Args:
       draw: maps different ids (B,) in rising order to images (B, H, W, C) uint8.
@@ -111,21 +111,47 @@ def subset(images: ImageSet, n: int) -> ImageSet:
     """Returns ``n`` of the images in their order, always the same ones.
 
     Raises:
-      InputError: there are fewer images.
+      InputError: there are fewer images, or ``n`` are too few to be scored.
     """
-    if not 0 < n <= len(images):
+    if not FEWEST <= n <= len(images):
         raise InputError(
-            f"--n: {n} is not in 1..{len(images)}, the images of {images.name}; "
-            "leave it out to take all"
+            f"--n: {n} is not in {FEWEST}..{len(images)}, the images of {images.name} that can be "
+            "scored; leave it out to take all"
         )
     chosen = np.sort(np.random.RandomState(0).permutation(len(images))[:n])
-    provenance = {"drawn_of": len(images)}
-    provenance |= {
-        name: images.provenance[name] for name in ("data", "split") if name in images.provenance
-    }
-    return _fingerprinted(
-        images.name, provenance, images.image_shape, n, lambda ids: images.read(chosen[ids])
+    source = {"drawn_of": len(images), **images.source}
+    return ImageSet(
+        images.name, source, images.image_shape, n, lambda ids: images.read(chosen[ids])
     )
+
+
+def check_count(images: ImageSet, field: str) -> None:
+    """Refuses images that are too few to be scored.
+
+    Raises:
+      InputError: there are fewer than ``FEWEST`` images; the message begins with ``field``.
+    """
+    if len(images) < FEWEST:
+        raise InputError(
+            f"{field}: {images.name} has {len(images)} images, too few for scores; give {FEWEST} "
+            "or more"
+        )
+
+
+@contextlib.contextmanager
+def open_npz(file: Path) -> Iterator[Mapping[str, np.ndarray]]:
+    """Opens the arrays of an .npz file.
+
+    Raises:
+      InputError: the file can't be read.
+    """
+    try:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            yield arrays
+    except Exception as error:  # A file of another format can raise anything.
+        raise InputError(
+            f"{file}: not an .npz file that can be read ({first_line(error)}); give another"
+        ) from None
 
 
 def read_array(file: Path, *names: str) -> np.ndarray:
@@ -134,20 +160,21 @@ def read_array(file: Path, *names: str) -> np.ndarray:
     Raises:
       InputError: the file can't be read, or has no such array.
     """
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            present = list(arrays)
-            chosen = [name for name in names if name in present]
-            if chosen:
-                return arrays[chosen[0]]
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"{file}: not an .npz file that can be read ({first_line(error)}); give another"
-        ) from None
+    with open_npz(file) as arrays:
+        present = list(arrays)
+        chosen = [name for name in names if name in present]
+        if chosen:
+            return arrays[chosen[0]]
     raise InputError(
         f"{file}: has no array {' or '.join(names)} but {', '.join(present) or 'nothing'}; "
         "give another file"
     )
+
+
+def partial(images: ImageSet, extractor: Extractor) -> Path:
+    """Returns the directory of unfinished features, which no other images or weights share."""
+    name = f"{images.slug}{extractor.suffix}-{extractor.hash[:16]}"
+    return extractor.directory / "partial" / name
 
 
 def collect(
@@ -169,13 +196,12 @@ def collect(
 
     Raises:
       InputError: there are too few images, the extractor doesn't take them, a feature is not
-        finite, or the disk is too small.
+        finite, the batch is empty, or the disk is too small.
     """
     extractor.check(images.image_shape, images.name)
-    if len(images) < FEWEST:
-        raise InputError(
-            f"{images.name}: {len(images)} images are too few to be scored; give {FEWEST} or more"
-        )
+    check_count(images, images.name)
+    if batch_size < 1:
+        raise InputError(f"--batch_size: {batch_size} is not positive; give 1 or more")
 
     def read(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return images.read(ids), np.zeros(len(ids), np.int32)
@@ -187,7 +213,8 @@ def collect(
     title = f"{images.name} by {extractor.kind}"
     features, _ = store(directory, extraction, read, ids, images.image_shape, title)
     for layer, values in features.items():
-        bad = ~np.isfinite(values.sum(axis=1))
+        with np.errstate(invalid="ignore"):  # inf - inf
+            bad = ~np.isfinite(values.sum(axis=1, dtype=np.float64))
         if bad.any():
             raise InputError(
                 f"{images.name}: image {np.argmax(bad)} has a feature ({layer}) that is not "

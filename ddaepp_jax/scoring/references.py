@@ -5,15 +5,16 @@ A reference holds the statistics of an extractor's features of images, and their
 
 import dataclasses
 import json
-import shutil
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ddaepp_jax.base.errors import InputError, first_line
-from ddaepp_jax.scoring import frechet, image_sets
+from ddaepp_jax.base.results import workspace
+from ddaepp_jax.scoring import FEWEST, frechet, image_sets
 from ddaepp_jax.scoring.extractors import Extractor
 from ddaepp_jax.scoring.frechet import Gaussian
 from ddaepp_jax.scoring.image_sets import ImageSet
@@ -67,24 +68,49 @@ def compute_or_read(images: ImageSet, extractor: Extractor, batch_size: int) -> 
       InputError: the directory can't be written; or as ``image_sets.collect``.
     """
     file = file_of(images, extractor)
-    if file.exists():
-        return dataclasses.replace(read(file, extractor, batch_size), name=images.name)
-    partial = file.with_suffix("")
+    reference = _stored(file, images, extractor, batch_size)
+    if reference is not None:
+        return reference
+    mend = "copy the extractor to a directory that you can write, and give that by --extractor"
     try:
-        features = image_sets.collect(images, extractor, partial, batch_size)
-        gaussians = {
-            layer: frechet.gaussian(features[layer]) for layer in MOMENTS if layer in features
-        }
-        provenance = {"images": images.provenance, "extractor": extractor.identity}
-        reference = Reference(images.name, provenance, gaussians, fixed_subset(features["pool"]))
-        _save(reference, file)
-        shutil.rmtree(partial)
+        with workspace(image_sets.partial(images, extractor), f"wait, or {mend}") as directory:
+            features = image_sets.collect(images, extractor, directory / "features", batch_size)
+            _check_different(features["pool"], images)
+            gaussians = {
+                layer: frechet.gaussian(features[layer]) for layer in MOMENTS if layer in features
+            }
+            provenance = {"images": images.provenance, "extractor": extractor.identity}
+            kept = fixed_subset(features["pool"])
+            reference = Reference(images.name, provenance, gaussians, kept)
+            file.parent.mkdir(exist_ok=True)
+            _save(reference, file)
     except OSError as error:
-        raise InputError(
-            f"--extractor: cannot write {file} ({error.strerror}); copy the extractor to a "
-            "directory that you can write, and give that by --extractor"
-        ) from None
+        raise InputError(f"--extractor: cannot write {file} ({error.strerror}); {mend}") from None
     return reference
+
+
+def _check_different(features: np.ndarray, images: ImageSet) -> None:
+    """Refuses images that all have the same features (N, D), as a broken extractor gives them."""
+    if (features.max(axis=0) == features.min(axis=0)).all():
+        raise InputError(
+            f"--reference: the {len(images)} images of {images.name} have the same features, so "
+            "nothing can be compared with them; give other images or another extractor"
+        )
+
+
+def _stored(
+    file: Path, images: ImageSet, extractor: Extractor, batch_size: int
+) -> Reference | None:
+    """Reads the stored statistics of images; None if there are none, or they are unusable."""
+    if not file.exists():
+        return None
+    try:
+        reference = read(file, extractor, batch_size)
+        same = reference.provenance["images"]["fingerprint"] == images.provenance["fingerprint"]
+    except (InputError, KeyError, TypeError) as error:
+        print(f"computing the statistics of {images.name} again: {error}", file=sys.stderr)
+        return None
+    return dataclasses.replace(reference, name=images.name) if same else None
 
 
 def file_of(images: ImageSet, extractor: Extractor) -> Path:
@@ -125,20 +151,44 @@ def read(file: Path, extractor: Extractor, batch_size: int) -> Reference:
         _check_foreign(file, names, extractor)
         name = file.stem
         provenance = {"file": file.name, "extractor": {"kind": "inception"}}
-    gaussians = {}
-    for layer, (mean, covariance) in MOMENTS.items():
-        if mean in names and covariance in names:
-            moments = [image_sets.read_array(file, array) for array in (mean, covariance)]
-            try:
-                gaussians[layer] = frechet.from_moments(*moments)
-            except ValueError as error:
-                raise InputError(
-                    f"--reference: {file}: {covariance}: {first_line(error)}"
-                ) from None
-    features = image_sets.read_array(file, "features") if "features" in names else None
+    gaussians = {
+        layer: _gaussian(file, layer, extractor)
+        for layer, moments in MOMENTS.items()
+        if layer == "pool" or not names.isdisjoint(moments)
+    }
+    features = None
+    if "features" in names:
+        features = image_sets.read_array(file, "features")
+        _check_features(file, features, extractor.widths["pool"])
     if "arr_0" in names:
         features = compute_or_read(image_sets.of_npz(file), extractor, batch_size).features
     return Reference(name, provenance, gaussians, features)
+
+
+def _gaussian(file: Path, layer: str, extractor: Extractor) -> Gaussian:
+    """Reads and checks a layer's moments."""
+    mean, covariance = (image_sets.read_array(file, name) for name in MOMENTS[layer])
+    dimensions = extractor.widths.get(layer, 0)
+    names = " and ".join(MOMENTS[layer])
+    if mean.shape != (dimensions,):
+        raise InputError(
+            f"--reference: {file}: {names} have shapes {mean.shape} and {covariance.shape}, but "
+            f"the {extractor.kind} has {dimensions} features ({layer}); give another file"
+        )
+    try:
+        return frechet.from_moments(mean, covariance)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"--reference: {file}: {names}: {first_line(error)}") from None
+
+
+def _check_features(file: Path, features: np.ndarray, dimensions: int) -> None:
+    """Refuses features that can't be compared."""
+    fits = features.ndim == 2 and features.shape[1] == dimensions and len(features) >= FEWEST
+    if not (fits and features.dtype.kind == "f" and np.isfinite(features).all()):
+        raise InputError(
+            f"--reference: {file}: features are {features.dtype} of shape {features.shape}; give "
+            f"finite numbers of shape (N, {dimensions}) with N >= {FEWEST}"
+        )
 
 
 def is_statistics(file: Path) -> bool:
@@ -146,15 +196,55 @@ def is_statistics(file: Path) -> bool:
     return "mu" in _names(file)
 
 
-def _names(file: Path) -> list[str]:
-    """Returns the names of an .npz file's arrays."""
+def described(source: Path | ImageSet) -> tuple[str, tuple[int, ...] | None]:
+    """Returns a reference's name and (H, W, C) of its images, which a file may not tell.
+
+    Args:
+      source: a file of statistics, or images.
+    """
+    if isinstance(source, ImageSet):
+        return source.name, source.image_shape
+    if "made" not in _names(source):
+        return source.stem, None
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            return list(arrays)
-    except Exception as error:  # A file of another format can raise anything.
+        facts = json.loads(str(image_sets.read_array(source, "made")))
+        return str(facts["name"]), tuple(facts["images"]["image_shape"])
+    except (ValueError, KeyError, TypeError):
+        return source.stem, None  # ``read`` reports the damage.
+
+
+def check_comparable(image_shape: tuple[int, ...], source: Path | ImageSet, field: str) -> None:
+    """Refuses images of another size than the reference's; says if only one of them is grey.
+
+    Args:
+      image_shape: (H, W, C) of the images to score.
+      source: the reference: a file of statistics, or images.
+      field: names the images to score in the message.
+
+    Raises:
+      InputError: the heights or widths differ.
+    """
+    _, theirs = described(source)
+    if theirs is None or image_shape == theirs:
+        return
+    ours, others = ("x".join(map(str, shape[:2])) for shape in (image_shape, theirs))
+    if ours != others:
         raise InputError(
-            f"{file}: not an .npz file that can be read ({first_line(error)}); give another"
-        ) from None
+            f"{field}: images are {ours}, but those of the reference are {others}, and their "
+            "sharpness alone sets them apart; bring both to one size (--size=HEIGHT,WIDTH does so "
+            "for folders and data sets)"
+        )
+    print(
+        f"note: {field} has images of {image_shape[2]} channels, and the reference of {theirs[2]}; "
+        "a grey image counts as three equal channels",
+        file=sys.stderr,
+    )
+
+
+def _names(file: Path) -> set[str]:
+    """Returns the names of an .npz file's arrays."""
+    with image_sets.open_npz(file) as arrays:
+        return set(arrays)
 
 
 def _own_provenance(file: Path, extractor: Extractor) -> tuple[str, dict[str, Any]]:
@@ -164,7 +254,7 @@ def _own_provenance(file: Path, extractor: Extractor) -> tuple[str, dict[str, An
     """
     try:
         provenance = json.loads(str(image_sets.read_array(file, "made")))
-        name = provenance.pop("name")
+        name = str(provenance.pop("name"))
         theirs = provenance["extractor"]
         differences = [
             f"{key}: {str(theirs.get(key))[:16]}, here {str(value)[:16]}"
@@ -183,25 +273,19 @@ def _own_provenance(file: Path, extractor: Extractor) -> tuple[str, dict[str, An
     return name, provenance
 
 
-def _check_foreign(file: Path, names: Sequence[str], extractor: Extractor) -> None:
+def _check_foreign(file: Path, names: set[str], extractor: Extractor) -> None:
     """Refuses a file from elsewhere whose features can't be compared with the extractor's."""
-    if not {"mu", "sigma"} <= set(names):
+    if not {"mu", "sigma"} <= names:
         raise InputError(
             f"--reference: {file} has no statistics mu and sigma but "
-            f"{', '.join(names) or 'nothing'}; give another file"
+            f"{', '.join(sorted(names)) or 'nothing'}; give another file"
         )
     if extractor.kind != "inception":
         raise InputError(
             f"--reference: {file} has features of Inception, which can't be compared with those of "
             f"a {extractor.kind}; give another file"
         )
-    dimensions = len(image_sets.read_array(file, "mu"))
-    if dimensions != 2048:
-        raise InputError(
-            f"--reference: {file} has features of {dimensions} dimensions, but Inception has 2048; "
-            "give another file"
-        )
-    if {"mu_s", "arr_0"} & set(names) and extractor.module.resizing != "tensorflow1":
+    if {"mu_s", "arr_0"} & names and extractor.module.resizing != "tensorflow1":
         raise InputError(
             f"--reference: {file} is a file of ADM, made with TensorFlow 1's resizing; "
             "add --resizing=tensorflow1"

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from flax import serialization
 from helpers.errors import expect_error
 
 from ddaepp_jax.base import dispatch
@@ -86,3 +87,13 @@ def test_unlabelled_data_is_refused(tmp_path):
         classifier.train(
             unlabelled, TINY, flip=False, seed=0, mesh=mesh(1), saved=tmp_path / "saved"
         )
+
+
+@pytest.mark.parametrize("content", [b"", b"no training", None])
+def test_a_damaged_training_starts_anew(content, tmp_path, capsys):
+    saved = tmp_path / "saved"
+    state = {"kernel": np.zeros(3)}
+    other = {"identity": "same", "number": 7, "state": {"kernel": np.zeros(4)}}
+    saved.write_bytes(serialization.msgpack_serialize(other) if content is None else content)
+    assert classifier._restored(saved, "same", state) == (0, state)
+    assert f"{saved}: damaged" in capsys.readouterr().err

@@ -5,16 +5,18 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from helpers.errors import expect_error
 from helpers.evaluations import context, evaluations, state, untrained
 from helpers.run import config
 
 from ddaepp_jax import evaluators
-from ddaepp_jax.base.errors import NonFiniteError
+from ddaepp_jax.base.errors import InputError, NonFiniteError
 from ddaepp_jax.base.parallel import make_mesh
-from ddaepp_jax.evaluators import samples
+from ddaepp_jax.evaluators import fid, samples
 from ddaepp_jax.probing import heads
 from ddaepp_jax.probing.splits import split_rows
 from ddaepp_jax.sampling import draw
+from ddaepp_jax.scoring import extractors
 
 
 def one_device():
@@ -101,3 +103,18 @@ def test_features_that_are_not_finite_are_named():
     for name in ("probe", "knn", "features"):
         with pytest.raises(NonFiniteError, match="features of bottleneck/t11 are NaN or infinite"):
             by_name[name].measure(state(params))
+
+
+def test_scores_need_images_to_compare_with(monkeypatch):
+    """Too few are refused before training; so is a missing split for a classifier's accuracy."""
+    whole = context(config(), one_device())
+    few = dataclasses.replace(whole, data=dataclasses.replace(whole.data, length=5))
+    with expect_error("evals.fid.every", "digits train has 5 images", "10", "(0)"):
+        fid.make(fid.Settings(every=2), few)
+
+    def missing():
+        raise InputError("data.eval_split: digits has no split 'val'")
+
+    monkeypatch.setattr(extractors, "exists", lambda _: False)
+    with expect_error("data.eval_split", "'val'"):
+        fid.make(fid.Settings(every=2), dataclasses.replace(whole, held_out=missing))

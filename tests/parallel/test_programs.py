@@ -16,7 +16,7 @@ from ddaepp_jax.data import datasets
 from ddaepp_jax.run.train import train_and_evaluate
 from ddaepp_jax.scoring import extractors, image_sets, references
 from ddaepp_jax.scoring.metrics import scores
-from ddaepp_jax.scoring.score import score_samples
+from ddaepp_jax.scoring.samples import score_samples
 from ddaepp_jax.search.search import search
 from ddaepp_jax.training.checkpoint import steps_of
 

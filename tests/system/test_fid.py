@@ -3,6 +3,8 @@
 tests/parallel runs it on eight devices.
 """
 
+import copy
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -12,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 from helpers.errors import expect_error
-from helpers.extractor import CLASSIFIER, untrained_classifier
+from helpers.extractor import CLASSIFIER, SHAPE, untrained_classifier
 from helpers.references import state_dict
 from helpers.run import NO_EVALS, PLAIN, config
 from helpers.scores import differ
@@ -21,16 +23,17 @@ from safetensors.numpy import save_file
 
 from ddaepp_jax import convert, fid, load
 from ddaepp_jax.base import dispatch, parallel
+from ddaepp_jax.base.results import workspace
 from ddaepp_jax.data import datasets
 from ddaepp_jax.released import inception_fid
 from ddaepp_jax.run import Run
 from ddaepp_jax.run.train import train_and_evaluate
 from ddaepp_jax.sampling.settings import Sampling
-from ddaepp_jax.scoring import by_name, classifier, extractors, image_sets, references
+from ddaepp_jax.scoring import by_name, classifier, extractors, frechet, image_sets, references
 from ddaepp_jax.scoring.extractors import Extractor
 from ddaepp_jax.scoring.inception import Inception
 from ddaepp_jax.scoring.metrics import scores
-from ddaepp_jax.scoring.score import score_samples
+from ddaepp_jax.scoring.samples import Samples, score_samples, unfinished
 
 
 def one_device():
@@ -179,9 +182,9 @@ def test_images_are_the_same_from_a_file_a_folder_and_a_split(extractor, tmp_pat
 
 def test_a_set_has_no_distance_to_itself_and_a_subset_is_drawn(extractor, tmp_path, capsys):
     fid.main(["--images=digits:train", "--reference=digits:train", f"--extractor={extractor}"])
-    lines = {
-        line.split()[0]: float(line.split()[1]) for line in capsys.readouterr().out.splitlines()
-    }
+    captured = capsys.readouterr()
+    lines = {line.split()[0]: float(line.split()[1]) for line in captured.out.splitlines()}
+    assert "the same images" in captured.err
     assert abs(lines["classifier-fd1500/digits-train/digits-train"]) < 1e-6
     assert lines["classifier-precision1500/digits-train/digits-train"] == 1
     assert lines["classifier-recall1500/digits-train/digits-train"] == 1
@@ -214,6 +217,200 @@ def test_statistics_are_made_once_and_read_from_their_file(tmp_path, monkeypatch
     with np.load(references.file_of(images, wrn)) as arrays:  # pytorch-fid reads the same names.
         assert np.allclose(arrays["mu"], gaussian.mean)
         assert np.allclose(arrays["sigma"], gaussian.covariance)
+
+
+def pixels(n=130, seed=0):
+    return np.random.RandomState(seed).randint(0, 256, (n, *SHAPE), np.uint8)
+
+
+def as_set(images):
+    return image_sets.ImageSet(
+        "set", {"data": "random"}, SHAPE, len(images), lambda ids: images[ids]
+    )
+
+
+def test_every_pixel_of_a_set_counts():
+    """130 images at evenly spaced numbers are more than a sample of 64 would see."""
+    images = pixels()
+    slugs = {as_set(images).slug}
+    for i in range(0, 130, 13):
+        other = images.copy()
+        other[i, 7, 7] ^= 1
+        slugs.add(as_set(other).slug)
+    slugs.add(as_set(images[:-1]).slug)
+    slugs.add(as_set(images[::-1]).slug)
+    halves = dataclasses.replace(as_set(images), image_shape=(4, 16, 1))
+    assert len(slugs | {halves.slug}) == 14
+    assert as_set(images.copy()).slug == as_set(images).slug  # in other memory
+    assert len(image_sets.subset(as_set(images), 100).slug) < 100
+    long = dataclasses.replace(as_set(images), source={"data": "x" * 500})
+    assert len(long.slug) < 100
+    subsets = {image_sets.subset(as_set(images), n).slug for n in (100, 101)}
+    assert len(subsets) == 2
+
+
+def test_statistics_of_changed_images_are_made_anew(tmp_path):
+    """All images but 64 evenly chosen ones become black, in the place where the set lay."""
+    wrn = extractors.load(untrained_classifier(tmp_path / "wrn"), one_device())
+    images = pixels()
+    black = images.copy()
+    black[np.setdiff1d(np.arange(130), np.linspace(0, 129, 64).astype(int))] = 0
+    before, after = (references.compute_or_read(as_set(x), wrn, 64) for x in (images, black))
+    assert (before.features[0] == after.features[0]).all()
+    assert frechet.distance(before.gaussians["pool"], after.gaussians["pool"]) > 0.01
+
+
+def test_unusable_statistics_are_made_anew(tmp_path, capsys):
+    wrn = extractors.load(untrained_classifier(tmp_path / "wrn"), one_device())
+    images = as_set(pixels(12))
+    reference = references.compute_or_read(images, wrn, 64)
+    file = references.file_of(images, wrn)
+    whole = file.read_bytes()
+    arrays = dict(np.load(file))
+    made = json.loads(str(arrays["made"]))
+    made["images"]["fingerprint"] = "0" * 64
+
+    def change(**changes):
+        np.savez(file, **arrays | changes)
+
+    for damage in (
+        lambda: file.write_bytes(whole[: len(whole) // 2]),
+        lambda: file.write_bytes(whole.replace(whole[4000:4008], bytes(8))),
+        lambda: file.write_bytes(b""),
+        lambda: change(features=np.full((12, 64), np.nan, np.float32)),
+        lambda: change(mu=np.zeros(63)),
+        lambda: change(made="{}"),
+        lambda: change(made=json.dumps(made)),
+    ):
+        damage()
+        again = references.compute_or_read(images, wrn, 64)
+        assert (again.features == reference.features).all()
+        assert np.allclose(again.gaussians["pool"].mean, reference.gaussians["pool"].mean)
+    assert capsys.readouterr().err.count("computing the statistics of set again") == 6
+
+
+def test_two_programs_do_not_compute_one_reference_at_once(tmp_path):
+    wrn = extractors.load(untrained_classifier(tmp_path / "wrn"), one_device())
+    images = as_set(pixels(12))
+    with workspace(image_sets.partial(images, wrn), "wait"), expect_error("", "process", "wait"):
+        references.compute_or_read(images, wrn, 64)
+    assert references.compute_or_read(images, wrn, 64).name == "set"
+    assert not list((wrn.directory / "partial").iterdir())
+
+
+@pytest.fixture
+def scoring(tmp_path):
+    """Returns ``score(**changes)``, which scores 12 random samples; it counts what is drawn."""
+    wrn = extractors.load(untrained_classifier(tmp_path / "wrn"), one_device())
+    reference = references.compute_or_read(as_set(pixels(12)), wrn, 64)
+    facts = dict(image_shape=SHAPE, num_classes=10, sampling=Sampling(), run="run", step=6)
+    facts |= dict(average="ema0.9", weights={"run": "a"})
+
+    def score(seeds=(0,), npz=False, **changes):
+        drawn = []
+
+        def draw(seed, ids):
+            drawn.append(seed)
+            return pixels(12, seed=seed + 1)[ids]
+
+        samples = Samples(draw=draw, **facts | changes)
+        out = tmp_path / "scores"
+        results = score_samples(samples, wrn, reference, out, n=12, seeds=seeds, npz=npz)
+        return results, drawn
+
+    return score
+
+
+def test_scores_of_other_weights_are_not_taken_for_these(scoring, tmp_path):
+    first, drawn = scoring()
+    assert drawn == [0] and first["weights"] == {"run": "a"}
+    again, drawn = scoring()
+    assert drawn == [] and again["rows"] == first["rows"]
+    for changes in (
+        dict(weights={"run": "b"}),
+        dict(weights={"run": "a", "guide": "b"}),
+        dict(step=7),
+        dict(sampling=Sampling(steps=50)),
+        dict(sampling=Sampling(options={"clip": False})),
+    ):
+        with expect_error(f"{tmp_path / 'scores.json'}", next(iter(changes)), "another --out"):
+            scoring(**changes)
+
+
+def test_damaged_scores_are_refused(scoring, tmp_path):
+    scoring()
+    file = tmp_path / "scores.json"
+    content = json.loads(file.read_text())
+    row = content["rows"][0]
+    for rows in (
+        None,
+        [1],
+        [{"fd": 1.0}],
+        [row | {"fd": "1"}],
+        [row | {"fd": float("nan")}],
+        [{"seed": 0, "fd": 1.0}, row | {"seed": 1}],
+    ):
+        file.write_text(json.dumps(content | {"rows": rows}))
+        with expect_error(f"{file}", "scores", "remove"):
+            scoring(seeds=(0, 1))
+    file.write_text(file.read_text()[:-9])
+    with expect_error(f"{file}", "scores", "remove"):
+        scoring()
+
+
+def test_two_programs_do_not_write_one_file_of_scores(scoring, tmp_path):
+    work = unfinished(tmp_path / "scores")
+    with workspace(work, "wait"), expect_error(f"{work}", "process", "--out"):
+        scoring()
+    assert scoring()[1] == [0]
+
+
+def test_images_belong_to_their_scores(scoring, tmp_path, monkeypatch):
+    """Samples that other weights left at the same path are not taken for these."""
+    file = tmp_path / "scores-seed0.npz"
+    np.savez(file, arr_0=np.zeros((12, *SHAPE), np.uint8))
+    scoring()
+    results, drawn = scoring(npz=True)
+    assert drawn == [0] and results["npz"] == [0]
+    assert (np.load(file)["arr_0"] == pixels(12, seed=1)).all()
+    assert scoring(npz=True)[1] == []
+    file.unlink()
+    assert scoring(npz=True)[1] == [0]
+
+
+def test_images_of_a_stopped_program_that_were_cut_are_drawn_again(scoring, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ddaepp_jax.scoring.samples._save", stop)
+    with pytest.raises(KeyboardInterrupt):
+        scoring(npz=True)
+    monkeypatch.undo()
+    (images,) = tmp_path.rglob("images.npy")
+    images.write_bytes(images.read_bytes()[:300])
+    assert scoring(npz=True)[1] == [0]
+    assert (np.load(tmp_path / "scores-seed0.npz")["arr_0"] == pixels(12, seed=1)).all()
+
+
+def test_guides_are_told_apart_by_their_weights(run):
+    """Two runs named "run" guide; the text of the sampling is the same."""
+    guides = [copy.copy(run) for _ in range(2)]
+    guides[1].params = jax.tree.map(lambda leaf: leaf + 1, run.params)
+    first, second = (run.samples(guide=guide, autoguidance=2.0) for guide in guides)
+    assert first.sampling == second.sampling and first.weights["run"] == second.weights["run"]
+    assert first.weights["guide"] == first.weights["run"] != second.weights["guide"]
+    assert list(run.samples().weights) == ["run"]
+
+
+def test_wrong_sampling_is_refused_before_anything_is_drawn(run):
+    for wrong, field in (
+        (dict(steps=0), "steps"),
+        (dict(sampler="heun"), "sampler"),
+        (dict(autoguidance=2.0), "autoguidance"),
+        (dict(guidance_channels=9), "guidance_channels"),
+    ):
+        with expect_error(field):
+            run.samples(**wrong)
 
 
 def test_a_samplings_tag_tells_what_changes_scores():
@@ -266,20 +463,56 @@ def test_scores_in_training_and_the_best_checkpoint_by_them(extractor, tmp_path)
 
 def test_a_classifier_is_trained_once(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HOME", str(tmp_path))
-    recipe = classifier.Recipe(depth=10, width=1, images=2560, batch_size=128)
+    recipe = classifier.Recipe(depth=10, width=1, batch_size=128)
     monkeypatch.setattr(classifier, "Recipe", lambda: recipe)
     arguments = ["--images=digits:test", "--reference=digits:train", "--extractor=classifier"]
+    arguments.append("--classifier_images=2560")
     fid.main(arguments)
     monkeypatch.setattr(classifier, "train", lambda *_, **__: pytest.fail("trained again"))
     first = capsys.readouterr().out
     fid.main(arguments)
     assert capsys.readouterr().out.splitlines()[-5:] == first.splitlines()[-5:]
-    data = by_name.ClassifierData.of_config(config())
+    assert first.startswith("training a classifier of digits train, once, in 20 steps of 128")
+    data = by_name.ClassifierData.of_config(config(), 2560)
     directory = by_name.extractor_directory("classifier", data)
-    assert directory.name == "classifier_digits_train_8x8x1"
+    assert directory.name.startswith("classifier_digits_8x8x1_2560_")
     facts = json.loads((directory / "extractor.json").read_text())
+    assert facts["made"]["recipe"]["images"] == 2560
     assert facts["made"]["accuracy"] > 30 and facts["made"]["data"] == "digits"
     assert facts["arguments"] == dict(num_classes=10, depth=10, width=1, stride=1)
+
+
+def test_other_data_have_another_classifier_and_another_place_the_same():
+    digits = datasets.digits("train")
+    images, labels = digits.arrays()
+
+    def directory(images, labels, **changes):
+        data = dataclasses.replace(
+            digits, read=lambda ids: (images[ids], labels[ids]), length=len(images), **changes
+        )
+        return by_name.ClassifierData.of_splits(data, lambda: digits).directory_name
+
+    ours = directory(images, labels)
+    pixel = images.copy()
+    pixel[777, 0, 0] ^= 1
+    label = labels.copy()
+    label[777] ^= 1
+    named = tuple("abcdefghij")
+    others = [
+        directory(pixel, labels),
+        directory(images, label),
+        directory(images, labels, class_names=named),
+        directory(images[:-1], labels[:-1]),
+    ]
+    assert ours.startswith("classifier_digits_8x8x1_15000_")
+    assert len({ours, *others}) == 5
+    places = [directory(images, labels, folder=Path(place), name=place) for place in "ab"]
+    assert places[0] == places[1]
+
+
+@pytest.mark.parametrize(("count", "seen"), [(5, 10_000), (1500, 15_000), (10**6, 500_000)])
+def test_a_classifier_sees_as_much_as_its_data_need(count, seen):
+    assert classifier.images_for(count) == seen
 
 
 def printed(capsys):
