@@ -17,9 +17,11 @@ arguments_of_reference = partial(
     config=pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False),
 )
 
-Size = pydantic.PositiveInt
-Count = pydantic.NonNegativeInt  # 0: none
-Ratio = pydantic.PositiveFloat
+# The bounds are beyond all networks; a number above them would take the memory of the machine.
+Size = Annotated[int, pydantic.Field(gt=0, le=2**16)]
+Count = Annotated[int, pydantic.Field(ge=-1, le=2**20)]  # 0 or -1: none
+Ratio = Annotated[float, pydantic.Field(gt=0, le=1000)]
+Probability = Annotated[float, pydantic.Field(ge=0, le=1)]
 AsTuple = pydantic.Field(strict=False)
 Sizes = Annotated[tuple[Size, ...], AsTuple]
 Flags = Annotated[tuple[bool, ...], AsTuple]

@@ -19,6 +19,7 @@ from ddaepp_jax.released.tensors import blocks, has, shape_of
 
 MARKS = ("image_proj.weight", "time_emb.lin1.weight", "down.0.res.conv1.weight")
 LEFT_OUT = ()
+GUESSED = ("image_shape",)
 
 # Layers outside the blocks, by our names.
 OUTSIDE = {

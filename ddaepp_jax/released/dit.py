@@ -9,11 +9,12 @@ import numpy as np
 
 from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.models.dit import DiT, block_names
-from ddaepp_jax.released.arguments import Count, Ratio, Size, arguments_of_reference
+from ddaepp_jax.released.arguments import Count, Probability, Ratio, Size, arguments_of_reference
 from ddaepp_jax.released.tensors import blocks, shape_of
 
 MARKS = ("x_embedder.proj.weight", "final_layer.linear.weight", "blocks.0.mlp.fc1.weight")
 LEFT_OUT = ()
+GUESSED = ("num_heads", "num_classes", "learn_sigma")
 
 # Layers by our names; {} is the number of a block.
 LAYERS = {
@@ -43,7 +44,7 @@ class Arguments:
     depth: Size = 28
     num_heads: Size = 16
     mlp_ratio: Ratio = 4.0
-    class_dropout_prob: float = 0.1
+    class_dropout_prob: Probability = 0.1
     num_classes: Count = 1000
     learn_sigma: bool = True
 

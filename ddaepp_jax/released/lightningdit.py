@@ -11,13 +11,14 @@ from ddaepp_jax.released.arguments import Size, arguments_of_reference
 from ddaepp_jax.released.dit import arranged, reference_name
 from ddaepp_jax.released.tensors import has, shape_of
 
-__all__ = ["LEFT_OUT", "MARKS", "Arguments", "arguments", "arranged", "reference_name"]
+__all__ = ["GUESSED", "LEFT_OUT", "MARKS", "Arguments", "arguments", "arranged", "reference_name"]
 
 MARKS = (
     "x_embedder.proj.weight",
     "final_layer.linear.weight",
     "blocks.0.adaLN_modulation.1.weight",
 )
+GUESSED = (*dit.GUESSED, "mlp_ratio", "use_rope")
 LEFT_OUT = ("feat_rope.freqs_cos", "feat_rope.freqs_sin")  # functions of the shape
 
 

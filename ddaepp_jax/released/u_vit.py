@@ -8,11 +8,12 @@ import numpy as np
 
 from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.models.uvit import UViT
-from ddaepp_jax.released.arguments import Ratio, Size, arguments_of_reference
+from ddaepp_jax.released.arguments import Count, Ratio, Size, arguments_of_reference
 from ddaepp_jax.released.tensors import blocks, has, shape_of
 
 MARKS = ("pos_embed", "patch_embed.proj.weight", "mid_block.mlp.fc1.weight")
 LEFT_OUT = ()
+GUESSED = ("num_heads",)
 
 # Modules and parameters by our names.
 MODULES = {
@@ -43,7 +44,7 @@ class Arguments:
     qkv_bias: bool = False
     qk_scale: float | None = None
     mlp_time_embed: bool = False
-    num_classes: int = -1
+    num_classes: Count = -1
     use_checkpoint: bool = False
     conv: bool = True
     skip: bool = True
