@@ -111,11 +111,11 @@ def read(file: Path) -> dict[str, Any]:
         could run code. The message continues the file's name.
       Exception: any other, if the file is damaged.
     """
-    import torch
-
     with file.open("rb") as content:
         zipped = content.read(4) == _ZIP
     names = _zipped_names(file) if zipped else _legacy_names(file)
+    import torch
+
     stand_ins = [
         (stand_in, name)
         for name in names
