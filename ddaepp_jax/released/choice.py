@@ -10,8 +10,8 @@ from ddaepp_jax.base.errors import InputError
 # Modules that wrap others, as torch.compile, FSDP, checkpointing and DataParallel do; they put
 # their names between those of the network.
 _WRAPPER = r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|module)\."
-# Parts of names that mark averages: ema, model_ema, netEMA, averaged, shadow_params.
-_AVERAGE = re.compile(r"(?<![A-Za-z])ema|EMA|Ema|[Aa]veraged|[Ss]hadow")
+# Parts of names that mark averages: ema, model_ema, netEMA, averaged, shadow_params, swa_model.
+_AVERAGE = re.compile(r"(?<![A-Za-z])ema|EMA|Ema|[Aa]veraged|[Ss]hadow|(?<![A-Za-z])swa_")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -135,7 +135,7 @@ def read(file: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         reason = first_line(error.__context__ or error)  # PyTorch puts advice before the reason.
         if refused := re.search(r"GLOBAL (\S+)", reason):
-            reason = f"it holds {refused[1]}"
+            reason = f"it holds {ascii(refused[1])[1:-1]}"
         raise InputError(
             f"cannot be read without running code of its own ({reason}); in its own program, save "
             "the tensors alone by torch.save(model.state_dict(), FILE)"

@@ -45,9 +45,14 @@ def read(file: Path) -> dict[str, Any]:
         the library that reads it is not installed.
     """
     start = _start(file)
-    if start.lstrip()[:1] == b"{" and not _is_safetensors(start):
-        return _read_shards(file)
-    return _read_tensors(file, start)
+    shards = start.lstrip()[:1] == b"{" and not _is_safetensors(start)
+    tensors = _read_shards(file) if shards else _read_tensors(file, start)
+    return {_printable(name): tensor for name, tensor in tensors.items()}
+
+
+def _printable(name: str) -> str:
+    """Escapes line breaks and the like in a name, and shortens what is longer than any name."""
+    return name[:200] if name.isprintable() else ascii(name)[1:-1][:200]
 
 
 def _is_safetensors(start: bytes) -> bool:

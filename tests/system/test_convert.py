@@ -441,6 +441,12 @@ def test_shards_are_read_beside_their_index(tmp_path):
         read(index)
 
 
+def test_names_of_tensors_are_one_line(tmp_path):
+    file = tmp_path / "weights.safetensors"
+    save_file({"a\n\x1b[1mb": np.ones(1, np.float32), "c" * 5000: np.ones(1, np.float32)}, file)
+    assert sorted(read(file)) == [r"a\n\x1b[1mb", "c" * 200]
+
+
 def test_a_download_is_whole_or_not_there(tmp_path):
     served = tmp_path / "served.pth"
     served.write_bytes(b"weights")
