@@ -43,7 +43,8 @@ def main(argv: Sequence[str]) -> None:
     add(
         "--checkpoint",
         type=path,
-        help=".pt, .pth or .safetensors file of the weights (inception-fid: fetched by default)",
+        help="file of the weights, of PyTorch or safetensors, or the index of its shards "
+        "(inception-fid: fetched by default)",
     )
     add(
         "--workdir",
@@ -71,14 +72,27 @@ def _convert_network(args: argparse.Namespace, overrides: Sequence[str]) -> None
         if getattr(args, name) is None:
             raise InputError(f"--{name}: missing; --kind={args.kind} needs it, see --help")
     from ddaepp_jax.config.overrides import parse_config
+    from ddaepp_jax.released.choice import choose_network
     from ddaepp_jax.released.read import read
     from ddaepp_jax.released.recipes import RECIPES
-    from ddaepp_jax.released.run_directory import convert
+    from ddaepp_jax.released.reference import FAMILIES
+    from ddaepp_jax.released.run_directory import check_new, convert
 
     config = parse_config(config_arguments(args, overrides), RECIPES[args.kind])
+    check_new(args.workdir)
     start_backend()
     tensors = read(args.checkpoint)
-    config = convert(args.kind, tensors, args.workdir, config, args.prefix, args.options)
+    try:
+        network = choose_network(tensors, FAMILIES[args.kind].MARKS, args.prefix)
+    except InputError as error:
+        raise InputError(f"--checkpoint: {error}") from None
+    print(f"reading {network}")
+    if network.unread:
+        print(
+            f"warning: the file's averages {', '.join(map(repr, network.unread))} were not read, "
+            "as their names are not the network's; to take them, save them under its names"
+        )
+    config = convert(args.kind, network.tensors, args.workdir, config, args.options)
     for part in ("model", "diffusion"):
         fields = ", ".join(f"{name}={value}" for name, value in config[part].items())
         print(f"{part}: {fields}")
@@ -91,11 +105,12 @@ def _convert_inception(args: argparse.Namespace, overrides: Sequence[str]) -> No
     if unknown := [*overrides, *unused]:
         raise InputError(f"{unknown[0]}: not an argument of --kind=inception-fid; leave it out")
     from ddaepp_jax.released import inception_fid
-    from ddaepp_jax.released.extractor import convert_inception
+    from ddaepp_jax.released.extractor import check_free, convert_inception
     from ddaepp_jax.released.fetch import fetch
     from ddaepp_jax.scoring.by_name import extractor_home
 
     directory = args.workdir or extractor_home("inception")
+    check_free(directory)
     file = args.checkpoint or fetch(inception_fid.URL, inception_fid.DIGEST, directory)
     digest = convert_inception(file, directory)
     print(f"Inception {digest[:8]} is in {directory}; next: python -m ddaepp_jax.fid --workdir=RUN")

@@ -6,6 +6,7 @@ Each implementation (a kind) has a module, its family, which describes its weigh
   its own defaults. ``network()`` builds this package's network, and ``input_shape`` is the (H, W,
   C) of the images or latents that it takes.
 - ``arguments(tensors)``: the arguments, read off the tensors.
+- ``GUESSED``: names of arguments that the tensors only suggest; the user may give others.
 - ``reference_name(network, path)``: the name of the parameter at a Flax path in the reference's
   ``state_dict``. Where Flax stacks the parameters of all blocks, ``{}`` stands for the number of
   the block.

@@ -1,7 +1,5 @@
 """Weights of DDAE's UNet (FutureXiang/ddae, model/unet.py)."""
 
-import dataclasses
-import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,9 +7,19 @@ import einops
 import numpy as np
 
 from ddaepp_jax.models.unet import UNet
+from ddaepp_jax.released.arguments import (
+    Count,
+    Flags,
+    ImageShape,
+    Size,
+    Sizes,
+    arguments_of_reference,
+)
+from ddaepp_jax.released.tensors import blocks, has, shape_of
 
 MARKS = ("image_proj.weight", "time_emb.lin1.weight", "down.0.res.conv1.weight")
 LEFT_OUT = ()
+GUESSED = ("image_shape",)
 
 # Layers outside the blocks, by our names.
 OUTSIDE = {
@@ -35,19 +43,19 @@ LAYERS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@arguments_of_reference()
 class Arguments:
     """Arguments of the reference's ``UNet``; its ``image_shape`` is (channels, height, width)."""
 
-    image_shape: tuple[int, int, int] = (3, 32, 32)
-    n_channels: int = 128
-    ch_mults: tuple[int, ...] = (1, 2, 2, 2)
-    is_attn: tuple[bool, ...] = (False, True, False, False)
-    attn_channels_per_head: int | None = None
+    image_shape: ImageShape = (3, 32, 32)
+    n_channels: Size = 128
+    ch_mults: Sizes = (1, 2, 2, 2)
+    is_attn: Flags = (False, True, False, False)
+    attn_channels_per_head: Size | None = None
     dropout: float = 0.1
-    n_blocks: int = 2
+    n_blocks: Size = 2
     use_res_for_updown: bool = False
-    augment_dim: int = 0
+    augment_dim: Count = 0
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -66,8 +74,8 @@ class Arguments:
         level = next((i for i in range(1, lowest) if side >> i <= 8), lowest)
         return UNet(
             channels=self.n_channels,
-            mults=tuple(self.ch_mults),
-            attend=tuple(self.is_attn),
+            mults=self.ch_mults,
+            attend=self.is_attn,
             head_channels=self.attn_channels_per_head or 0,
             blocks=self.n_blocks,
             residual_updown=self.use_res_for_updown,
@@ -83,25 +91,23 @@ def arguments(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     They do not tell the images' size, taken to be 32x32, and the number of attention heads, taken
     to be one.
     """
-    channels, image_channels = tensors["image_proj.weight"].shape[:2]
-    levels: list[list[tuple[int, bool]]] = [[]]  # each block's width, and whether it has attention
-    for i in itertools.count():
-        if f"down.{i}.res.conv1.weight" in tensors:
-            width = len(tensors[f"down.{i}.res.conv1.weight"])
-            levels[-1].append((width, f"down.{i}.attn.norm.weight" in tensors))
-        elif f"down.{i}.conv.weight" in tensors or f"down.{i}.op.conv1.weight" in tensors:
-            levels.append([])
-        else:
-            break
-    augment = tensors.get("time_emb.aug_emb.weight")
+    channels, image_channels, *_ = shape_of(tensors, "image_proj.weight", 4)
+    halvings = [
+        i
+        for i in range(blocks(tensors, "down"))
+        if has(tensors, f"down.{i}.conv.*") or has(tensors, f"down.{i}.op.*")
+    ]
+    firsts = [0, *(i + 1 for i in halvings)]  # the first block of each level
+    widths = [shape_of(tensors, f"down.{i}.res.conv1.weight", 4)[0] for i in firsts]
+    augments = "time_emb.aug_emb.weight" in tensors
     return dict(
         image_shape=(image_channels, 32, 32),
         n_channels=channels,
-        ch_mults=tuple(blocks[0][0] // channels for blocks in levels),
-        is_attn=tuple(blocks[0][1] for blocks in levels),
-        n_blocks=len(levels[0]),
-        use_res_for_updown=f"down.{len(levels[0])}.op.conv1.weight" in tensors,
-        augment_dim=0 if augment is None else augment.shape[1],
+        ch_mults=tuple(width // channels for width in widths),
+        is_attn=tuple(has(tensors, f"down.{i}.attn.*") for i in firsts),
+        n_blocks=halvings[0] if halvings else blocks(tensors, "down"),
+        use_res_for_updown=has(tensors, "down.*.op.*"),
+        augment_dim=shape_of(tensors, "time_emb.aug_emb.weight", 2)[1] if augments else 0,
     )
 
 

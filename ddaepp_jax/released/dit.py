@@ -1,6 +1,5 @@
 """Weights of DiT (facebookresearch/DiT, models.py)."""
 
-import dataclasses
 from collections.abc import Mapping
 from math import isqrt
 from typing import Any
@@ -8,10 +7,14 @@ from typing import Any
 import einops
 import numpy as np
 
+from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.models.dit import DiT, block_names
+from ddaepp_jax.released.arguments import Count, Probability, Ratio, Size, arguments_of_reference
+from ddaepp_jax.released.tensors import blocks, shape_of
 
 MARKS = ("x_embedder.proj.weight", "final_layer.linear.weight", "blocks.0.mlp.fc1.weight")
 LEFT_OUT = ()
+GUESSED = ("num_heads", "num_classes", "learn_sigma")
 
 # Layers by our names; {} is the number of a block.
 LAYERS = {
@@ -26,7 +29,7 @@ LAYERS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@arguments_of_reference()
 class Arguments:
     """Arguments of the reference's ``DiT``; its ``num_classes`` leaves out the null class.
 
@@ -34,15 +37,15 @@ class Arguments:
     zero. Without ``learn_sigma``, the half of such weights that predicts the variance is left out.
     """
 
-    input_size: int = 32
-    patch_size: int = 2
-    in_channels: int = 4
-    hidden_size: int = 1152
-    depth: int = 28
-    num_heads: int = 16
-    mlp_ratio: float = 4.0
-    class_dropout_prob: float = 0.1
-    num_classes: int = 1000
+    input_size: Size = 32
+    patch_size: Size = 2
+    in_channels: Size = 4
+    hidden_size: Size = 1152
+    depth: Size = 28
+    num_heads: Size = 16
+    mlp_ratio: Ratio = 4.0
+    class_dropout_prob: Probability = 0.1
+    num_classes: Count = 1000
     learn_sigma: bool = True
 
     @property
@@ -67,7 +70,7 @@ class Arguments:
 def arguments(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Reads the reference's arguments off its tensors."""
     shared = shared_arguments(tensors)
-    hidden = len(tensors["blocks.0.mlp.fc1.weight"])
+    hidden, _ = shape_of(tensors, "blocks.0.mlp.fc1.weight", 2)
     return shared | dict(mlp_ratio=hidden / shared["hidden_size"])
 
 
@@ -76,20 +79,25 @@ def shared_arguments(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
     Heads are taken to be 64 wide, and 72 in XL (width 1152), as in all released networks.
     """
-    width, channels, patch, _ = tensors["x_embedder.proj.weight"].shape
-    attentions = [
-        name for name in tensors if name.startswith("blocks.") and name.endswith(".attn.qkv.weight")
-    ]
+    width, channels, patch, _ = shape_of(tensors, "x_embedder.proj.weight", 4)
+    _, positions, _ = shape_of(tensors, "pos_embed", 3)
+    classes, _ = shape_of(tensors, "y_embedder.embedding_table.weight", 2)
+    outputs, _ = shape_of(tensors, "final_layer.linear.weight", 2)
+    if (biases := shape_of(tensors, "final_layer.linear.bias", 1)) != (outputs,):
+        raise InputError(
+            f"tensor final_layer.linear.bias: has shape {biases}, not ({outputs},) as its weight; "
+            "check the kind and the file"
+        )
     head_width = 72 if width == 1152 else 64
     return dict(
-        input_size=isqrt(tensors["pos_embed"].shape[1]) * patch,
+        input_size=isqrt(positions) * patch,
         patch_size=patch,
         in_channels=channels,
         hidden_size=width,
-        depth=len(attentions),
+        depth=blocks(tensors, "blocks"),
         num_heads=max(1, width // head_width),
-        num_classes=len(tensors["y_embedder.embedding_table.weight"]) - 1,
-        learn_sigma=len(tensors["final_layer.linear.weight"]) == 2 * patch * patch * channels,
+        num_classes=classes - 1,
+        learn_sigma=outputs == 2 * patch * patch * channels,
     )
 
 

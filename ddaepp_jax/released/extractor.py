@@ -4,9 +4,22 @@ from pathlib import Path
 
 from ddaepp_jax.base.errors import InputError, first_line
 from ddaepp_jax.released import inception_fid
+from ddaepp_jax.released.choice import choose_network
 from ddaepp_jax.released.read import read
 from ddaepp_jax.released.reference import load_reference
 from ddaepp_jax.scoring import extractors
+
+
+def check_free(directory: Path) -> None:
+    """Checks that a directory holds no extractor.
+
+    Raises:
+      InputError: it holds one.
+    """
+    if extractors.exists(directory):
+        raise InputError(
+            f"--workdir: {directory} holds an extractor already; give another, or remove it"
+        )
 
 
 def convert_inception(file: Path, directory: Path) -> str:
@@ -14,23 +27,20 @@ def convert_inception(file: Path, directory: Path) -> str:
 
     Args:
       file: file of the weights.
-      directory: directory to write, which must not hold an extractor.
+      directory: directory to write, which ``check_free`` has checked.
 
     Returns:
       The hash of the weights.
 
     Raises:
-      InputError: the file does not hold this network, or the directory holds an extractor.
+      InputError: the file does not hold this network, or the directory cannot be written.
     """
-    if extractors.exists(directory):
-        raise InputError(
-            f"--workdir: {directory} holds an extractor already; give another, or remove it"
-        )
     tensors = read(file)
     try:
+        tensors = choose_network(tensors, inception_fid.MARKS).tensors
         arguments = inception_fid.arguments(tensors)
         module, variables = load_reference("inception-fid", tensors, **arguments)
-    except (InputError, KeyError) as error:
+    except InputError as error:
         raise InputError(
             f"--checkpoint: {file} is not FID's Inception ({first_line(error)}); "
             "give pytorch-fid's file, or leave it out to fetch it"

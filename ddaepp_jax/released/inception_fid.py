@@ -3,12 +3,13 @@
 torch-fidelity uses the same names.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from ddaepp_jax.released.arguments import Size, arguments_of_reference
+from ddaepp_jax.released.tensors import shape_of
 from ddaepp_jax.scoring.inception import SIZE, Inception
 
 URL = (
@@ -22,7 +23,7 @@ LEFT_OUT = ("*.num_batches_tracked", "AuxLogits.*")  # a count and a classifier 
 LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 
 
-@dataclasses.dataclass(frozen=True)
+@arguments_of_reference()
 class Arguments:
     """Arguments of pytorch-fid's Inception.
 
@@ -31,7 +32,7 @@ class Arguments:
         same names, but belong to a network that pools differently: their features do not give FID.
     """
 
-    num_classes: int = 1008
+    num_classes: Size = 1008
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -48,7 +49,7 @@ class Arguments:
 
 def arguments(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Reads the arguments off the tensors."""
-    return dict(num_classes=len(tensors["fc.weight"]))
+    return dict(num_classes=shape_of(tensors, "fc.weight", 2)[0])
 
 
 def reference_name(network: Inception, path: tuple[str, ...]) -> str:

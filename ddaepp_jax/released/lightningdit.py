@@ -1,6 +1,5 @@
 """Weights of LightningDiT (hustvl/LightningDiT, models/lightningdit.py), a DiT with options."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,19 +7,22 @@ import numpy as np
 
 from ddaepp_jax.models.dit import DiT
 from ddaepp_jax.released import dit
+from ddaepp_jax.released.arguments import Size, arguments_of_reference
 from ddaepp_jax.released.dit import arranged, reference_name
+from ddaepp_jax.released.tensors import has, shape_of
 
-__all__ = ["LEFT_OUT", "MARKS", "Arguments", "arguments", "arranged", "reference_name"]
+__all__ = ["GUESSED", "LEFT_OUT", "MARKS", "Arguments", "arguments", "arranged", "reference_name"]
 
 MARKS = (
     "x_embedder.proj.weight",
     "final_layer.linear.weight",
     "blocks.0.adaLN_modulation.1.weight",
 )
+GUESSED = (*dit.GUESSED, "mlp_ratio", "use_rope")
 LEFT_OUT = ("feat_rope.freqs_cos", "feat_rope.freqs_sin")  # functions of the shape
 
 
-@dataclasses.dataclass(frozen=True)
+@arguments_of_reference()
 class Arguments(dit.Arguments):
     """Arguments of the reference's ``LightningDiT``.
 
@@ -28,7 +30,7 @@ class Arguments(dit.Arguments):
     does not compute it.
     """
 
-    in_channels: int = 32
+    in_channels: Size = 32
     learn_sigma: bool = False
     use_qknorm: bool = False
     use_swiglu: bool = False
@@ -55,18 +57,22 @@ def arguments(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Reads the reference's arguments off its tensors."""
     shared = dit.shared_arguments(tensors)
     width = shared["hidden_size"]
-    swiglu = "blocks.0.mlp.w12.weight" in tensors
-    hidden = len(tensors["blocks.0.mlp.w12.weight" if swiglu else "blocks.0.mlp.fc1.weight"])
+    swiglu = has(tensors, "blocks.*.mlp.w12.*")
+    rope = has(tensors, "feat_rope.*")
+    qk_norm = has(tensors, "blocks.*.attn.q_norm.*")
+    hidden, _ = shape_of(tensors, f"blocks.0.mlp.{'w12' if swiglu else 'fc1'}.weight", 2)
+    modulation, _ = shape_of(tensors, "blocks.0.adaLN_modulation.1.weight", 2)
     if swiglu:
         hidden = 3 / 4 * hidden  # w12 is two layers, each with 2/3 of the MLP's width.
-    for name in ("blocks.0.attn.q_norm.weight", "feat_rope.freqs_cos"):  # both tell a head's width
-        if name in tensors:
-            shared["num_heads"] = width // tensors[name].shape[-1]
+    if qk_norm:  # It and the rotary embedding tell the width of a head.
+        shared["num_heads"] = width // shape_of(tensors, "blocks.0.attn.q_norm.weight", 1)[0]
+    if rope:
+        shared["num_heads"] = width // shape_of(tensors, "feat_rope.freqs_cos", 2)[1]
     return shared | dict(
         mlp_ratio=round(hidden / width, 2),  # The reference rounds SwiGLU's hidden width down.
-        use_qknorm="blocks.0.attn.q_norm.weight" in tensors,
+        use_qknorm=qk_norm,
         use_swiglu=swiglu,
-        use_rope="feat_rope.freqs_cos" in tensors,
-        use_rmsnorm="blocks.0.norm1.weight" in tensors,
-        wo_shift=len(tensors["blocks.0.adaLN_modulation.1.weight"]) == 4 * width,
+        use_rope=rope,
+        use_rmsnorm=has(tensors, "blocks.*.norm?.weight"),
+        wo_shift=modulation == 4 * width,
     )

@@ -1,6 +1,5 @@
 """Loads a reference implementation's weights as our network and its variables."""
 
-import dataclasses
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from flax import linen as nn
 
 from ddaepp_jax.base.choice import choose
-from ddaepp_jax.base.errors import InputError, first_line
+from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.released import (
     KINDS,
     NETWORKS,
@@ -19,6 +18,7 @@ from ddaepp_jax.released import (
     u_vit,
     weights,
 )
+from ddaepp_jax.released.arguments import checked
 
 FAMILIES: dict[str, ModuleType] = dict(
     zip(KINDS, (u_vit, ddae_unet, dit, lightningdit, inception_fid), strict=True)
@@ -39,16 +39,27 @@ def load_reference(
       Our module and its variables, which give the reference's outputs to float32 rounding.
 
     Raises:
-      InputError: there is no such kind or argument, or a tensor is missing, unknown, or has another
-        shape.
+      InputError: as for ``network_of``; or a tensor is missing, unknown, has another shape, or its
+        numbers are not finite or not floating.
+    """
+    network, input_shape = network_of(kind, **arguments)
+    timed = kind in NETWORKS
+    return network, weights.variables(FAMILIES[kind], network, state_dict, input_shape, timed)
+
+
+def network_of(kind: str, **arguments: Any) -> tuple[nn.Module, tuple[int, int, int]]:
+    """Builds our module by the arguments of the reference's class.
+
+    Returns:
+      The module, and the (H, W, C) of its input.
+
+    Raises:
+      InputError: there is no such kind or argument, or its value is wrong by itself or beside the
+        others.
     """
     family = choose("kind", kind, FAMILIES)
-    try:
-        reference = family.Arguments(**arguments)
-        network = reference.network()
-        input_shape = reference.input_shape
-    except TypeError as error:
-        names = ", ".join(field.name for field in dataclasses.fields(family.Arguments))
-        raise InputError(f"{kind}: {first_line(error)}; its arguments are {names}") from None
-    timed = kind in NETWORKS
-    return network, weights.variables(family, network, state_dict, input_shape, timed)
+    reference = checked(kind, family.Arguments, arguments)
+    network = reference.network()
+    if kind in NETWORKS and (wrong := next(network.problems(), None)):
+        raise InputError(f"{kind}: {wrong}; give other arguments")
+    return network, reference.input_shape

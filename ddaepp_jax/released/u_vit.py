@@ -1,6 +1,5 @@
 """Weights of U-ViT (baofff/U-ViT, libs/uvit.py)."""
 
-import dataclasses
 from collections.abc import Mapping
 from math import isqrt
 from typing import Any
@@ -9,9 +8,12 @@ import numpy as np
 
 from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.models.uvit import UViT
+from ddaepp_jax.released.arguments import Count, Ratio, Size, arguments_of_reference
+from ddaepp_jax.released.tensors import blocks, has, shape_of
 
 MARKS = ("pos_embed", "patch_embed.proj.weight", "mid_block.mlp.fc1.weight")
 LEFT_OUT = ()
+GUESSED = ("num_heads",)
 
 # Modules and parameters by our names.
 MODULES = {
@@ -25,24 +27,24 @@ MODULES = {
 LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
 
 
-@dataclasses.dataclass(frozen=True)
+@arguments_of_reference()
 class Arguments:
     """Arguments of the reference's ``UViT``.
 
     Its ``num_classes`` counts the rows of the table, including the null class's.
     """
 
-    img_size: int = 224
-    patch_size: int = 16
-    in_chans: int = 3
-    embed_dim: int = 768
-    depth: int = 12
-    num_heads: int = 12
-    mlp_ratio: float = 4.0
+    img_size: Size = 224
+    patch_size: Size = 16
+    in_chans: Size = 3
+    embed_dim: Size = 768
+    depth: Size = 12
+    num_heads: Size = 12
+    mlp_ratio: Ratio = 4.0
     qkv_bias: bool = False
     qk_scale: float | None = None
     mlp_time_embed: bool = False
-    num_classes: int = -1
+    num_classes: Count = -1
     use_checkpoint: bool = False
     conv: bool = True
     skip: bool = True
@@ -84,28 +86,31 @@ def arguments(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
     Heads are taken to be 64 wide, as in all released networks.
     """
-    width, channels, patch, _ = tensors["patch_embed.proj.weight"].shape
-    classes = len(tensors["label_emb.weight"]) if "label_emb.weight" in tensors else -1
-    extra_tokens = 2 if classes > 0 else 1
-    patches = tensors["pos_embed"].shape[1] - extra_tokens
-    in_attentions = [
-        name
-        for name in tensors
-        if name.startswith("in_blocks.") and name.endswith(".attn.qkv.weight")
-    ]
+    width, channels, patch, _ = shape_of(tensors, "patch_embed.proj.weight", 4)
+    labels = "label_emb.weight" in tensors
+    classes = shape_of(tensors, "label_emb.weight", 2)[0] if labels else -1
+    hidden, _ = shape_of(tensors, "mid_block.mlp.fc1.weight", 2)
+    _, positions, _ = shape_of(tensors, "pos_embed", 3)
+    side = isqrt(positions - 1 - labels) if positions > 1 + labels else 0
+    if side**2 + 1 + labels != positions:
+        raise InputError(
+            f"tensor pos_embed: has {positions} positions, not a square of patches and one token "
+            f"for the time{' and one' if labels else ', or two with label_emb.weight,'} for the "
+            "label; check the kind and the file"
+        )
     return dict(
-        img_size=isqrt(patches) * patch,
+        img_size=side * patch,
         patch_size=patch,
         in_chans=channels,
         embed_dim=width,
-        depth=2 * len(in_attentions),
+        depth=2 * blocks(tensors, "in_blocks"),
         num_heads=max(1, width // 64),
-        mlp_ratio=len(tensors["mid_block.mlp.fc1.weight"]) / width,
-        qkv_bias="mid_block.attn.qkv.bias" in tensors,
-        mlp_time_embed="time_embed.0.weight" in tensors,
+        mlp_ratio=hidden / width,
+        qkv_bias=has(tensors, "*.attn.qkv.bias"),
+        mlp_time_embed=has(tensors, "time_embed.*"),
         num_classes=classes,
-        conv="final_layer.weight" in tensors,
-        skip="out_blocks.0.skip_linear.weight" in tensors,
+        conv=has(tensors, "final_layer.*"),
+        skip=has(tensors, "out_blocks.*.skip_linear.*"),
     )
 
 

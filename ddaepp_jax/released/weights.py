@@ -5,15 +5,18 @@ Errors name the tensors that are missing, unknown or of the wrong shape.
 
 from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
+import einops
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
 from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.released.tensors import numbers
 
 _SHOWN = 3  # names that an error lists
 
@@ -38,13 +41,10 @@ def variables(
       The variables, in float32.
 
     Raises:
-      InputError: a tensor is missing, unknown, or has another shape.
+      InputError: a tensor is missing, unknown, has another shape, or holds numbers that are not
+        finite or not floating.
     """
-    x = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
-    t = jax.ShapeDtypeStruct((1,), jnp.float32)
-    inputs = (x, t) if timed else (x,)
-    shapes = jax.eval_shape(network.init, jax.random.key(0), *inputs)["params"]
-    flat, tree = jax.tree_util.tree_flatten_with_path(shapes)
+    flat, tree = jax.tree_util.tree_flatten_with_path(_shapes(network, input_shape, timed))
     leaves = [(tuple(key.key for key in keys), leaf.shape) for keys, leaf in flat]
 
     def tensor_names(path: tuple[str, ...], shape: tuple[int, ...]) -> list[str]:
@@ -52,9 +52,15 @@ def variables(
         return [name.format(i) for i in range(shape[0])] if "{}" in name else [name]
 
     def converted(name: str, path: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
-        tensor = np.asarray(tensors[name], np.float32)
-        tensor = family.arranged(network, path, tensor, shape)
-        return _in_flax_layout(tensor, path[-1], name, shape)
+        tensor = numbers(tensors, name)
+        try:
+            arranged = family.arranged(network, path, tensor, shape)
+        except (TypeError, ZeroDivisionError, einops.EinopsError):
+            raise InputError(
+                f"tensor {name}: has shape {tensor.shape}, which does not fit; "
+                "check the kind and its arguments"
+            ) from None
+        return _in_flax_layout(arranged, path[-1], name, shape)
 
     def parameter(path: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
         name = family.reference_name(network, path)
@@ -67,6 +73,15 @@ def variables(
     expected = {name for leaf in leaves for name in tensor_names(*leaf)}
     _check_names(expected, tensors, family.LEFT_OUT)
     return {"params": jax.tree.unflatten(tree, [parameter(*leaf) for leaf in leaves])}
+
+
+@lru_cache(maxsize=16)
+def _shapes(network: nn.Module, input_shape: tuple[int, int, int], timed: bool) -> Any:
+    """Returns the tree of the parameters' shapes."""
+    x = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+    t = jax.ShapeDtypeStruct((1,), jnp.float32)
+    inputs = (x, t) if timed else (x,)
+    return jax.eval_shape(network.init, jax.random.key(0), *inputs)["params"]
 
 
 def _check_names(expected: set[str], names: Collection[str], left_out: Sequence[str]) -> None:

@@ -7,7 +7,10 @@ from helpers.references import state_dict
 
 from ddaepp_jax.models.unet import UNet
 from ddaepp_jax.models.uvit import UViT
-from ddaepp_jax.released import ddae_unet, dit, lightningdit, read, u_vit, weights
+from ddaepp_jax.released import choice, ddae_unet, dit, inception_fid, lightningdit, u_vit, weights
+from ddaepp_jax.released.choice import choose_network
+from ddaepp_jax.released.pickled import flattened
+from ddaepp_jax.released.reference import FAMILIES, load_reference, network_of
 
 MARKS = ("a.weight", "b.weight")
 
@@ -30,14 +33,14 @@ def names(*prefixes):
     ids=str,
 )
 def test_the_averaged_network_is_found_behind_its_prefixes(prefixes, expected):
-    assert read.find_prefix(names(*prefixes), MARKS) == expected
+    assert choice.find_prefix(names(*prefixes), MARKS) == expected
 
 
 def test_another_network_or_several_are_refused():
     with expect_error("the file has no tensors", "b.weight", "--kind"):
-        read.find_prefix(["a.weight", "c.weight"], MARKS)
+        choice.find_prefix(["a.weight", "c.weight"], MARKS)
     with expect_error("several networks", "'one.', 'two.'", "--prefix"):
-        read.find_prefix(names("one.", "two."), MARKS)
+        choice.find_prefix(names("one.", "two."), MARKS)
 
 
 def test_nested_dictionaries_are_flattened_to_their_tensors():
@@ -45,8 +48,56 @@ def test_nested_dictionaries_are_flattened_to_their_tensors():
         "ema": {"net.w": np.ones(2), "step": 3},
         "opt": {"state": {0: {"m": np.zeros(1)}}},
         "epoch": 7,
+        "averages": {"shadow_params": [np.ones(1), np.ones(2)]},
     }
-    assert set(read.flattened(nested)) == {"ema.net.w", "opt.state.0.m"}
+    averages = {"averages.shadow_params.0", "averages.shadow_params.1"}
+    assert set(flattened(nested)) == {"ema.net.w", "opt.state.0.m"} | averages
+
+
+@pytest.mark.parametrize(
+    ("averages", "prefix", "says", "unread"),
+    [
+        (names("ema."), None, "averaged weights 'ema.'", ()),
+        (names("ema."), "raw.", "weights 'raw.'", ()),
+        (["schema.a", "schema.b", "schema.c", "schema.d"], None, "weights 'raw.'", ()),
+        (["n_averaged"], None, "weights 'raw.'", ()),
+        (
+            ["model_ema.aweight", "model_ema.bweight", "model_ema.other", "model_ema.decay"],
+            None,
+            "raw weights 'raw.'",
+            ("model_ema.",),
+        ),
+        (
+            [f"s.shadow_params.{i}" for i in range(4)],
+            None,
+            "raw weights 'raw.'",
+            ("s.shadow_params.",),
+        ),
+        ([f"netEMA.a{i}.weight" for i in range(4)], None, "raw weights 'raw.'", ("netEMA.",)),
+    ],
+    ids=["read", "not wanted", "other words", "a counter", "no dots", "a list", "other names"],
+)
+def test_the_choice_says_which_weights_are_taken_and_which_averages_are_not(
+    averages, prefix, says, unread
+):
+    tensors = dict.fromkeys([*names("raw."), *averages], np.ones(1))
+    network = choose_network(tensors, MARKS, prefix)
+    assert str(network) == says and network.unread == unread
+    assert network.tensors.keys() == {*MARKS, "other"}
+
+
+def test_names_of_wrappers_are_stripped_wherever_they_are():
+    wrapped = [
+        "ema._orig_mod.a._fsdp_wrapped_module._checkpoint_wrapped_module.weight",
+        "ema._orig_mod.b.module.weight",
+        "ema._orig_mod.other._orig_mod.bias",
+    ]
+    network = choose_network(dict.fromkeys(wrapped, np.ones(1)), MARKS)
+    assert network.prefix == "ema._orig_mod."
+    assert network.tensors.keys() == {"a.weight", "b.weight", "other.bias"}
+    same = dict.fromkeys([*MARKS, "other.bias", "other._orig_mod.bias"], np.ones(1))
+    with expect_error("tensors other.bias and other._orig_mod.bias", "wrappers", "--prefix"):
+        choose_network(same, MARKS)
 
 
 UNET = dict(
@@ -74,6 +125,128 @@ def test_errors_name_tensors_that_do_not_fit():
     ):
         with expect_error(field, *words):
             weights.variables(ddae_unet, network, tensors, (8, 8, 3))
+
+
+TINY = dict(input_size=4, patch_size=2, in_channels=1, hidden_size=16, depth=2, num_classes=2)
+TINY_UVIT = dict(img_size=4, patch_size=2, embed_dim=16, depth=2, num_heads=1)
+TINY_UNET = dict(image_shape=(1, 4, 4), n_channels=32, n_blocks=1)
+DAMAGES = {
+    "removed": lambda tensor: None,
+    "scalar": lambda tensor: tensor.flat[0].reshape(()),
+    "axis more": lambda tensor: tensor[None],
+    "axis less": lambda tensor: tensor[0],
+    "empty": lambda tensor: tensor[..., :0],
+    "nan": lambda tensor: np.full_like(tensor, np.nan),
+    "int8": lambda tensor: tensor.astype(np.int8),
+    "complex": lambda tensor: tensor.astype(np.complex64),
+}
+# Tensors without which a network is another one that is whole.
+OPTIONAL = {"time_emb.aug_emb.weight"}
+
+
+@pytest.mark.parametrize(
+    ("family", "arguments"),
+    [
+        (dit, TINY | dict(num_heads=1)),
+        (
+            lightningdit,
+            TINY
+            | dict(num_heads=2, use_qknorm=True, use_swiglu=True, use_rope=True, use_rmsnorm=True),
+        ),
+        (u_vit, TINY_UVIT | dict(num_classes=3, qkv_bias=True, mlp_time_embed=True)),
+        pytest.param(
+            ddae_unet,
+            TINY_UNET | dict(ch_mults=(1,), is_attn=(True,), augment_dim=3),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            lightningdit,
+            TINY | dict(depth=1, num_heads=2, use_qknorm=True, wo_shift=True),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            u_vit, TINY_UVIT | dict(depth=4, skip=False, conv=False), marks=pytest.mark.slow
+        ),
+        pytest.param(
+            ddae_unet,
+            TINY_UNET | dict(ch_mults=(1, 2), is_attn=(False, True), use_res_for_updown=True),
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_every_damage_of_a_tensor_is_an_error_that_names_it(family, arguments):
+    (kind,) = (kind for kind in FAMILIES if FAMILIES[kind] is family)
+    whole = state_dict(family, **arguments)
+    for name in whole:
+        if name.startswith("feat_rope."):  # a function of the shape, whose numbers are not used
+            continue
+        for damage, change in DAMAGES.items():
+            if damage == "removed" and name in OPTIONAL:
+                continue
+            tensors = whole | {name: change(whole[name])}
+            tensors = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+            with expect_error("", name):
+                own = choose_network(tensors, family.MARKS).tensors
+                load_reference(kind, own, **family.arguments(own))
+
+
+@pytest.mark.parametrize("name", ["image_proj.weight", "down.0.res.conv1.weight", "final.bias"])
+def test_damages_of_a_unets_tensors_name_them(name):
+    whole = state_dict(ddae_unet, **TINY_UNET, ch_mults=(1,), is_attn=(False,))
+    for change in DAMAGES.values():
+        tensors = whole | {name: change(whole[name])}
+        tensors = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+        with expect_error("", name):
+            load_reference("ddae-unet", tensors, **ddae_unet.arguments(tensors))
+
+
+def test_damages_of_inceptions_classifier_name_it():
+    for tensors in ({}, {"fc.weight": np.ones(3)}, {"fc.weight": np.ones((0, 2048))}):
+        with expect_error("tensor", "fc.weight"):
+            inception_fid.arguments(tensors)
+
+
+def test_tensors_that_belong_together_are_not_taken_apart():
+    """Without the cosines of the rotary embedding, and with half a bias, a network looks whole."""
+    rope = TINY | dict(num_heads=2, use_rope=True)
+    tensors = state_dict(lightningdit, **rope)
+    del tensors["feat_rope.freqs_cos"]
+    with expect_error("tensors that are missing", "feat_rope.freqs_cos"):
+        lightningdit.arguments(tensors)
+    tensors = state_dict(dit, **TINY, num_heads=1)
+    name = "final_layer.linear.bias"
+    tensors[name] = tensors[name][:4]
+    with expect_error(f"tensor {name}", "(4,)", "(8,)"):
+        dit.arguments(tensors)
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "words"),
+    [
+        ("dit", dict(depths=3), ("no argument 'depths'", "hidden_size")),
+        ("dit", dict(num_heads=True), ("num_heads=True", "integer")),
+        ("dit", dict(num_heads=0), ("num_heads=0", "greater than 0")),
+        ("dit", dict(hidden_size=64, num_heads=3), ("num_heads (3)",)),
+        ("dit", dict(depth=10**9), ("depth=1000000000", "65536")),
+        ("dit", dict(class_dropout_prob=2.0), ("class_dropout_prob=2.0",)),
+        ("lightningdit", dict(use_rope="yes"), ("use_rope='yes'", "boolean")),
+        ("lightningdit", dict(mlp_ratio=float("inf")), ("mlp_ratio=inf", "finite")),
+        ("u-vit", dict(mlp_ratio=float("nan")), ("mlp_ratio=nan",)),
+        ("u-vit", dict(qk_scale="big"), ("qk_scale='big'",)),
+        ("ddae-unet", dict(ch_mults=(1, 0)), ("ch_mults=(1, 0)",)),
+        ("ddae-unet", dict(image_shape=(3, 32)), ("image_shape=(3, 32)",)),
+        ("ddae-unet", dict(n_channels=33), ("33", "multiple of 32")),
+        ("inception-fid", dict(num_classes="1008"), ("num_classes='1008'", "integer")),
+    ],
+)
+def test_wrong_arguments_are_named(kind, arguments, words):
+    with expect_error("", kind, *words):
+        network_of(kind, **arguments)
+
+
+def test_a_list_stands_for_a_tuple():
+    lists = network_of("ddae-unet", ch_mults=[1, 2], is_attn=[False, True])
+    assert lists == network_of("ddae-unet", ch_mults=(1, 2), is_attn=(False, True))
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,18 @@
 run directories that ``convert`` writes.
 """
 
+import argparse
+import collections
+import datetime
+import gzip
+import hashlib
 import json
+import pickle
+import socketserver
 import subprocess
 import sys
+import tarfile
+import threading
 from pathlib import Path
 
 import jax
@@ -17,7 +26,8 @@ from safetensors.numpy import save_file
 
 from ddaepp_jax import convert, linear_probe, load, report, sample
 from ddaepp_jax.config.overrides import parse_config
-from ddaepp_jax.released import ddae_unet, dit, lightningdit, u_vit
+from ddaepp_jax.released import ddae_unet, dit, lightningdit, run_directory, u_vit
+from ddaepp_jax.released.fetch import fetch
 from ddaepp_jax.released.read import read
 from ddaepp_jax.released.recipes import RECIPES
 from ddaepp_jax.released.reference import FAMILIES
@@ -91,6 +101,11 @@ def test_wrong_arguments_are_refused():
         convert.load_reference("dcgan", {})
     with expect_error("u-vit", "'depths'", "embed_dim"):
         convert.load_reference("u-vit", {}, depths=3)
+    arguments = DIGITS["uvit"]
+    tensors = state_dict(u_vit, **arguments)
+    tensors["norm.bias"][3] = np.inf
+    with expect_error("tensors", "1 of the 64 numbers of norm.bias", "infinite"):
+        convert.load_reference("u-vit", tensors, **arguments)
 
 
 def test_the_public_name_is_lazy():
@@ -173,6 +188,7 @@ def test_latent_networks_are_converted_without_data(tmp_path, capsys):
     convert.main(
         ["--kind=lightningdit", checkpoint, f"--workdir={workdir}", "--config.model.dtype=float32"]
     )
+    assert "reading averaged weights 'ema._orig_mod.'\n" in capsys.readouterr().out
     run = load(workdir)
     assert (run.image_shape, run.num_classes, run.class_names) == ((4, 4, 8), 3, ("0", "1", "2"))
     assert run.module.rope and run.module.rmsnorm and run.module.swiglu and not run.module.qk_norm
@@ -218,6 +234,10 @@ def test_bad_conversions_are_refused(digits, tmp_path):
     junk.write_text("no tensors")
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "file").write_text("something")
+    stopped = tmp_path / "stopped"
+    (stopped / run_directory.UNFINISHED).mkdir(parents=True)
+    dangling = tmp_path / "dangling"
+    dangling.symlink_to("nowhere")
     workdir = f"--workdir={tmp_path / 'run'}"
     for argv, field, *words in (
         (["--kind=dcgan", good, workdir], "--kind", "'dcgan'", "lightningdit"),
@@ -238,15 +258,27 @@ def test_bad_conversions_are_refused(digits, tmp_path):
         (["--kind=ddae-unet", coloured, workdir], "data.name", "digits", "(8, 8, 1)", "(8, 8, 3)"),
         (
             ["--kind=ddae-unet", good, workdir, "--options=n_channels=64"],
-            "--checkpoint",
-            "tensor ",
-            "shape",
+            "--options",
+            "n_channels=64",
+            "32",
         ),
         (
             ["--kind=ddae-unet", good, workdir, "--options=width=64"],
-            "--checkpoint",
+            "--options",
             "ddae-unet",
             "'width'",
+        ),
+        (
+            ["--kind=ddae-unet", good, workdir, "--options=dropout=0.1,n_blocks=1,dropout=0.2"],
+            "--options",
+            "dropout",
+            "twice",
+        ),
+        (
+            ["--kind=ddae-unet", good, workdir, "--options=attn_channels_per_head=24"],
+            "--options",
+            "24",
+            "64",
         ),
         (
             ["--kind=ddae-unet", good, workdir, "--options=width"],
@@ -266,6 +298,10 @@ def test_bad_conversions_are_refused(digits, tmp_path):
             f"{tmp_path / 'used'}",
             "already",
         ),
+        (["--kind=ddae-unet", good, f"--workdir={junk}"], "--workdir", f"{junk}", "already"),
+        (["--kind=ddae-unet", good, f"--workdir={junk / 'run'}"], "--workdir", "cannot write"),
+        (["--kind=ddae-unet", good, f"--workdir={stopped}"], "--workdir", "stopped", "remove"),
+        (["--kind=ddae-unet", good, f"--workdir={dangling}"], "--workdir", "links to nothing"),
     ):
         with expect_error(field, *words):
             convert.main([*argv, digits])
@@ -283,8 +319,11 @@ def test_nothing_unsafe_is_unpickled(tmp_path):
             return Path.touch, (mark,)
 
     torch.save({"w": torch.ones(1), "bad": Unsafe()}, tmp_path / "unsafe.pt")
-    with expect_error("--checkpoint", f"{tmp_path / 'unsafe.pt'}", "tensors"):
+    with expect_error("--checkpoint", f"{tmp_path / 'unsafe.pt'}", "getattr", "tensors"):
         read(tmp_path / "unsafe.pt")
+    torch.save({"w": torch.ones(1), "bad": torch.nn.functional.relu}, tmp_path / "class.pt")
+    with expect_error("--checkpoint", "it holds torch.nn.functional.relu", "state_dict()"):
+        read(tmp_path / "class.pt")
     assert not mark.exists()
     nested = {
         "EMA": {"ema_model.nn_model.w": torch.ones(2, 3, dtype=torch.bfloat16), "step": 5},
@@ -293,8 +332,204 @@ def test_nothing_unsafe_is_unpickled(tmp_path):
     torch.save(nested, tmp_path / "safe.pth")
     tensors = read(tmp_path / "safe.pth")
     assert {name: tensor.dtype for name, tensor in tensors.items()} == {
-        "EMA.ema_model.nn_model.w": np.float32
+        "EMA.ema_model.nn_model.w": torch.bfloat16
     }
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_what_lies_beside_the_tensors_is_not_in_the_way(zipped, tmp_path):
+    torch = pytest.importorskip("torch", reason="the tests do not install PyTorch")
+    column_major = np.arange(6, dtype=np.float16).reshape(2, 3).T
+    checkpoint = {
+        "ema": {"w": torch.arange(3.0)},
+        "args": argparse.Namespace(lr=1e-4, results=Path("results")),
+        "by_name": collections.defaultdict(int, {"w": torch.ones(2)}),
+        "queue": collections.deque([1, 2]),
+        "loss": np.float64(0.5),
+        "arrays": [column_major, np.array([{}, None], object)],
+        "date": datetime.datetime(2024, 1, 1),
+    }
+    file = tmp_path / "checkpoint.safetensors"  # The suffix does not matter.
+    torch.save(checkpoint, file, _use_new_zipfile_serialization=zipped)
+    tensors = read(file)
+    assert tensors.keys() == {"ema.w", "by_name.w", "arrays.0"}
+    np.testing.assert_array_equal(tensors["ema.w"], [0, 1, 2])
+    np.testing.assert_array_equal(tensors["arrays.0"], column_major)
+    content = bytearray(file.read_bytes())
+    content[content.index(np.arange(3, dtype=np.float32).tobytes()) + 6] ^= 1
+    if zipped:  # An older file has no checksum.
+        file.write_bytes(content)
+        with expect_error("--checkpoint", f"{file}", "checksum"):
+            read(file)
+    file.write_bytes(content[:-40])
+    with expect_error("--checkpoint", f"{file}", "download it again"):
+        read(file)
+
+
+def test_numbers_that_are_no_weights_are_refused():
+    torch = pytest.importorskip("torch", reason="the tests do not install PyTorch")
+    whole = {name: torch.tensor(t) for name, t in state_dict(u_vit, **DIGITS["uvit"]).items()}
+    weight = whole["norm.weight"].requires_grad_()
+    for tensor, *words in (
+        (torch.full_like(weight, torch.nan, dtype=torch.bfloat16), "64 of the 64", "NaN"),
+        (weight.double() * 1e300, "64 of the 64", "infinite"),
+        (weight.to(torch.int8), "torch.int8", "quantisation"),
+        (weight.to(torch.complex64), "torch.complex64"),
+        (weight.to_sparse(), "dense"),
+        (weight.to("meta"), "memory"),
+    ):
+        with expect_error("tensor", "norm.weight", *words):
+            convert.load_reference("u-vit", whole | {"norm.weight": tensor}, **DIGITS["uvit"])
+    _, variables = convert.load_reference("u-vit", whole, **DIGITS["uvit"])
+    np.testing.assert_array_equal(variables["params"]["norm"]["scale"], weight.detach())
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", ["is empty", "download"]),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", ["a git-lfs pointer"]),
+        (b"\n<!DOCTYPE html>\n<html>", ["an HTML page", "logging in"]),
+        (b"<html lang='en'>", ["an HTML page"]),
+        (b"<?xml version='1.0'?><Error/>", ["an XML document"]),
+        (gzip.compress(b"weights"), ["a compressed file", "unpack"]),
+        (pickle.dumps({"w": 1}), ["a Python pickle", "torch.save"]),
+        (b'{"message": "Not Found"}', ["no index of shards", "weight_map"]),
+        (b'{"weight_map": {"w": "../w.safetensors"}}', ["another directory"]),
+        (b'{"weight_map": {"w": 1}}', ["no index of shards"]),
+        (b"\x40" + bytes(7) + b'{"w":{"dtype":"F32"', ["cannot be read", "download"]),
+        (b"weights", ["not a file of tensors", "b'weights'"]),
+    ],
+    ids=range(12),
+)
+def test_a_file_without_tensors_is_called_what_it_is(content, words, tmp_path):
+    file = tmp_path / "weights.pt"
+    file.write_bytes(content)
+    with expect_error("--checkpoint", f"{file}", *words):
+        read(file)
+
+
+def test_archives_and_directories_are_called_what_they_are(tmp_path):
+    np.savez(tmp_path / "arrays.npz", w=np.ones(2))
+    with tarfile.open(tmp_path / "weights.tar", "w") as archive:
+        archive.add(tmp_path / "arrays.npz", "w.npz")
+    for name, word in (
+        ("arrays.npz", "w.npy"),
+        ("weights.tar", "an archive"),
+        (".", "directory"),
+        ("gone.pt", "no file"),
+    ):
+        with expect_error("--checkpoint", f"{tmp_path / name}", word):
+            read(tmp_path / name)
+
+
+def test_shards_are_read_beside_their_index(tmp_path):
+    index = tmp_path / "model.safetensors.index.json"
+    places = {"a.w": "model-1.safetensors", "b.w": "model-2.safetensors"}
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    save_file({"a.w": np.ones(2, np.float32)}, tmp_path / "model-1.safetensors")
+    with expect_error("--checkpoint", f"{index}", "1 of 2", "model-2.safetensors"):
+        read(index)
+    save_file({"c.w": np.ones(2, np.float32)}, tmp_path / "model-2.safetensors")
+    with expect_error("--checkpoint", "model-2.safetensors lacks b.w"):
+        read(index)
+    save_file({"b.w": np.full(2, 3, np.float32)}, tmp_path / "model-2.safetensors")
+    tensors = read(index)
+    assert tensors.keys() == {"a.w", "b.w"}
+    np.testing.assert_array_equal(tensors["b.w"], [3, 3])
+    index.write_text(json.dumps({"weight_map": {"a.w": index.name}}))
+    with expect_error("--checkpoint", f"{index}", "not a file of tensors"):
+        read(index)
+
+
+def test_names_of_tensors_are_one_line(tmp_path):
+    file = tmp_path / "weights.safetensors"
+    save_file({"a\n\x1b[1mb": np.ones(1, np.float32), "c" * 5000: np.ones(1, np.float32)}, file)
+    assert sorted(read(file)) == [r"a\n\x1b[1mb", "c" * 200]
+
+
+def test_a_download_is_whole_or_not_there(tmp_path):
+    served = tmp_path / "served.pth"
+    served.write_bytes(b"weights")
+    digest = hashlib.sha256(b"weights").hexdigest()[:8]
+    home = tmp_path / "home"
+    with expect_error("--checkpoint", "served.pth", "SHA-256", "removed"):
+        fetch(served.as_uri(), "00000000", home)
+    assert not list(home.iterdir())
+    assert fetch(served.as_uri(), digest, home).read_bytes() == b"weights"
+    assert fetch("file:///gone/served.pth", digest, home) == home / "served.pth"
+    (home / "served.pth").write_bytes(b"my own file")
+    with expect_error("--checkpoint", f"{home / 'served.pth'}", "there already", "remove it"):
+        fetch(served.as_uri(), digest, home)
+    assert (home / "served.pth").read_bytes() == b"my own file"
+    with expect_error("--workdir", f"{served}"):
+        fetch(served.as_uri(), digest, served)
+
+
+@pytest.mark.parametrize(
+    ("answer", "word"),
+    [
+        (b"HTTP/1.0 200 OK\r\nContent-Length: 10\r\n\r\nshort", "after 5 of 10 bytes"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nA\r\nshort", "IncompleteRead"),
+        (b"HTTP/1.0 200 OK\r\nContent-Length: many\r\n\r\nshort", "many"),
+        (b"nonsense\r\n", "nonsense"),
+        (b"", "cannot be fetched"),
+    ],
+    ids=["short", "chunks", "no number", "no HTTP", "closed"],
+)
+def test_a_download_that_fails_leaves_nothing(answer, word, tmp_path):
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            while self.rfile.readline().strip():
+                pass
+            self.wfile.write(answer)
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        with expect_error("--checkpoint", "w.pth", word, "copy"):
+            fetch(f"http://127.0.0.1:{server.server_address[1]}/w.pth", "00000000", tmp_path)
+        thread.join()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_conversion_that_is_stopped_leaves_no_run(tmp_path):
+    def written(path: Path) -> Path:
+        path.mkdir(parents=True)
+        for name in ("config.json", "checkpoints", "version.txt"):
+            (path / name).touch()
+        return path
+
+    moved = []
+
+    class Stopped(KeyboardInterrupt):
+        pass
+
+    original = Path.rename
+
+    def rename(path: Path, target: Path) -> Path:
+        if path.name == "config.json":
+            raise Stopped
+        moved.append(path.name)
+        return original(path, target)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(Path, "rename", rename)
+        with run_directory._unfinished(tmp_path / "run") as unfinished:
+            written(unfinished)
+    assert sorted(moved) == ["checkpoints", "version.txt"]
+    assert not (tmp_path / "run" / "config.json").exists()
+    with run_directory._unfinished(tmp_path / "whole") as unfinished:
+        written(unfinished)
+    names = {path.name for path in (tmp_path / "whole").iterdir()}
+    assert names == {"config.json", "checkpoints", "version.txt"}
+    with (
+        expect_error("--workdir", f"{tmp_path / 'full'}", "No space left"),
+        run_directory._unfinished(tmp_path / "full") as unfinished,
+    ):
+        written(unfinished)
+        raise OSError(28, "No space left on device")
+    assert not list((tmp_path / "full").iterdir())
 
 
 def test_overrides_change_the_published_recipe():
