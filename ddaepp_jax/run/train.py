@@ -22,7 +22,7 @@ from ddaepp_jax.evaluators import Context
 from ddaepp_jax.run.describe import describe, flops, gigabytes
 from ddaepp_jax.run.opened import weights_to_start_from
 from ddaepp_jax.sampling.settings import Sampling
-from ddaepp_jax.training import graft, loop, snapshots
+from ddaepp_jax.training import graft, loop, rows, snapshots
 from ddaepp_jax.training.checkpoint import Checkpoints
 from ddaepp_jax.training.program import Program, abstract_state, compile_program
 from ddaepp_jax.training.schedule import Evaluation, Schedule
@@ -74,6 +74,7 @@ def train_and_evaluate(
     if not dry_run:
         if jax.process_index() == 0:
             saved.claim_run(workdir, config)
+            rows.check_writable(workdir / rows.NAME)
         multihost_utils.sync_global_devices("the run directory is claimed")
     source = build.source(config, plan.data, plan.mesh)
     program = compile_program(
@@ -158,7 +159,6 @@ def _outputs(
 ) -> loop.Outputs:
     """Opens the outputs of the train loop; ``stack`` closes them."""
     config, data = plan.config, plan.data
-    stack.enter_context(contextlib.closing(checkpoints))
     writer = Writer(
         workdir,
         active=jax.process_index() == 0,
@@ -166,7 +166,8 @@ def _outputs(
         config=config.to_dict(),
         **config.logging.to_dict(),
     )
-    stack.enter_context(contextlib.closing(writer))
+    stack.enter_context(writer)  # It is left last, so that it sees an error of the last save.
+    stack.enter_context(contextlib.closing(checkpoints))
     averages = None
     if config.ema.snapshot_every:
         averages = stack.enter_context(contextlib.closing(Snapshots(workdir / "snapshots", start)))
