@@ -13,7 +13,8 @@ body{font:15px/1.5 system-ui,sans-serif;color:#1a1a1a;background:#fff;max-width:
 body{margin:auto;padding:28px 16px} h1,h3,p,code,small{overflow-wrap:anywhere}
 h1{font-size:clamp(20px,5.6vw,26px);line-height:1.2;margin:0} p{margin:6px 0}
 h2{font-size:19px;margin:44px 0 14px;padding-bottom:5px;border-bottom:1px solid #ddd}
-h3{font-size:15px;margin:22px 0 8px} nav{margin:10px 0 22px} a{color:#1f5fa8;margin-right:16px}
+h3{font-size:15px;margin:22px 0 8px} a{color:#1f5fa8}
+nav{display:flex;flex-wrap:wrap;gap:4px 16px;margin:10px 0 22px}
 code{font-size:12.5px} summary{cursor:pointer;margin:14px 0 8px}
 .quiet,figcaption,dt,small{color:#5c5c5c;font-size:13px}
 small{display:block;font-size:12px;line-height:1.35}
@@ -24,6 +25,7 @@ dd{margin:0;font-size:21px}
 .grid{gap:22px;align-items:start} .grid>*{min-width:0}
 .two{grid-template-columns:repeat(auto-fill,minmax(min(100%,440px),1fr))}
 figure{margin:0} img{display:block;max-width:100%;height:auto}
+.warning{color:#a33a12;overflow-wrap:anywhere}
 .plot img{width:100%} .plot figcaption{color:#1a1a1a}
 .strip{display:flex;gap:12px;overflow-x:auto;padding-bottom:8px;margin-top:18px}
 .strip figure{flex:0 0 170px}
@@ -73,6 +75,11 @@ def tag(name: str, text: str) -> str:
     return f"<{name}>{escape(text)}</{name}>"
 
 
+def left_out(lines: Iterable[str]) -> str:
+    """Returns a paragraph for each file that the page leaves out."""
+    return "".join(f'<p class="warning">Left out: {escape(line)}</p>' for line in lines)
+
+
 def quiet(content: str) -> str:
     """Returns a grey paragraph of HTML content."""
     return f'<p class="quiet">{content}</p>'
@@ -107,7 +114,7 @@ def grid(cells: Iterable[str], style: str = "") -> str:
 
 def plot(title: str, figure: Figure) -> str:
     """Returns a figure as an SVG below its title."""
-    source = _inline("image/svg+xml", plots.svg(figure).encode())
+    source = _inline("image/svg+xml", plots.svg(figure).encode(errors="replace"))
     image = f'<img alt="{escape(title)}" src="{source}">'
     return f'<figure class="plot"><figcaption>{escape(title)}</figcaption>{image}</figure>'
 

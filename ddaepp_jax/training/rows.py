@@ -18,7 +18,7 @@ def lines(stream: BinaryIO) -> Iterator[bytes]:
 
 
 def parse(line: bytes) -> dict[str, float]:
-    """Returns the row in a line: an integer "step" that is not negative, and numbers by name.
+    """Returns the row in a line: a "step" in 0..2**63-1, and numbers by name.
 
     Raises:
       ValueError: the line is not a row.
@@ -31,7 +31,7 @@ def parse(line: bytes) -> dict[str, float]:
         }
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):
         raise ValueError("not a row of metrics") from None
-    if type(step) is not int or step < 0:
+    if type(step) is not int or not 0 <= step < 2**63:
         raise ValueError("a row of metrics without a step")
     return {**values, "step": step}
 

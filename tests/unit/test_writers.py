@@ -55,6 +55,7 @@ DAMAGED = {
     "step as a fraction": b'{"step": 1.5, "loss": 2.0}\n',
     "step as a truth value": b'{"step": true, "loss": 2.0}\n',
     "negative step": b'{"step": -1, "loss": 2.0}\n',
+    "a step beyond integers": b'{"step": 9223372036854775808, "loss": 2.0}\n',
     "value as text": b'{"step": 1, "loss": "2.0"}\n',
     "value of nothing": b'{"step": 1, "loss": null}\n',
     "a number beyond floats": b'{"step": 1, "loss": 1' + b"0" * 400 + b"}\n",

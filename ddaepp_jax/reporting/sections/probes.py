@@ -72,8 +72,8 @@ def _table(probe: Mapping[str, Any]) -> str:
     for row in probes.at_best(probe):
         layer = html.tag("b" if row["layer"] == best["layer"] else "span", row["layer"])
         rows.append([layer, *(f"{row[name]:{form}}" for name, (_, form) in columns.items())])
-    titles = [title for title, _ in columns.values()]
-    return html.table([f"level {best['noise_level']:g}", *titles], rows, "numbers")
+    titles = [f"level {best['noise_level']:g}", *(title for title, _ in columns.values())]
+    return html.table([html.escape(title) for title in titles], rows, "numbers")
 
 
 def _no_probe(run: Record) -> str:
