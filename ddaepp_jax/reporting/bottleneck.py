@@ -130,7 +130,7 @@ def _final(axes: Axes, decision: Mapping[str, Any], colours: Mapping[str, str]) 
     if best is not None:
         axes.axhline(best, color="#666666", lw=0.8, ls=":")
         place = names.index(decision["best"])
-        text = "winner" if decision["winner"] == decision["best"] else "lowest: a tie"
+        text = "winner" if decision["winner"] == decision["best"] else "lowest, no winner"
         axes.plot(place, best, "o", ms=11, mfc="none", mec=plots.CHOSEN, mew=1.5)
         axes.annotate(
             text, (place, best), (0, -13), textcoords="offset points", ha="center", size=8

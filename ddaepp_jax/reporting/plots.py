@@ -136,7 +136,13 @@ class _Plain(LogFormatter):
 
 
 @rc_context(STYLE)
-def panel(series: Mapping[str, Series], xlabel: str, ylabel: str, log: bool = False) -> Figure:
+def panel(
+    series: Mapping[str, Series],
+    xlabel: str,
+    ylabel: str,
+    log: bool = False,
+    colours: Sequence[str] = COLOURS,
+) -> Figure:
     """Draws a small figure of lines; x values from 10,000 on are written as 10k.
 
     Values that are not finite leave gaps.
@@ -146,11 +152,12 @@ def panel(series: Mapping[str, Series], xlabel: str, ylabel: str, log: bool = Fa
       xlabel: label of the x axis.
       ylabel: label of the y axis.
       log: whether the y axis is logarithmic if all values are positive.
+      colours: colours of the lines, in turn.
     """
     figure = Figure(figsize=PANEL)
     axes = figure.subplots()
     drawn = {name: (x, _drawable(y)) for name, (x, y) in series.items()}
-    for (name, (x, y)), colour in zip(drawn.items(), itertools.cycle(COLOURS)):
+    for (name, (x, y)), colour in zip(drawn.items(), itertools.cycle(colours)):
         marker = "o" if len(x) < 12 else None
         axes.plot(x, y, color=colour, lw=1.5, marker=marker, ms=3.5, label=name)
     finite = np.concatenate([y[~np.isnan(y)] for _, y in drawn.values()])

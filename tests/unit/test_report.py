@@ -11,15 +11,18 @@ import types
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from helpers.errors import expect_error
+from matplotlib.colors import to_hex, to_rgb
 from PIL import Image
 
 from ddaepp_jax import config as schema
 from ddaepp_jax import evaluators, report
-from ddaepp_jax.reporting import checkpoints, comparison, headlines, plots
+from ddaepp_jax.reporting import checkpoints, comparison, headlines, plots, probes
 from ddaepp_jax.reporting.page import read
 from ddaepp_jax.reporting.panels import Panel
+from ddaepp_jax.reporting.pictures import grid
 from ddaepp_jax.reporting.sections import samples
 
 HOSTILE = """<script>alert("x")</script>&'$_^\\frac{"""
@@ -274,6 +277,44 @@ def test_every_grid_and_every_curve_is_in_the_page(tmp_path):
         "step 20" in curves["Held-out loss by noise level"]
         and ">72.0<" in curves["By layer and noise level"]
     )
+
+
+def test_gaps_between_samples_stand_out_from_black_and_white():
+    images = np.zeros((2, 64, 64, 1), np.uint8)
+    images[1] = 255
+    picture = np.asarray(grid(images))
+    assert picture.shape == (68, 134)
+    assert set(np.unique(picture[:2])) == set(np.unique(picture[:, 66:68])) == {128}
+    assert set(np.unique(picture)) == {0, 128, 255}
+
+
+def test_what_is_chosen_has_one_colour_and_the_frame_says_how(tmp_path):
+    (record,) = read([write_run(tmp_path / "run", samples=False, metrics=False)])
+    (probe,) = record.probes.values()
+    for levels in ([1, 11], [11], [5, 11, 21]):
+        rows = [row | {"noise_level": level} for level in levels for row in probe["rows"][-3:]]
+        own = probe | {"levels": levels, "rows": probe["rows"][:1] + rows}
+        lines = {name: (line.colour, line.dashes) for name, line in probes.curves(own).items()}
+        assert lines.pop("linear, level 11, chosen") == (plots.CHOSEN, "-")
+        assert lines.pop("kNN-20, at the chosen level") == (plots.CHOSEN, "--")
+        assert list(lines) == [f"linear, level {level}" for level in levels if level != 11]
+        brightness = [sum(to_rgb(colour)) for colour, _ in lines.values()]
+        assert brightness == sorted(brightness, reverse=True)  # More noise is darker.
+    figure = probes.figures(probe)["grid"]
+    assert figure.axes[0].get_title().endswith("\nframed: chosen by accuracy on held-out images")
+    (frame,) = figure.axes[0].patches
+    assert to_hex(frame.get_edgecolor()) == plots.CHOSEN
+    same = probe | {"best": probe["best"] | {"chosen_by": "linear_test"}}
+    title = probes.figures(same)["grid"].axes[0].get_title()
+    assert title.endswith("\nframed: chosen, the highest")
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-5, 1e5])
+def test_axes_have_no_offset(scale):
+    values = [scale * (0.14 + 1e-6 * i) for i in range(5)]
+    figure = plots.panel({"loss": (range(5), values)}, "step", "loss")
+    plots.svg(figure)
+    assert figure.axes[0].yaxis.get_offset_text().get_text() == ""
 
 
 def test_of_many_grids_the_newest_and_some(tmp_path):

@@ -69,7 +69,9 @@ def _newest(run: Record, panel: Panel) -> Series | None:
 
 def _figure(panel: Panel, series: Mapping[str, Series]) -> Figure:
     xlabel = "noise level" if panel.by_level else "step"
-    return plots.panel(series, xlabel, panel.ylabel, panel.log)
+    # A later evaluation is darker.
+    colours = plots.shades(len(series)) if panel.by_level else plots.COLOURS
+    return plots.panel(series, xlabel, panel.ylabel, panel.log, colours)
 
 
 def _no_metrics(run: Record) -> str:
