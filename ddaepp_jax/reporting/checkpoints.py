@@ -3,7 +3,9 @@
 import base64
 import json
 import math
+import operator
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,11 +49,16 @@ def read(directory: Path) -> Checkpoint | None:
             if path[0] == "network":
                 encoded = base64.b64encode(".".join(path).encode()).decode()
                 sharding = json.loads(shardings[encoded])
-                mesh = dict(zip(sharding["axis_names"], sharding["shape"], strict=True))
+                sizes = [operator.index(size) for size in sharding["shape"]]
+                mesh = dict(zip(map(str, sharding["axis_names"]), sizes, strict=True))
                 shape = leaf["value_metadata"]["write_shape"]  # shape of one device's piece
                 parameters += _pieces(sharding["partition_spec"], mesh) * math.prod(shape)
-        return Checkpoint(parameters, mesh, times["commit_timestamp_nsecs"] / 1e9, data)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        written = times["commit_timestamp_nsecs"] / 1e9
+        time.gmtime(written)  # raises for what is no time
+        if min(mesh.values()) < 1:
+            raise ValueError("a mesh without devices")
+        return Checkpoint(operator.index(parameters), mesh, written, data)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError):
         return None
 
 

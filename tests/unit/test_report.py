@@ -396,6 +396,42 @@ def test_parameters_and_devices_as_orbax_tells_them(tmp_path):
     assert "checkpoint 40 written 2023-11-14 22:13:20 UTC" in page and "without evaluation" in page
 
 
+@pytest.mark.parametrize(
+    ("file", "entry", "value"),
+    [
+        ("_CHECKPOINT_METADATA", "commit_timestamp_nsecs", 1e300),
+        ("_CHECKPOINT_METADATA", "commit_timestamp_nsecs", float("nan")),
+        ("_CHECKPOINT_METADATA", "commit_timestamp_nsecs", "now"),
+        ("params/_METADATA", "tree_metadata", []),
+        ("meta/metadata", None, [1]),
+    ],
+)
+def test_damaged_metadata_of_a_checkpoint(file, entry, value, tmp_path):
+    leaf = {"value_metadata": {"write_shape": [2, 3]}}
+    sharding = {"axis_names": ["data"], "shape": [1], "partition_spec": []}
+    key = base64.b64encode(b"network.kernel").decode()
+    contents = {
+        "_CHECKPOINT_METADATA": {"commit_timestamp_nsecs": 10**18},
+        "params/_METADATA": {"tree_metadata": {"('network', 'kernel')": leaf}},
+        "params/_sharding": {key: json.dumps(sharding)},
+        "meta/metadata": {"step": 40, "image_shape": [8, 8, 1]},
+    }
+    for name, content in contents.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps(content))
+    good = checkpoints.Checkpoint(6, {"data": 1}, 1e9, {"image_shape": [8, 8, 1]})
+    assert checkpoints.read(tmp_path) == good
+    damaged = contents[file] | {entry: value} if entry else value
+    (tmp_path / file).write_text(json.dumps(damaged))
+    assert checkpoints.read(tmp_path) is None
+    for shape in ([0], ["1"], [1.5]):
+        (tmp_path / file).write_text(json.dumps(contents[file]))
+        (tmp_path / "params" / "_sharding").write_text(
+            json.dumps({key: json.dumps(sharding | {"shape": shape})})
+        )
+        assert checkpoints.read(tmp_path) is None
+
+
 def test_what_comes_from_files_is_text(tmp_path):
     name = "<img src=x onerror=alert(1)>'&$\\"
     run = write_run(tmp_path / name, **{"init_from": HOSTILE, "data.data_dir": HOSTILE})
