@@ -148,6 +148,8 @@ def _newest(
     for name, (steps, values) in run.metrics(metrics).items():
         note = f"{name}, step {steps[-1]:,}"
         form = ".4f"
+        if name == "loss" and run.is_summed():
+            note += ", the weighted sum of the objectives"
         if title in ACCURACIES:
             note += ", on images held out from the training split"
             form = ".2f"

@@ -11,6 +11,7 @@ from ddaepp_jax.reporting.checkpoints import Checkpoint
 from ddaepp_jax.reporting.panels import Panel
 from ddaepp_jax.reporting.plots import Series
 
+OBJECTIVES = "[^/]+/loss"  # metrics of the objectives' own losses, before their weights
 RATE = "images_per_second_per_device"
 
 
@@ -61,6 +62,10 @@ class Record:
                 steps.append(row["step"])
                 values.append(row[name])
         return series
+
+    def is_summed(self) -> bool:
+        """Whether the training loss is a weighted sum of several objectives."""
+        return len(self.metrics(OBJECTIVES)) > 1
 
     def by_level(self, pattern: str) -> dict[int, Series]:
         """Returns noise levels and values of the matching metrics by step, the newest step last.

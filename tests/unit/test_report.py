@@ -19,11 +19,11 @@ from PIL import Image
 
 from ddaepp_jax import config as schema
 from ddaepp_jax import evaluators, report
-from ddaepp_jax.reporting import checkpoints, comparison, headlines, plots, probes
+from ddaepp_jax.reporting import bottleneck, checkpoints, comparison, headlines, plots, probes
 from ddaepp_jax.reporting.page import read
 from ddaepp_jax.reporting.panels import Panel
 from ddaepp_jax.reporting.pictures import grid
-from ddaepp_jax.reporting.sections import samples
+from ddaepp_jax.reporting.sections import curves, samples
 
 HOSTILE = """<script>alert("x")</script>&'$_^\\frac{"""
 LAYERS, LEVELS = ["in_1", "mid", "out_1"], [1, 11]
@@ -255,10 +255,10 @@ def test_every_grid_and_every_curve_is_in_the_page(tmp_path):
         f"samples, {alt}": (tmp_path / "run" / "samples" / f"{name}.png").read_bytes()
         for alt, name in files.items()
     }
-    curves = {
+    drawn = {
         alt: content.decode() for alt, (kind, content) in page.images.items() if kind == "svg+xml"
     }
-    assert list(curves) == [
+    assert list(drawn) == [
         "Training loss",
         "Effective rank of features",
         "Uniformity of features",
@@ -272,10 +272,10 @@ def test_every_grid_and_every_curve_is_in_the_page(tmp_path):
         "By layer and noise level",
         "By layer",
     ]
-    assert "knn/ema0.999/bottleneck/t11" in curves["Linear probe and kNN while training"]
+    assert "knn/ema0.999/bottleneck/t11" in drawn["Linear probe and kNN while training"]
     assert (
-        "step 20" in curves["Held-out loss by noise level"]
-        and ">72.0<" in curves["By layer and noise level"]
+        "step 20" in drawn["Held-out loss by noise level"]
+        and ">72.0<" in drawn["By layer and noise level"]
     )
 
 
@@ -307,6 +307,50 @@ def test_what_is_chosen_has_one_colour_and_the_frame_says_how(tmp_path):
     same = probe | {"best": probe["best"] | {"chosen_by": "linear_test"}}
     title = probes.figures(same)["grid"].axes[0].get_title()
     assert title.endswith("\nframed: chosen, the highest")
+
+
+def test_the_loss_of_a_distilled_run_is_called_a_sum(tmp_path):
+    plain = {"step": 1, "loss": 0.5, "denoising/loss": 0.5}
+    distilled = {"step": 1, "loss": 2.5, "denoising/loss": 0.5, "distillation/loss": 2.0}
+    records = []
+    for name, row in (("plain", plain), ("distilled", distilled)):
+        run = write_run(tmp_path / name, samples=False, probe=False, metrics=False)
+        (run / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+        records += read([run])
+    titles = lambda section: re.findall("<figcaption>([^<]+)", section)
+    summed = "Training loss, the weighted sum of the objectives"
+    assert titles(curves.of_run(records[0], [])) == ["Training loss"]
+    assert titles(curves.of_run(records[1], [])) == [summed, "Training loss by objective"]
+    assert titles(curves.of_runs(records, [], {})) == [summed, "Training loss of denoising"]
+    notes = [headlines.of_run(record)["training loss"].note for record in records]
+    assert notes == ["loss, step 1", "loss, step 1, the weighted sum of the objectives"]
+
+
+def test_a_search_with_and_without_a_winner():
+    row = lambda mean, gap: {
+        "loss": {"0": mean, "1": mean},
+        "mean": mean,
+        "gap": gap,
+        "spread": 0.01,
+        "margin": 0.05,
+    }
+    decision = {"best": "in_1", "tied": ["mid"], "candidates": {"in_1": row(0.5, 0.0)}}
+    decision["candidates"] |= {"mid": row(0.51, 0.01), "out_1": row(0.6, 0.1)}
+    losses = {seed: {"stops": [1, 2], "loss": [1.0, 0.5]} for seed in (0, 1)}
+    curves_of = dict.fromkeys(decision["candidates"], losses)
+    for winner, text in (
+        ("in_1", "winner"),
+        ("tie", "lowest, no winner"),
+        (None, "lowest, no winner"),
+    ):
+        axes = bottleneck.figure(curves_of, decision | {"winner": winner}).axes[2]
+        assert [note.get_text() for note in axes.texts] == [text]
+        ends = [bar.get_segments()[0][:, 1] for bar in axes.collections]
+        np.testing.assert_allclose(ends, [[0.46, 0.56], [0.55, 0.65]])  # The best has no bar.
+    table = bottleneck.table(decision | {"winner": "tie"})
+    assert re.search(r"mid +0.51000 +0.00000 +0.01000 +0.01000 +0.05000 +ties with it", table)
+    del decision["candidates"]["mid"]["margin"]  # of an older version
+    assert re.search(r"0.01000 +0.01000 +0.01000 +ties", bottleneck.table(decision))
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-5, 1e5])
@@ -645,9 +689,9 @@ def test_an_evaluator_from_outside_the_package_has_its_panels(tmp_path, monkeypa
     titles = ["Toy", "Toy by noise level"]
     assert [alt for alt in alone if "Toy" in alt] == [*titles, "Toy of one"]
     assert [alt for alt in together if "Toy" in alt] == [*titles, "Toy of several"]
-    _, curves = alone["Toy by noise level"]
-    assert all(f"step {step}".encode() in curves for step in (20, 60, 80))
-    assert b"step 40" not in curves and b"noise level" in curves
+    _, levels = alone["Toy by noise level"]
+    assert all(f"step {step}".encode() in levels for step in (20, 60, 80))
+    assert b"step 40" not in levels and b"noise level" in levels
 
 
 @pytest.mark.parametrize(
