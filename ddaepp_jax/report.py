@@ -5,11 +5,14 @@
 
 The page shows numbers, curves, samples, probes, scores and config. The program reads only the
 files of the run directories. It needs neither JAX nor an accelerator nor the data, takes seconds,
-and works while the run trains. The page is one file, and loads nothing over a network.
+and works while the run trains. The page is one file, and loads nothing over a network. A damaged
+file is left out, and named on the page and on the terminal.
 """
 
 import argparse
-from collections.abc import Sequence
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ddaepp_jax import evaluators
@@ -17,16 +20,22 @@ from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.cli.arguments import Parser, path
 from ddaepp_jax.cli.start import launch
 
+DOCTYPE = b"<!DOCTYPE html>"
+
 
 def report(workdirs: Sequence[Path]) -> str:
     """Returns the HTML page of a run, or the comparison of several.
 
     Raises:
-      InputError: a path is not a run directory, is given twice, or holds a damaged file.
+      InputError: a path is not a run directory, is given twice, or its config is damaged.
     """
-    from ddaepp_jax.reporting.page import page
+    from ddaepp_jax.reporting.page import page, read
 
-    return page(workdirs, evaluators.panels())
+    runs = read(workdirs)
+    for run in runs:
+        for line in run.left_out:
+            print(f"left out: {line}", file=sys.stderr)
+    return page(runs, evaluators.panels())
 
 
 def main(argv: Sequence[str]) -> None:
@@ -35,13 +44,31 @@ def main(argv: Sequence[str]) -> None:
         raise InputError("--compare: give two run directories or more; --workdir=RUN is for one")
     default = args.workdir / "report.html" if args.workdir else Path("comparison.html")
     out = args.out or default
+    with _writing(out):
+        _refuse_other(out)
     text = report(args.compare or [args.workdir])
-    try:
+    with _writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text, encoding="utf-8", errors="replace")
+    print(f"look at {out}")
+
+
+@contextlib.contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Turns an error of a file into one that names ``--out``."""
+    try:
+        yield
     except OSError as error:
         raise InputError(f"--out: cannot write {out} ({error.strerror}); give another") from None
-    print(f"look at {out}")
+
+
+def _refuse_other(out: Path) -> None:
+    """Raises an InputError if a file is there that is not a page, such as the run's config."""
+    if out.is_file():
+        with out.open("rb") as file:
+            begin = file.read(len(DOCTYPE))
+        if begin and begin != DOCTYPE:
+            raise InputError(f"--out: {out} is not a page of this program; give another")
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -1,19 +1,41 @@
 """Files that are written whole or not at all."""
 
+import contextlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ddaepp_jax.base.errors import InputError
 
 
+@contextlib.contextmanager
+def replacing(file: Path) -> Iterator[BinaryIO]:
+    """Opens a new content of a file, which takes the old one's place when the block ends.
+
+    A reader sees the old content or the new one, also after a power cut. If the block raises, the
+    old content stays. A link stays a link to the file.
+    """
+    target = file.resolve()
+    partial = target.with_name(f"{target.name}.partial")
+    try:
+        with partial.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+
+
 def replace(file: Path, content: bytes) -> None:
     """Writes a file atomically: a reader sees the old content or the new one."""
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, file)
+    with replacing(file) as stream:
+        stream.write(content)
 
 
 def write_json(file: Path, content: Any) -> None:

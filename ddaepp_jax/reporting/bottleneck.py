@@ -25,24 +25,29 @@ def table(decision: Mapping[str, Any]) -> str:
     Args:
       decision: content of bottleneck.json.
     """
-    headers = ["block", "loss", "± seeds", "gap to the lowest", "± seeds", ""]
+    headers = ["block", "loss", "± seeds", "gap to the lowest", "± seeds", "chance up to", ""]
     lines = [_line(decision, name, row) for name, row in decision["candidates"].items()]
     return tabulate(
-        lines, headers, disable_numparse=True, colalign=("left", *["right"] * 4, "left")
+        lines, headers, disable_numparse=True, colalign=("left", *["right"] * 5, "left")
     )
 
 
 def _line(decision: Mapping[str, Any], name: str, row: Mapping[str, Any]) -> list[str]:
     if row["mean"] is None:
-        return [name, "not finite", "", "", "", ""]
+        return [name, "not finite", "", "", "", "", ""]
     losses = list(row["loss"].values())
     deviation = float(np.std(losses, ddof=1)) if len(losses) > 1 else None
-    numbers = [row["mean"], deviation, row["gap"], row["spread"]]
+    numbers = [row["mean"], deviation, row["gap"], row["spread"], _margin(row)]
     remark = "ties with it" if name in decision["tied"] else ""
     if name == decision["best"]:
-        numbers[2:] = [None, None]
+        numbers[2:] = [None, None, None]
         remark = "lowest"
     return [name, *("" if number is None else f"{number:.5f}" for number in numbers), remark]
+
+
+def _margin(row: Mapping[str, Any]) -> float | None:
+    """Returns the gap up to which a block ties with the best; None for one seed."""
+    return row.get("margin", row["spread"])  # A search of an older version compared the spread.
 
 
 @rc_context(STYLE)
@@ -111,7 +116,8 @@ def _band(axes: Axes, x: np.ndarray, values: np.ndarray, colour: str, name: str)
 def _final(axes: Axes, decision: Mapping[str, Any], colours: Mapping[str, str]) -> None:
     """Draws each block's mean loss over the last fifth, in the network's order.
 
-    Bars are the seeds' spread of the gap to the lowest.
+    A bar is the gap to the lowest that chance explains; a block whose bar reaches the line of the
+    lowest ties with it.
     """
     names = list(decision["candidates"])
     for i, (name, row) in enumerate(decision["candidates"].items()):
@@ -125,17 +131,18 @@ def _final(axes: Axes, decision: Mapping[str, Any], colours: Mapping[str, str]) 
                 size=8,
             )
             continue
-        axes.errorbar(i, row["mean"], row["spread"], fmt="o", ms=5, capsize=3, color=colours[name])
+        bar = None if name == decision["best"] else _margin(row)
+        axes.errorbar(i, row["mean"], bar, fmt="o", ms=5, capsize=3, color=colours[name])
     best = decision["candidates"][decision["best"]]["mean"]
     if best is not None:
         axes.axhline(best, color="#666666", lw=0.8, ls=":")
         place = names.index(decision["best"])
-        text = "winner" if decision["winner"] == decision["best"] else "lowest: a tie"
-        axes.plot(place, best, "o", ms=11, mfc="none", mec=COLOURS[1], mew=1.5)
+        text = "winner" if decision["winner"] == decision["best"] else "lowest, no winner"
+        axes.plot(place, best, "o", ms=11, mfc="none", mec=plots.CHOSEN, mew=1.5)
         axes.annotate(
             text, (place, best), (0, -13), textcoords="offset points", ha="center", size=8
         )
     axes.margins(y=0.2)
     axes.set_xticks(range(len(names)), names, rotation=60 if len(names) > 4 else 0)
     axes.set_xlim(-0.6, len(names) - 0.4)
-    axes.set_title("final loss, ± the spread of its gap", fontsize=9)
+    axes.set_title("final loss; a bar that reaches the line is chance", fontsize=9)

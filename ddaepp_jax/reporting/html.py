@@ -13,7 +13,8 @@ body{font:15px/1.5 system-ui,sans-serif;color:#1a1a1a;background:#fff;max-width:
 body{margin:auto;padding:28px 16px} h1,h3,p,code,small{overflow-wrap:anywhere}
 h1{font-size:clamp(20px,5.6vw,26px);line-height:1.2;margin:0} p{margin:6px 0}
 h2{font-size:19px;margin:44px 0 14px;padding-bottom:5px;border-bottom:1px solid #ddd}
-h3{font-size:15px;margin:22px 0 8px} nav{margin:10px 0 22px} a{color:#1f5fa8;margin-right:16px}
+h3{font-size:15px;margin:22px 0 8px} a{color:#1f5fa8}
+nav{display:flex;flex-wrap:wrap;gap:4px 16px;margin:10px 0 22px}
 code{font-size:12.5px} summary{cursor:pointer;margin:14px 0 8px}
 .quiet,figcaption,dt,small{color:#5c5c5c;font-size:13px}
 small{display:block;font-size:12px;line-height:1.35}
@@ -24,10 +25,16 @@ dd{margin:0;font-size:21px}
 .grid{gap:22px;align-items:start} .grid>*{min-width:0}
 .two{grid-template-columns:repeat(auto-fill,minmax(min(100%,440px),1fr))}
 figure{margin:0} img{display:block;max-width:100%;height:auto}
+.warning{color:#a33a12;margin:0 0 14px}
 .plot img{width:100%} .plot figcaption{color:#1a1a1a}
 .strip{display:flex;gap:12px;overflow-x:auto;padding-bottom:8px;margin-top:18px}
 .strip figure{flex:0 0 170px}
-.wide{overflow-x:auto} table{border-collapse:collapse;font-size:13.5px}
+.wide{overflow-x:auto;background:
+linear-gradient(to right,#fff 30%,transparent) left/40px 100% no-repeat local,
+linear-gradient(to left,#fff 30%,transparent) right/40px 100% no-repeat local,
+linear-gradient(to right,#0003,transparent) left/10px 100% no-repeat scroll,
+linear-gradient(to left,#0003,transparent) right/10px 100% no-repeat scroll}
+table{border-collapse:collapse;font-size:13.5px}
 table{font-variant-numeric:tabular-nums}
 th,td{text-align:left;vertical-align:top;padding:4px 18px 4px 0;border-bottom:1px solid #e6e6e6}
 .numbers td,.numbers th{text-align:right} .numbers :first-child{text-align:left}
@@ -35,9 +42,12 @@ th,td{text-align:left;vertical-align:top;padding:4px 18px 4px 0;border-bottom:1p
 td code,.numbers td:first-child{white-space:nowrap} .groups td code{white-space:normal}
 .groups{columns:3 300px;column-gap:28px} .groups h3{margin:0}
 .groups section{break-inside:avoid;margin-bottom:14px}
-.key{margin-right:18px;white-space:nowrap}
-.key i{display:inline-block;width:22px;margin-right:8px;vertical-align:4px}
-@media(max-width:700px){.tiles{grid-template-columns:repeat(2,1fr)}}
+.key{display:inline-flex;margin-right:18px;white-space:nowrap}
+.key i{flex:none;width:22px;height:0;margin:.65em 8px 0 0}
+@media(max-width:700px){.tiles{grid-template-columns:repeat(2,1fr)}
+table{font-size:12px} th,td{padding-right:10px} td code{white-space:normal}
+.key{white-space:normal;overflow-wrap:anywhere}
+td .key,th .key{min-width:90px;max-width:34vw;margin-right:0}}
 """
 
 
@@ -73,6 +83,11 @@ def tag(name: str, text: str) -> str:
     return f"<{name}>{escape(text)}</{name}>"
 
 
+def left_out(lines: Iterable[str]) -> str:
+    """Returns a paragraph for each file that the page leaves out."""
+    return "".join(f'<p class="warning">Left out: {escape(line)}</p>' for line in lines)
+
+
 def quiet(content: str) -> str:
     """Returns a grey paragraph of HTML content."""
     return f'<p class="quiet">{content}</p>'
@@ -85,7 +100,7 @@ def key(name: str, colour: str, dashes: str) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], style: str = "") -> str:
-    """Returns a table of HTML cells, in a box that scrolls sideways.
+    """Returns a table of HTML cells, in a box that scrolls sideways; a shadow marks a hidden part.
 
     Args:
       header: the columns' titles; () leaves the header out.
@@ -107,7 +122,7 @@ def grid(cells: Iterable[str], style: str = "") -> str:
 
 def plot(title: str, figure: Figure) -> str:
     """Returns a figure as an SVG below its title."""
-    source = _inline("image/svg+xml", plots.svg(figure).encode())
+    source = _inline("image/svg+xml", plots.svg(figure).encode(errors="replace"))
     image = f'<img alt="{escape(title)}" src="{source}">'
     return f'<figure class="plot"><figcaption>{escape(title)}</figcaption>{image}</figure>'
 

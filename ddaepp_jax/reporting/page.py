@@ -15,19 +15,24 @@ SIZES = ("depth", "width", "num_heads", "patch_size")
 SWITCHES = ("self_condition", "class_conditional")
 
 
-def page(workdirs: Sequence[Path], panels: Sequence[Panel]) -> str:
+def read(workdirs: Sequence[Path]) -> list[Record]:
+    """Reads run directories.
+
+    Raises:
+      InputError: a path is not a run directory, is given twice, or its config is damaged.
+    """
+    names = _names([workdir.resolve() for workdir in workdirs])
+    return [run_directory.read(*each) for each in zip(workdirs, names, strict=True)]
+
+
+def page(runs: Sequence[Record], panels: Sequence[Panel]) -> str:
     """Returns the HTML page of a run, or the comparison of several.
 
     Args:
-      workdirs: the run directories.
+      runs: the runs.
       panels: panels of curves, shown between the training loss and the speed; the panels that the
         runs recorded are added.
-
-    Raises:
-      InputError: a path is not a run directory, is given twice, or holds a damaged file.
     """
-    names = _names([workdir.resolve() for workdir in workdirs])
-    runs = [run_directory.read(*each) for each in zip(workdirs, names, strict=True)]
     panels = list(dict.fromkeys([*panels, *(panel for run in runs for panel in run.panels)]))
     return _one(runs[0], panels) if len(runs) == 1 else comparison(runs, panels)
 
@@ -55,7 +60,8 @@ def _one(run: Record, panels: Sequence[Panel]) -> str:
         "Config": config.of_run(run),
         "Timings": timings.of_run(run),
     }
-    return html.document(run.name, html.quiet(html.escape(_about(run))), _tiles(run), sections)
+    top = html.left_out(run.left_out) + _tiles(run)
+    return html.document(run.name, html.quiet(html.escape(_about(run))), top, sections)
 
 
 def _about(run: Record) -> str:

@@ -3,9 +3,11 @@
 import numpy as np
 from PIL import Image
 
+GAP = 128  # shade of the gaps, which neither white nor black images hide
+
 
 def grid(images: np.ndarray, columns: int = 0) -> Image.Image:
-    """Arranges images row by row with gaps between them; small ones are enlarged.
+    """Arranges images row by row with grey gaps between them; small ones are enlarged.
 
     Args:
       images: (N, H, W, C) uint8, with 1 or 3 channels.
@@ -20,7 +22,7 @@ def grid(images: np.ndarray, columns: int = 0) -> Image.Image:
     width *= scale
     gap = 2 if scale == 1 else scale
     size = rows * (height + gap) + gap, columns * (width + gap) + gap
-    canvas = np.full((*size, channels), 255, np.uint8)
+    canvas = np.full((*size, channels), GAP, np.uint8)
     for i, image in enumerate(images):
         row, column = divmod(i, columns)
         top = gap + row * (height + gap)

@@ -3,10 +3,12 @@
 import io
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
-from matplotlib import rc_context
+from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure  # pyplot would need a window system and global state.
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter, LogFormatter, MaxNLocator
@@ -23,9 +25,15 @@ STYLE = {
     "grid.linewidth": 0.6,
     "axes.axisbelow": True,
     "legend.frameon": False,
+    "axes.formatter.useoffset": False,
+    "axes.formatter.limits": (-7, 7),  # no factor of ten beside an axis
+    "text.parse_math": False,  # Names of metrics are plain text.
     "svg.fonttype": "none",
     "figure.constrained_layout.use": True,
 }
+
+CHOSEN = COLOURS[1]  # the layer, the noise level and the block that were chosen
+LONGEST = 60  # characters of a name in a legend
 
 Series = tuple[Sequence[float], Sequence[float]]  # x and y
 
@@ -56,7 +64,7 @@ def heat_map(
         axes.text(j, i, f"{value:.1f}", ha="center", va="center", color=colour)
     axes.add_patch(
         Rectangle(
-            (mark[1] - 0.5, mark[0] - 0.5), 1, 1, fill=False, ec=COLOURS[1], lw=2.5, clip_on=False
+            (mark[1] - 0.5, mark[0] - 0.5), 1, 1, fill=False, ec=CHOSEN, lw=2.5, clip_on=False
         )
     )
     axes.set_xticks(range(len(columns)), columns)
@@ -69,22 +77,49 @@ def heat_map(
     return figure
 
 
+class Line(NamedTuple):
+    """A line of a figure.
+
+    Attributes:
+      values: the y values.
+      colour: its colour.
+      dashes: its dashes, as Matplotlib writes them.
+    """
+
+    values: Sequence[float]
+    colour: str
+    dashes: str = "-"
+
+
+def shades(number: int) -> list[str]:
+    """Returns blues from light to dark, for what has an order."""
+    return [to_hex(colour) for colour in colormaps["Blues"](np.linspace(0.4, 0.95, number))]
+
+
 @rc_context(STYLE)
 def layer_curve(
-    lines: Mapping[str, Sequence[float]], layers: Sequence[str], floors: Mapping[str, float]
+    lines: Mapping[str, Line], layers: Sequence[str], floors: Mapping[str, float]
 ) -> Figure:
     """Draws test accuracies in percent over the layers of a network.
 
     Args:
-      lines: an accuracy for each layer, by the line's name; kNN's lines are dashed.
+      lines: an accuracy for each layer, by the line's name.
       layers: names of the layers.
       floors: accuracies to beat by name, drawn as horizontal lines.
     """
     figure = Figure(figsize=(WIDTH, 3.6))
     axes = figure.subplots()
-    for (name, values), colour in zip(lines.items(), itertools.cycle(COLOURS)):
-        style = "--" if name.startswith("kNN") else "-"
-        axes.plot(layers, values, style, marker="o", ms=3.5, lw=1.5, color=colour, label=name)
+    for name, line in lines.items():
+        axes.plot(
+            layers,
+            line.values,
+            line.dashes,
+            marker="o",
+            ms=3.5,
+            lw=1.5,
+            color=line.colour,
+            label=name,
+        )
     for (name, value), style in zip(floors.items(), (":", "-."), strict=False):
         axes.axhline(value, color="#666666", lw=1, ls=style, label=name)
     axes.set_ylabel("test accuracy, %")
@@ -101,31 +136,58 @@ class _Plain(LogFormatter):
 
 
 @rc_context(STYLE)
-def panel(series: Mapping[str, Series], xlabel: str, ylabel: str, log: bool = False) -> Figure:
+def panel(
+    series: Mapping[str, Series],
+    xlabel: str,
+    ylabel: str,
+    log: bool = False,
+    colours: Sequence[str] = COLOURS,
+) -> Figure:
     """Draws a small figure of lines; x values from 10,000 on are written as 10k.
+
+    Values that are not finite leave gaps.
 
     Args:
       series: x and y of each line by its name.
       xlabel: label of the x axis.
       ylabel: label of the y axis.
       log: whether the y axis is logarithmic if all values are positive.
+      colours: colours of the lines, in turn.
     """
     figure = Figure(figsize=PANEL)
     axes = figure.subplots()
-    for (name, (x, y)), colour in zip(series.items(), itertools.cycle(COLOURS)):
+    drawn = {name: (x, _drawable(y)) for name, (x, y) in series.items()}
+    for (name, (x, y)), colour in zip(drawn.items(), itertools.cycle(colours)):
         marker = "o" if len(x) < 12 else None
         axes.plot(x, y, color=colour, lw=1.5, marker=marker, ms=3.5, label=name)
-    if log and all(np.min(y) > 0 for _, y in series.values()):
+    finite = np.concatenate([y[~np.isnan(y)] for _, y in drawn.values()])
+    if not finite.size:
+        axes.annotate("no finite value", (0.5, 0.5), xycoords="axes fraction", ha="center")
+    elif log and finite.min() > 0:
         axes.set_yscale("log")
     axes.set(xlabel=xlabel, ylabel=ylabel)
     if len(series) > 1:
-        axes.legend(fontsize=8)
+        lines = axes.get_lines()
+        axes.legend(lines, [_shortened(line.get_label()) for line in lines], fontsize=8)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     if axes.get_xlim()[1] >= 1e4:
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     if axes.get_yscale() == "log":
         plain_log(axes)
     return figure
+
+
+def _drawable(values: Sequence[float]) -> np.ndarray:
+    """Returns values with NaN for what cannot be drawn; near the largest float, axes overflow."""
+    values = np.array(values, np.float64)
+    return np.where(np.abs(values) < 1e300, values, np.nan)
+
+
+def _shortened(name: str) -> str:
+    """Returns a name of at most ``LONGEST`` printable characters; the middle is left out."""
+    name = "".join(letter if letter.isprintable() else "?" for letter in name)
+    half = LONGEST // 2 - 1
+    return name if len(name) <= LONGEST else f"{name[:half]}..{name[-half:]}"
 
 
 def plain_log(axes: Axes) -> None:

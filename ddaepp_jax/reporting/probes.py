@@ -10,6 +10,7 @@ from tabulate import tabulate
 
 from ddaepp_jax.probing.diagnostics import PIXELS, collapse
 from ddaepp_jax.reporting import plots
+from ddaepp_jax.reporting.plots import Line
 
 Probe = Mapping[str, Any]  # what ``ddaepp_jax.probing.probe.probe`` returns and writes
 
@@ -32,24 +33,45 @@ def grid(probe: Probe, value: str) -> tuple[list[str], list[float], np.ndarray]:
     return layers, levels, np.array([[cells[layer, level] for level in levels] for layer in layers])
 
 
+def curves(probe: Probe) -> dict[str, Line]:
+    """Returns test accuracies over the layers, by the line's name.
+
+    There is a line of the linear heads for each noise level, and one of the neighbours at the
+    chosen level. The chosen level has the colour of what is chosen, and of the others, more noise
+    is darker.
+    """
+    best = probe["best"]
+    _, levels, linear = grid(probe, "linear_test")
+    chosen = levels.index(best["noise_level"])
+    colours = plots.shades(len(levels))
+    colours[chosen] = plots.CHOSEN
+    lines = {
+        f"linear, level {level:g}{', chosen' * (j == chosen)}": Line(linear[:, j], colours[j])
+        for j, level in enumerate(levels)
+    }
+    if "knn_test" in best:
+        _, _, knn = grid(probe, "knn_test")
+        name = f"kNN-{probe['settings']['knn']}, at the chosen level"
+        lines[name] = Line(knn[:, chosen], plots.CHOSEN, "--")
+    return lines
+
+
 def figures(probe: Probe) -> dict[str, Figure]:
     """Draws "grid", a heat map of layers and noise levels, and "layers", curves over the layers."""
     best = probe["best"]
     layers, levels, linear = grid(probe, "linear_test")
-    names = [f"{level:g}" for level in levels]
-    mark = layers.index(best["layer"]), levels.index(best["noise_level"])
-    lines = {f"linear, level {name}": linear[:, j] for j, name in enumerate(names)}
     pixels = _pixels(probe)
     floors = {"pixels, linear": pixels["linear_test"]}
     if "knn_test" in best:
-        k = probe["settings"]["knn"]
-        _, _, knn = grid(probe, "knn_test")
-        lines[f"kNN-{k}, level {best['noise_level']:g}"] = knn[:, mark[1]]
-        floors[f"pixels, kNN-{k}"] = pixels["knn_test"]
-    title = f"linear probe, test accuracy, {probe['protocol']}"
+        floors[f"pixels, kNN-{probe['settings']['knn']}"] = pixels["knn_test"]
+    held_out = best["chosen_by"] == "linear_held_out"
+    framed = "chosen by accuracy on held-out images" if held_out else "chosen, the highest"
+    title = f"linear probe, test accuracy, {probe['protocol']}\nframed: {framed}"
+    mark = layers.index(best["layer"]), levels.index(best["noise_level"])
+    names = [f"{level:g}" for level in levels]
     return {
         "grid": plots.heat_map(linear, layers, names, title, mark),
-        "layers": plots.layer_curve(lines, layers, floors),
+        "layers": plots.layer_curve(curves(probe), layers, floors),
     }
 
 

@@ -11,6 +11,7 @@ from ddaepp_jax.reporting.checkpoints import Checkpoint
 from ddaepp_jax.reporting.panels import Panel
 from ddaepp_jax.reporting.plots import Series
 
+OBJECTIVES = "[^/]+/loss"  # metrics of the objectives' own losses, before their weights
 RATE = "images_per_second_per_device"
 
 
@@ -33,6 +34,8 @@ class Record:
       probes: results of ``linear_probe`` by name, the most accurate first; those chosen on held-out
         images precede all others.
       scores: results of ``fid`` by name, the newest step first, and at a step the most images.
+      left_out: a line for each file that could not be read, in whole or in part: the file, the
+        reason and the mend.
     """
 
     path: Path
@@ -47,6 +50,7 @@ class Record:
     drawn: dict[str, bytes]
     probes: dict[str, dict[str, Any]]
     scores: dict[str, dict[str, Any]]
+    left_out: tuple[str, ...]
 
     def metrics(self, pattern: str) -> dict[str, Series]:
         """Returns steps and values of the metrics whose whole name matches a pattern."""
@@ -59,14 +63,21 @@ class Record:
                 values.append(row[name])
         return series
 
+    def is_summed(self) -> bool:
+        """Whether the training loss is a weighted sum of several objectives."""
+        return len(self.metrics(OBJECTIVES)) > 1
+
     def by_level(self, pattern: str) -> dict[int, Series]:
         """Returns noise levels and values of the matching metrics by step, the newest step last.
 
-        A metric's noise level is the number that ends its name.
+        A metric's noise level is the number that ends its name; one without a number is left out.
         """
         evaluations: dict[int, Series] = {}
         for name, (steps, values) in self.metrics(pattern).items():
-            level = float(re.search("[0-9.]+(e[+-]?[0-9]+)?$", name)[0])
+            number = re.search(r"([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?$", name)
+            if number is None:
+                continue
+            level = float(number[0])
             for step, value in zip(steps, values, strict=True):
                 levels, measured = evaluations.setdefault(step, ([], []))
                 levels.append(level)

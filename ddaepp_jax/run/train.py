@@ -25,7 +25,7 @@ from ddaepp_jax.evaluators import Context
 from ddaepp_jax.run.describe import describe, flops, gigabytes
 from ddaepp_jax.run.opened import weights_to_start_from
 from ddaepp_jax.sampling.settings import Sampling
-from ddaepp_jax.training import checkpoint, graft, loop
+from ddaepp_jax.training import checkpoint, graft, loop, rows
 from ddaepp_jax.training.checkpoint import Checkpoints, nbytes
 from ddaepp_jax.training.program import Program, abstract_state, compile_program
 from ddaepp_jax.training.saving import check_path
@@ -115,6 +115,7 @@ def _claim(workdir: Path, config: ConfigDict, stack: contextlib.ExitStack) -> No
         saved.check_run(workdir, config)
         stack.enter_context(locked(workdir, "wait for it, or use another --workdir"))
         saved.write_run(workdir, config)
+        rows.check_writable(workdir / rows.NAME)
     multihost_utils.sync_global_devices("the run directory is claimed")
 
 
@@ -244,7 +245,7 @@ def _outputs(
         config=config.to_dict(),
         **config.logging.to_dict(),
     )
-    stack.enter_context(contextlib.closing(writer))
+    stack.enter_context(writer)
     averages = None
     if config.ema.snapshot_every:
         averages = Snapshots(workdir / "snapshots", start, config.train.checksums)

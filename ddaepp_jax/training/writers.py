@@ -1,20 +1,27 @@
 """Writes metrics and pictures: metrics.jsonl, TensorBoard, PNG files, and Weights & Biases."""
 
+import contextlib
+import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.base.files import replace
+from ddaepp_jax.training import rows
+from ddaepp_jax.training.weights_and_biases import WeightsAndBiases
 
 
 class Writer:
     """The metrics and pictures of a run; only the first process writes them.
 
-    A resumed run continues the files. Rows after the step at which it resumes are removed, so that
-    no step appears twice.
+    It is a context manager: a run that ends in an error is marked as failed at Weights & Biases. A
+    resumed run continues the files. Rows after the step at which it resumes are removed, so that no
+    step appears twice.
     """
 
     def __init__(
@@ -30,6 +37,7 @@ class Writer:
         """Opens the files.
 
         Args:
+          workdir: the run directory, which exists.
           active: whether this process writes.
           start: step at which training starts or resumes.
           tensorboard: also write TensorBoard events.
@@ -37,7 +45,8 @@ class Writer:
           config: logged to Weights & Biases.
 
         Raises:
-          InputError: ``wandb`` is set, but the package is not installed.
+          InputError: a file cannot be written, or Weights & Biases cannot be used. Methods raise it
+            too, e.g. where the disk is full.
         """
         self._directory = workdir
         self._active = active
@@ -45,64 +54,82 @@ class Writer:
         self._wandb = None
         if not active:
             return
-        self._file = workdir / "metrics.jsonl"
-        rows = self._file.read_text().splitlines(keepends=True) if self._file.exists() else []
-        # A row without its newline was cut off when a process died.
-        complete = [row for row in rows if row.endswith("\n")]
-        self._file.write_text("".join(row for row in complete if json.loads(row)["step"] <= start))
+        self._file = workdir / rows.NAME
+        rows.check_writable(self._file)
+        with _writing(self._file):
+            _say_damaged(self._file, rows.cut(self._file, start))
         if tensorboard:
-            from tensorboardX import SummaryWriter
+            from ddaepp_jax.training.events import Events
 
-            self._events = SummaryWriter(
-                str(workdir / "tensorboard"), purge_step=start + 1 if start else None
-            )
+            with self._writing_events():
+                self._events = Events(workdir / "tensorboard", start)
         if wandb:
-            self._wandb = _wandb_run(workdir, config)
+            self._wandb = WeightsAndBiases(workdir, config)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Writes one row to metrics.jsonl: {"step": .., name: value, ..}."""
         if not self._active:
             return
-        with self._file.open("a") as file:
+        with _writing(self._file), self._file.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         if self._events:
-            for name, value in values.items():
-                self._events.add_scalar(name, value, step)
+            with self._writing_events():
+                self._events.scalars(step, values)
         if self._wandb:
-            self._wandb.log(values, step=step)
+            self._wandb.scalars(step, values)
 
     def picture(self, step: int, name: str, picture: Image.Image) -> None:
         """Writes a picture to ``<name>/<step>.png``."""
         if not self._active:
             return
         path = self._directory / name / f"{step:08d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path)
+        content = io.BytesIO()
+        picture.save(content, format="png")
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace(path, content.getvalue())
         if self._events:
-            self._events.add_image(
-                name, np.asarray(picture), step, dataformats="HW" if picture.mode == "L" else "HWC"
-            )
+            with self._writing_events():
+                self._events.picture(step, name, picture)
 
-    def close(self) -> None:
-        """Flushes and closes TensorBoard and Weights & Biases."""
-        if self._events:
-            self._events.close()
-        if self._wandb:
-            self._wandb.finish()
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Closes TensorBoard and Weights & Biases."""
+        failed = True
+        try:
+            if self._events:
+                with self._writing_events():
+                    self._events.close()
+            failed = error is not None
+        finally:
+            if self._wandb:
+                self._wandb.finish(failed)
+
+    def _writing_events(self) -> contextlib.AbstractContextManager[None]:
+        return _writing(self._directory / "tensorboard", ", or set logging.tensorboard=False")
 
 
-def _wandb_run(workdir: Path, config: dict[str, Any]) -> Any:
+@contextlib.contextmanager
+def _writing(path: Path, mend: str = "") -> Iterator[None]:
+    """Turns an error of writing into one line; ``mend`` is a second way to go on."""
     try:
-        import wandb
-    except ImportError:
+        yield
+    except OSError as error:
         raise InputError(
-            "logging.wandb: wandb is not installed; pip install 'ddaepp_jax[wandb]'"
+            f"{path}: cannot be written ({error.strerror}); mend that{mend}, and the same command "
+            "resumes"
         ) from None
-    return wandb.init(
-        project="ddaepp_jax",
-        name=workdir.name,
-        id=workdir.name,
-        resume="allow",
-        dir=workdir,
-        config=config,
-    )
+
+
+def _say_damaged(file: Path, number: int) -> None:
+    """Prints how many lines of a file were no rows, if there were any."""
+    if number:
+        noun = "line was no row" if number == 1 else "lines were no rows"
+        print(f"warning: {file}: {number:,} {noun} of metrics; moved to {file.name}.damaged")

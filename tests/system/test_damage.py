@@ -1,7 +1,9 @@
-"""Damaged checkpoints are named, by training and by the programs that open a run."""
+"""Damaged files of a run are named, by training and by the programs that open a run."""
 
+import contextlib
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import orbax.checkpoint as ocp
@@ -10,7 +12,9 @@ from helpers.errors import expect_error
 from helpers.run import PLAIN, config
 
 from ddaepp_jax import sample
+from ddaepp_jax.run import train
 from ddaepp_jax.run.train import train_and_evaluate
+from ddaepp_jax.training.checkpoint import Checkpoints
 
 
 def _foreign_tree(checkpoints: Path) -> None:
@@ -43,3 +47,27 @@ def test_resume_from_a_foreign_checkpoint(damage, damaged):
     damage(damaged / "checkpoints")
     with expect_error(f"{damaged / 'checkpoints' / '7'}", "--workdir"):
         train_and_evaluate(config(**PLAIN), damaged)
+
+
+def test_metrics_that_cannot_be_written_are_named_before_compiling(damaged, monkeypatch):
+    monkeypatch.setattr(train, "compile_program", None)
+    (damaged / "metrics.jsonl").unlink()
+    (damaged / "metrics.jsonl").mkdir()
+    with expect_error(f"{damaged / 'metrics.jsonl'}: is not a file", "remove"):
+        train_and_evaluate(config(**PLAIN), damaged)
+
+
+def test_a_failed_last_save_is_known_to_the_writer(tmp_path):
+    """The writer is closed after the checkpoints, so that a run that loses its save is failed."""
+    plan = train.make_plan(config(**PLAIN))
+    checkpoints = Checkpoints(tmp_path / "checkpoints", 1, {})
+    closed = []
+    with pytest.raises(OSError, match="the last save"), contextlib.ExitStack() as stack:
+        writer = train._outputs(plan, tmp_path, checkpoints, 0, stack).writer
+        writer._wandb = SimpleNamespace(finish=closed.append)
+        checkpoints.close = _fail
+    assert closed == [True]
+
+
+def _fail() -> None:
+    raise OSError("the last save failed")

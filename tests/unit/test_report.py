@@ -1,6 +1,7 @@
 """The page of a run shows what the run's files hold, needs no other file and no JAX."""
 
 import base64
+import dataclasses
 import html
 import json
 import re
@@ -8,16 +9,21 @@ import subprocess
 import sys
 import types
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from helpers.errors import expect_error
+from matplotlib.colors import to_hex, to_rgb
 from PIL import Image
 
 from ddaepp_jax import config as schema
 from ddaepp_jax import evaluators, report
-from ddaepp_jax.reporting import plots
+from ddaepp_jax.reporting import bottleneck, checkpoints, comparison, headlines, plots, probes
+from ddaepp_jax.reporting.page import read
 from ddaepp_jax.reporting.panels import Panel
-from ddaepp_jax.reporting.sections import samples
+from ddaepp_jax.reporting.pictures import grid
+from ddaepp_jax.reporting.sections import curves, samples
 
 HOSTILE = """<script>alert("x")</script>&'$_^\\frac{"""
 LAYERS, LEVELS = ["in_1", "mid", "out_1"], [1, 11]
@@ -235,9 +241,6 @@ def test_scores(tmp_path):
     write_scores(other, 2000, kind="inception")
     assert "FID" in Page(report.report([other])) and "FID" in Page(report.report([run, other]))
     assert "No scores yet" in Page(report.report([write_run(tmp_path / "none")]))
-    (run / "fid" / "step40-100.json").write_text("{}")
-    with expect_error(f"{run / 'fid' / 'step40-100.json'}", "scores", "remove"):
-        report.report([run])
 
 
 def test_every_grid_and_every_curve_is_in_the_page(tmp_path):
@@ -252,10 +255,10 @@ def test_every_grid_and_every_curve_is_in_the_page(tmp_path):
         f"samples, {alt}": (tmp_path / "run" / "samples" / f"{name}.png").read_bytes()
         for alt, name in files.items()
     }
-    curves = {
+    drawn = {
         alt: content.decode() for alt, (kind, content) in page.images.items() if kind == "svg+xml"
     }
-    assert list(curves) == [
+    assert list(drawn) == [
         "Training loss",
         "Effective rank of features",
         "Uniformity of features",
@@ -269,11 +272,97 @@ def test_every_grid_and_every_curve_is_in_the_page(tmp_path):
         "By layer and noise level",
         "By layer",
     ]
-    assert "knn/ema0.999/bottleneck/t11" in curves["Linear probe and kNN while training"]
+    assert "knn/ema0.999/bottleneck/t11" in drawn["Linear probe and kNN while training"]
     assert (
-        "step 20" in curves["Held-out loss by noise level"]
-        and ">72.0<" in curves["By layer and noise level"]
+        "step 20" in drawn["Held-out loss by noise level"]
+        and ">72.0<" in drawn["By layer and noise level"]
     )
+
+
+def test_gaps_between_samples_stand_out_from_black_and_white():
+    images = np.zeros((2, 64, 64, 1), np.uint8)
+    images[1] = 255
+    picture = np.asarray(grid(images))
+    assert picture.shape == (68, 134)
+    assert set(np.unique(picture[:2])) == set(np.unique(picture[:, 66:68])) == {128}
+    assert set(np.unique(picture)) == {0, 128, 255}
+
+
+def test_what_is_chosen_has_one_colour_and_the_frame_says_how(tmp_path):
+    (record,) = read([write_run(tmp_path / "run", samples=False, metrics=False)])
+    (probe,) = record.probes.values()
+    for levels in ([1, 11], [11], [5, 11, 21]):
+        rows = [row | {"noise_level": level} for level in levels for row in probe["rows"][-3:]]
+        own = probe | {"levels": levels, "rows": probe["rows"][:1] + rows}
+        lines = {name: (line.colour, line.dashes) for name, line in probes.curves(own).items()}
+        assert lines.pop("linear, level 11, chosen") == (plots.CHOSEN, "-")
+        assert lines.pop("kNN-20, at the chosen level") == (plots.CHOSEN, "--")
+        assert list(lines) == [f"linear, level {level}" for level in levels if level != 11]
+        brightness = [sum(to_rgb(colour)) for colour, _ in lines.values()]
+        assert brightness == sorted(brightness, reverse=True)  # More noise is darker.
+    figure = probes.figures(probe)["grid"]
+    assert figure.axes[0].get_title().endswith("\nframed: chosen by accuracy on held-out images")
+    (frame,) = figure.axes[0].patches
+    assert to_hex(frame.get_edgecolor()) == plots.CHOSEN
+    same = probe | {"best": probe["best"] | {"chosen_by": "linear_test"}}
+    title = probes.figures(same)["grid"].axes[0].get_title()
+    assert title.endswith("\nframed: chosen, the highest")
+
+
+def test_the_loss_of_a_distilled_run_is_called_a_sum(tmp_path):
+    plain = {"step": 1, "loss": 0.5, "denoising/loss": 0.5}
+    distilled = {"step": 1, "loss": 2.5, "denoising/loss": 0.5, "distillation/loss": 2.0}
+    records = []
+    for name, row in (("plain", plain), ("distilled", distilled)):
+        run = write_run(tmp_path / name, samples=False, probe=False, metrics=False)
+        (run / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+        records += read([run])
+    titles = lambda runs, kind: [
+        panel.title
+        for panel in curves._first(runs)
+        if getattr(panel, kind) and runs[-1].metrics(panel.metrics)
+    ]
+    summed = "Training loss, the weighted sum of the objectives"
+    assert titles(records[:1], "alone") == ["Training loss"]
+    assert titles(records[1:], "alone") == [summed, "Training loss by objective"]
+    assert titles(records, "together") == [summed, "Training loss of denoising"]
+    notes = [headlines.of_run(record)["training loss"].note for record in records]
+    assert notes == ["loss, step 1", "loss, step 1, the weighted sum of the objectives"]
+
+
+def test_a_search_with_and_without_a_winner():
+    row = lambda mean, gap: {
+        "loss": {"0": mean, "1": mean},
+        "mean": mean,
+        "gap": gap,
+        "spread": 0.01,
+        "margin": 0.05,
+    }
+    decision = {"best": "in_1", "tied": ["mid"], "candidates": {"in_1": row(0.5, 0.0)}}
+    decision["candidates"] |= {"mid": row(0.51, 0.01), "out_1": row(0.6, 0.1)}
+    losses = {seed: {"stops": [1, 2], "loss": [1.0, 0.5]} for seed in (0, 1)}
+    curves_of = dict.fromkeys(decision["candidates"], losses)
+    for winner, text in (
+        ("in_1", "winner"),
+        ("tie", "lowest, no winner"),
+        (None, "lowest, no winner"),
+    ):
+        axes = bottleneck.figure(curves_of, decision | {"winner": winner}).axes[2]
+        assert [note.get_text() for note in axes.texts] == [text]
+        ends = [bar.get_segments()[0][:, 1] for bar in axes.collections]
+        np.testing.assert_allclose(ends, [[0.46, 0.56], [0.55, 0.65]])  # The best has no bar.
+    table = bottleneck.table(decision | {"winner": "tie"})
+    assert re.search(r"mid +0.51000 +0.00000 +0.01000 +0.01000 +0.05000 +ties with it", table)
+    del decision["candidates"]["mid"]["margin"]  # of an older version
+    assert re.search(r"0.01000 +0.01000 +0.01000 +ties", bottleneck.table(decision))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-5, 1e5])
+def test_axes_have_no_offset(scale):
+    values = [scale * (0.14 + 1e-6 * i) for i in range(5)]
+    figure = plots.panel({"loss": (range(5), values)}, "step", "loss")
+    plots.svg(figure)
+    assert figure.axes[0].yaxis.get_offset_text().get_text() == ""
 
 
 def test_of_many_grids_the_newest_and_some(tmp_path):
@@ -355,6 +444,42 @@ def test_parameters_and_devices_as_orbax_tells_them(tmp_path):
     assert "checkpoint 40 written 2023-11-14 22:13:20 UTC" in page and "without evaluation" in page
 
 
+@pytest.mark.parametrize(
+    ("file", "entry", "value"),
+    [
+        ("_CHECKPOINT_METADATA", "commit_timestamp_nsecs", 1e300),
+        ("_CHECKPOINT_METADATA", "commit_timestamp_nsecs", float("nan")),
+        ("_CHECKPOINT_METADATA", "commit_timestamp_nsecs", "now"),
+        ("params/_METADATA", "tree_metadata", []),
+        ("meta/metadata", None, [1]),
+    ],
+)
+def test_damaged_metadata_of_a_checkpoint(file, entry, value, tmp_path):
+    leaf = {"value_metadata": {"write_shape": [2, 3]}}
+    sharding = {"axis_names": ["data"], "shape": [1], "partition_spec": []}
+    key = base64.b64encode(b"network.kernel").decode()
+    contents = {
+        "_CHECKPOINT_METADATA": {"commit_timestamp_nsecs": 10**18},
+        "params/_METADATA": {"tree_metadata": {"('network', 'kernel')": leaf}},
+        "params/_sharding": {key: json.dumps(sharding)},
+        "meta/metadata": {"step": 40, "image_shape": [8, 8, 1]},
+    }
+    for name, content in contents.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps(content))
+    good = checkpoints.Checkpoint(6, {"data": 1}, 1e9, {"image_shape": [8, 8, 1]})
+    assert checkpoints.read(tmp_path) == good
+    damaged = contents[file] | {entry: value} if entry else value
+    (tmp_path / file).write_text(json.dumps(damaged))
+    assert checkpoints.read(tmp_path) is None
+    for shape in ([0], ["1"], [1.5]):
+        (tmp_path / file).write_text(json.dumps(contents[file]))
+        (tmp_path / "params" / "_sharding").write_text(
+            json.dumps({key: json.dumps(sharding | {"shape": shape})})
+        )
+        assert checkpoints.read(tmp_path) is None
+
+
 def test_what_comes_from_files_is_text(tmp_path):
     name = "<img src=x onerror=alert(1)>'&$\\"
     run = write_run(tmp_path / name, **{"init_from": HOSTILE, "data.data_dir": HOSTILE})
@@ -403,6 +528,68 @@ def test_several_runs_side_by_side(tmp_path):
         assert kind == "svg+xml" and all(colour.encode() in figure for colour in plots.COLOURS[:3])
 
 
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"data.name": "cifar10"}, "data.name"),
+        ({"data.split": "train[:10%]"}, "data.split"),
+        ({"data.eval_split": "validation"}, "data.eval_split"),
+        ({"data.size": (4, 4)}, "data.size"),
+    ],
+)
+def test_no_run_is_the_best_across_data(changes, reason, tmp_path):
+    plain = write_run(tmp_path / "plain", samples=False, probe=False, shift=0.25)
+    other = write_run(tmp_path / "other", samples=False, probe=False, **changes)
+    page = Page(comparison._headline_table(read([plain, other]), ["plain", "other"]))
+    assert not page.bold
+    assert (
+        f"No run is marked as the best where these differ: {reason}. That concerns training loss; "
+        "held-out loss; linear probe in training, %; kNN in training, %; images/s/device."
+    ) in page
+
+
+def ranked(numbers):
+    """Returns whether the best of two values is bold, and what differs."""
+    cells = comparison._cells(numbers)
+    return any(cell.startswith("<b>") for cell in cells), comparison._differences(numbers)
+
+
+def test_what_numbers_of_several_runs_must_share(tmp_path):
+    def of(name, **fields):
+        probe_fields = {key: fields.pop(key) for key in ("protocol", "data") if key in fields}
+        run = write_run(tmp_path / name, samples=False, **fields)
+        if probe_fields:
+            (file,) = (run / "probe").glob("step*.json")
+            write_probe(file, 1.0, **probe_fields)
+        (record,) = read([run])
+        return record, headlines.of_run(record)
+
+    record, plain = of("plain")
+    _, settings = of("settings", shift=1.0, **{"evals.heldout_loss.images": 9})
+    pair = lambda title, other: [plain[title], other[title]]
+    assert ranked(pair("training loss", settings)) == (True, [])
+    assert ranked(pair("held-out loss", settings)) == (False, ["evals.heldout_loss.images"])
+    _, interval = of("interval", shift=1.0, **{"evals.heldout_loss.every": 9})
+    assert ranked(pair("held-out loss", interval)) == (True, [])
+    _, weights = of("weights", shift=1.0, **{"objectives.distillation.weight": 0.5})
+    assert ranked(pair("training loss", weights)) == (False, ["objectives.distillation"])
+    _, online = of("online", protocol="online")
+    assert ranked(pair("linear probe, %", online)) == (False, ["protocol"])
+    _, data = of("data", data={"name": "digits", "chosen on": "30 images of train"})
+    assert ranked(pair("linear probe, %", data)) == (False, ["chosen on"])
+    fact = checkpoints.Checkpoint(1, {"data": 1}, 0.0, {"class_names": ["a"]})
+    mine, other = (
+        headlines.of_run(
+            dataclasses.replace(record, checkpoints={40: fact._replace(data={"class_names": name})})
+        )
+        for name in (["a"], ["b"])
+    )
+    numbers = [mine["training loss"], other["training loss"]._replace(value=9.0)]
+    assert ranked(numbers) == (False, ["class_names"])
+    nan = plain["training loss"]._replace(value=float("nan"))
+    assert ranked([nan, plain["training loss"]]) == (False, [])
+
+
 def test_runs_of_one_config(tmp_path):
     same = [write_run(tmp_path / name, metrics=False, samples=False, probe=False) for name in "ab"]
     page = Page(report.report(same))
@@ -420,6 +607,8 @@ def test_the_program(tmp_path, monkeypatch, capsys):
     report.main([f"--workdir={run}"])
     report.main(["--compare", "run", "other"])
     report.main(["--compare", "run", "other", "--out=deep/both.html"])
+    (tmp_path / "deep" / "both.html").write_text("")  # An empty file is replaced, and so is a page.
+    report.main(["--compare", "run", "other", "--out=deep/both.html"])
     for file in (
         run / "report.html",
         tmp_path / "comparison.html",
@@ -429,6 +618,7 @@ def test_the_program(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines() == [
         f"look at {run / 'report.html'}",
         "look at comparison.html",
+        "look at deep/both.html",
         "look at deep/both.html",
     ]
     assert sorted(each.name for each in run.glob("*.html*")) == ["report.html"]
@@ -503,9 +693,9 @@ def test_an_evaluator_from_outside_the_package_has_its_panels(tmp_path, monkeypa
     titles = ["Toy", "Toy by noise level"]
     assert [alt for alt in alone if "Toy" in alt] == [*titles, "Toy of one"]
     assert [alt for alt in together if "Toy" in alt] == [*titles, "Toy of several"]
-    _, curves = alone["Toy by noise level"]
-    assert all(f"step {step}".encode() in curves for step in (20, 60, 80))
-    assert b"step 40" not in curves and b"noise level" in curves
+    _, levels = alone["Toy by noise level"]
+    assert all(f"step {step}".encode() in levels for step in (20, 60, 80))
+    assert b"step 40" not in levels and b"noise level" in levels
 
 
 @pytest.mark.parametrize(
@@ -530,26 +720,217 @@ def test_bad_arguments(arguments, field, words, tmp_path, monkeypatch):
         report.main(arguments)
 
 
+CONFIG = '{"data": {"name": "d"}, "model": {"name": "m"}, "train": {%s}}'
+WHOLE_CONFIG = CONFIG % '"batch_size": 1, "steps": 9, "epochs": null, "images": null'
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ["JSON"]),
+        ("{", ["JSON"]),
+        ("[]", ["object"]),
+        pytest.param("[" * 100_000, ["JSON"], id="deep"),
+        pytest.param("\0" * 100, ["JSON"], id="NUL bytes"),
+        ('{"seed": 0}', ["data: Field required"]),
+        ('{"data": {"name": 3}}', ["data.name", "string"]),
+        ('{"data": ["name"], "model": {}}', ["data", "object"]),
+        (CONFIG % '"batch_size": "64"', ["train.batch_size", "integer"]),
+        (CONFIG % '"batch_size": 0', ["train.batch_size", "greater"]),
+        (
+            CONFIG % '"batch_size": 1, "steps": null, "epochs": Infinity, "images": null',
+            ["train.epochs", "finite"],
+        ),
+        (
+            CONFIG % '"batch_size": 1, "steps": null, "epochs": null, "images": null',
+            ["train.steps", "not set"],
+        ),
+    ],
+)
+def test_a_damaged_config(text, words, tmp_path):
+    (tmp_path / "config.json").write_text(text)
+    with expect_error(f"{tmp_path / 'config.json'}: not the config", *words, "run directory"):
+        read([tmp_path])
+
+
+def test_what_is_no_run_directory(tmp_path):
+    with expect_error(f"{tmp_path}: not a run directory (no config.json)", "--workdir"):
+        read([tmp_path])
+    with expect_error(f"{tmp_path / 'none'}: not a run directory"):
+        read([tmp_path / "none"])
+    run = write_run(tmp_path / "runs" / "a", metrics=False, samples=False, probe=False)
+    with expect_error(f"{run.parent}: not a run directory", f"one of the runs in it, e.g. {run}"):
+        read([run.parent])
+    with expect_error(f"{run / 'config.json'}: not a run directory"):
+        read([run / "config.json"])
+    (run / "config.json").unlink()
+    (run / "config.json").mkdir()
+    with expect_error(f"{run / 'config.json'}: cannot be read (Is a directory)"):
+        read([run])
+
+
+def panels(**changed):
+    panel = {"title": "Toy", "metrics": "toy/.+", "ylabel": "toys"}
+    return json.dumps([panel | changed])
+
+
+def scores(**changed):
+    made = {
+        "step": 40,
+        "n": 10,
+        "extractor": {"kind": "classifier", "hash": "abcd", "made": {}},
+        "reference": {"name": "train"},
+        "rows": [{"seed": 0, "fd": 1.5}],
+        "mean": {"fd": 1.5},
+        "std": {},
+        "metrics": {"fd10": 1.5},
+    }
+    return json.dumps(made | changed)
+
+
+def test_the_scores_that_are_damaged_below_can_be_read(tmp_path):
+    run = write_run(tmp_path / "run", metrics=False, samples=False, probe=False)
+    (run / "fid").mkdir()
+    (run / "fid" / "a.json").write_text(scores())
+    (run / "panels.json").write_text(panels())
+    (record,) = read([run])
+    assert list(record.scores) == ["a"] and record.panels[0].title == "Toy"
+    assert not record.left_out
+
+
+FILE = "remove the file"
+
+
 @pytest.mark.parametrize(
     ("file", "text", "words"),
     [
-        ("config.json", "{", ["run directory"]),
-        ("config.json", '{"seed": 0}', ["data.name", "run directory"]),
-        ("config.json", "[]", ["run directory"]),
-        ("config.json", '{"data": {"name": "digits"}, "model": {}}', ["model.name", "directory"]),
-        ("defaults.json", "{", ["defaults", "remove"]),
-        ("defaults.json", "[]", ["defaults", "remove"]),
-        ("metrics.jsonl", '{"step": 1, "loss": 2}\n{"step": 1, "lo\n', ["line 2", "remove"]),
-        ("metrics.jsonl", '{"loss": 2}\n', ["line 1", "remove"]),
-        ("metrics.jsonl", '{"step": 1, "loss": "a"}\n', ["line 1", "remove"]),
-        ("metrics.jsonl", "[]\n", ["line 1", "remove"]),
-        ("probe/a.json", "{", ["probe's", "remove"]),
-        ("probe/a.json", "[]", ["probe's", "remove"]),
-        ("probe/a.json", '{"best": {"layer": "mid"}}', ["probe's", "remove"]),
+        ("defaults.json", "", ["defaults", FILE]),
+        ("defaults.json", "{", ["defaults", FILE]),
+        ("defaults.json", "[]", ["defaults", FILE]),
+        ("panels.json", "{}", ["panels", FILE]),
+        ("panels.json", "[3]", ["panels", FILE]),
+        ("panels.json", '[{"title": "Toy"}]', ["0.metrics", FILE]),
+        ("panels.json", panels(metrics="toy/("), ["'toy/('", "regular expression", FILE]),
+        ("panels.json", panels(metrics="*"), ["'*'", "regular expression", FILE]),
+        ("panels.json", panels(metrics="a{99999999999}"), ["regular expression", FILE]),
+        ("panels.json", panels(metrics=3), ["0.metrics", FILE]),
+        ("panels.json", panels(by_level="yes"), ["0.by_level", FILE]),
+        ("metrics.jsonl", '{"step": 1, "loss": 2}\n{"step": 1, "lo\n', ["line 2", "the line"]),
+        ("metrics.jsonl", '{"loss": 2}\n', ["line 1", "the line"]),
+        ("metrics.jsonl", '{"step": 1, "loss": "a"}\n', ["line 1", "the line"]),
+        ("metrics.jsonl", "[]\n3\nnull\n", ["3 lines", "first is line 1", "these lines"]),
+        ("metrics.jsonl", "\0" * 200, ["line 1", "the line"]),
+        ("probe/a.json", "{", ["probe's", FILE]),
+        ("probe/a.json", "[]", ["probe's", FILE]),
+        ("probe/a.json", '{"best": {"layer": "mid"}}', ["probe's", FILE]),
+        ("fid/a.json", "{}", ["step", FILE]),
+        ("fid/a.json", "[]", ["scores", FILE]),
+        ("fid/a.json", scores(step="40"), ["step", FILE]),
+        ("fid/a.json", scores(rows=[]), ["do not fit", FILE]),
+        ("fid/a.json", scores(metrics={}), ["do not fit", FILE]),
+        ("fid/a.json", scores(mean={"fd": None}), ["mean.fd", FILE]),
+        ("fid/a.json", scores(metrics={"fd10": float("nan")}), ["metrics.fd10", "finite", FILE]),
+        ("fid/a.json", scores(rows=[{"seed": "<b>", "fd": 1.5}]), ["rows.0.seed", FILE]),
+        ("fid/a.json", scores(reference={}), ["do not fit", FILE]),
     ],
 )
-def test_a_damaged_file(file, text, words, tmp_path):
-    run = write_run(tmp_path / "run")
+def test_a_damaged_file_is_left_out(file, text, words, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text(WHOLE_CONFIG)
+    (run / file).parent.mkdir(exist_ok=True)
     (run / file).write_text(text)
-    with expect_error(f"{run / file}", *words):
-        report.main([f"--workdir={run}"])
+    (record,) = read([run])
+    (line,) = record.left_out
+    assert line.startswith(f"{run / file}: ") and "\n" not in line and len(line) < 300
+    assert all(word in line for word in words), line
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"levels": [1, 11, 21]},
+        {"levels": []},
+        {"rows": []},
+        {"protocol": None},
+        {"data": {}},
+        {"data": []},
+        {"settings": {"step": 40, "layers": ["other"], "knn": 20}},
+        {"settings": {"step": 40, "layers": LAYERS}},
+        {"seconds": {"None": "x"}},
+        {"best": {"layer": "mid", "noise_level": 5, "linear_test": 1}},
+        {"best": "out_1"},
+    ],
+)
+def test_a_damaged_probe_is_left_out(change, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text(WHOLE_CONFIG)
+    write_probe(run / "probe" / "good.json")
+    write_probe(run / "probe" / "a.json", **change)
+    (record,) = read([run])
+    (line,) = record.left_out
+    assert line.startswith(f"{run / 'probe' / 'a.json'}: not a probe's results (")
+    assert line.endswith("; remove the file")
+    assert list(record.probes) == ["good"]
+
+
+def test_directories_in_place_of_files_are_left_out(tmp_path):
+    run = write_run(tmp_path / "run", metrics=False, samples=False, probe=False)
+    files = (
+        "samples/a.png",
+        "defaults.json",
+        "panels.json",
+        "version.txt",
+        "metrics.jsonl",
+        "probe/a.json",
+        "fid/a.json",
+    )
+    for file in files:
+        if (run / file).exists():
+            (run / file).unlink()
+        (run / file).mkdir(parents=True)
+    (run / "samples" / "²³.png").write_bytes(b"no picture, which ends in IEND....")
+    (run / "checkpoints" / "²").mkdir(parents=True)
+    (record,) = read([run])
+    mend = "cannot be read (Is a directory); make it readable"
+    assert record.left_out == tuple(f"{run / file}: {mend}" for file in files)
+    assert not record.checkpoints and not record.grids and not record.drawn
+
+
+def test_what_is_left_out_is_named_on_the_page_and_the_terminal(tmp_path, capsys):
+    runs = [write_run(tmp_path / name, probe=False, samples=False, metrics=False) for name in "ab"]
+    (runs[0] / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\nloss 3\n{"step": 50, "lo')
+    line = f"{runs[0] / 'metrics.jsonl'}: line 2 is not a row of metrics; remove the line"
+    page = Page(report.report(runs))
+    assert f"Left out: {line}" in page and "Training loss" in page.images
+    assert capsys.readouterr().err == f"left out: {line}\n"
+
+
+HOSTILE_ROWS = [
+    {"step": 1, "loss": float("nan"), "heldout_loss/a/mean": float("inf")},
+    {"step": 2, "loss": 1e308, "heldout_loss/a/mean": float("-inf")},
+    {"step": 3, "loss": -1e308, "grad_norm": float("nan"), "images_per_second_per_device": 0},
+    {"step": 2**62, "loss": 1e-308, "knn/$x_{$": 3, "knn/\0\n": 2, "knn/\ud800": 5, "knn/": 1},
+    {"step": 2**62, f"probe/{'x' * 5000}": 3, "toy/a": 1, "toy/1.2.3e4": 2, "toy/...": 3},
+]
+
+
+def test_hostile_numbers_and_names(tmp_path):
+    run = write_run(tmp_path / "run", probe=False, samples=False)
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in HOSTILE_ROWS))
+    (run / "panels.json").write_text(panels(by_level=True))
+    page = Page(report.report([run]))
+    for _, figure in page.images.values():
+        ElementTree.fromstring(figure)
+    assert b"no finite value" in page.images["Gradient norm"][1]
+    assert b"$x_{$" in page.images["Linear probe and kNN while training"][1]
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "samples/00000040.png"])
+def test_a_page_replaces_only_a_page(name, tmp_path):
+    run = write_run(tmp_path / "run", probe=False)
+    before = (run / name).read_bytes()
+    with expect_error(f"--out: {run / name} is not a page of this program", "another"):
+        report.main([f"--workdir={run}", f"--out={run / name}"])
+    assert (run / name).read_bytes() == before

@@ -7,10 +7,15 @@ from matplotlib.figure import Figure
 from ddaepp_jax.reporting import html, plots
 from ddaepp_jax.reporting.panels import Panel
 from ddaepp_jax.reporting.plots import Series
-from ddaepp_jax.reporting.record import RATE, Record
+from ddaepp_jax.reporting.record import OBJECTIVES, RATE, Record
 
 # Panels of the metrics that training itself writes; the evaluators' panels are between them.
 FIRST = (Panel("Training loss", "loss", "loss", log=True),)
+FIRST_OF_SUMMED = (
+    Panel("Training loss, the weighted sum of the objectives", "loss", "loss", log=True),
+    Panel("Training loss by objective", OBJECTIVES, "loss", log=True, together=False),
+    Panel("Training loss of denoising", "denoising/loss", "loss", log=True, alone=False),
+)
 LAST = (
     Panel("Throughput", RATE, "images/s/device"),
     Panel("Gradient norm", "grad_norm", "norm", log=True, together=False),
@@ -22,7 +27,7 @@ def of_run(run: Record, panels: Sequence[Panel]) -> str:
     if not run.rows:
         return _no_metrics(run)
     plotted = []
-    for panel in (*FIRST, *panels, *LAST):
+    for panel in (*_first([run]), *panels, *LAST):
         series = _evaluations(run, panel) if panel.by_level else run.metrics(panel.metrics)
         if panel.alone and series:
             plotted.append(html.plot(panel.title, _figure(panel, series)))
@@ -38,7 +43,7 @@ def of_runs(
       styles: colour and dashes of each run's line.
     """
     plotted = []
-    for panel in (*FIRST, *panels, *LAST):
+    for panel in (*_first(runs), *panels, *LAST):
         newest = {run.name: _newest(run, panel) for run in runs}
         series = {name: curve for name, curve in newest.items() if curve}
         if panel.together and series:
@@ -46,6 +51,11 @@ def of_runs(
             plots.restyle(figure, styles)
             plotted.append(html.plot(panel.title, figure))
     return html.grid(plotted) + "".join(_no_metrics(run) for run in runs if not run.rows)
+
+
+def _first(runs: Sequence[Record]) -> Sequence[Panel]:
+    """Returns the panels of the training loss."""
+    return FIRST_OF_SUMMED if any(run.is_summed() for run in runs) else FIRST
 
 
 def _evaluations(run: Record, panel: Panel) -> dict[str, Series]:
@@ -69,7 +79,9 @@ def _newest(run: Record, panel: Panel) -> Series | None:
 
 def _figure(panel: Panel, series: Mapping[str, Series]) -> Figure:
     xlabel = "noise level" if panel.by_level else "step"
-    return plots.panel(series, xlabel, panel.ylabel, panel.log)
+    # A later evaluation is darker.
+    colours = plots.shades(len(series)) if panel.by_level else plots.COLOURS
+    return plots.panel(series, xlabel, panel.ylabel, panel.log, colours)
 
 
 def _no_metrics(run: Record) -> str:

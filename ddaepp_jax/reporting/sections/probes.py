@@ -49,7 +49,6 @@ def _probe(name: str, probe: Mapping[str, Any]) -> str:
     cells = [
         html.plot("By layer and noise level", figures["grid"]),
         html.plot("By layer", figures["layers"]),
-        _table(probe),
     ]
     parts = {part: text for part, text in probe["data"].items() if part != "name"}
     data = ". ".join(f"{part.capitalize()} {text}" for part, text in parts.items())
@@ -59,7 +58,8 @@ def _probe(name: str, probe: Mapping[str, Any]) -> str:
             f"<p>Best: {html.tag('code', probe['best']['metric'])}. {html.escape(data)}. "
             "Accuracies in percent.</p>",
             *(html.tag("p", line) for line in probes.collapsed(probe)),
-            html.grid(cells, "two" if wide else ""),
+            html.grid(cells, "two"),
+            _table(probe),
         ]
     )
 
@@ -72,8 +72,8 @@ def _table(probe: Mapping[str, Any]) -> str:
     for row in probes.at_best(probe):
         layer = html.tag("b" if row["layer"] == best["layer"] else "span", row["layer"])
         rows.append([layer, *(f"{row[name]:{form}}" for name, (_, form) in columns.items())])
-    titles = [title for title, _ in columns.values()]
-    return html.table([f"level {best['noise_level']:g}", *titles], rows, "numbers")
+    titles = [f"level {best['noise_level']:g}", *(title for title, _ in columns.values())]
+    return html.table([html.escape(title) for title in titles], rows, "numbers")
 
 
 def _no_probe(run: Record) -> str:

@@ -12,10 +12,12 @@ def of_run(run: Record) -> str:
     if not run.scores:
         command = html.tag("code", run.command("fid"))
         return html.quiet(f"No scores yet; they are made by {command}")
-    tables = []
-    for name, scores in run.scores.items():
-        tables.append(html.tag("h3", name) + html.tag("p", f"{_about(scores)}.") + _table(scores))
-    return "".join(tables)
+    return "".join(of_scores(name, scores) for name, scores in run.scores.items())
+
+
+def of_scores(name: str, scores: Mapping[str, Any]) -> str:
+    """Returns the table of a set of samples below its name."""
+    return html.tag("h3", name) + html.tag("p", f"{_about(scores)}.") + _table(scores)
 
 
 def _about(scores: Mapping[str, Any]) -> str:
@@ -43,4 +45,4 @@ def _table(scores: Mapping[str, Any]) -> str:
     for key, name in zip(keys, scores["metrics"], strict=True):
         values = [f"{column[key]:.4f}" for column in columns.values()]
         cells.append([html.tag("code", name), *values])
-    return html.table(["score", *columns], cells, "numbers")
+    return html.table(["score", *map(html.escape, columns)], cells, "numbers")

@@ -34,7 +34,9 @@ def _training(run: Record) -> Iterator[Line]:
     mesh = readable[-1].mesh
     for steps, rates in run.metrics(RATE).values():
         images = np.diff(steps, prepend=0) * run.config["train"]["batch_size"]
-        seconds = float(np.sum(images / np.asarray(rates))) / math.prod(mesh.values())
+        measured = np.asarray(rates) > 0
+        each = images[measured] / np.asarray(rates)[measured]
+        seconds = float(np.sum(each)) / math.prod(mesh.values())
         yield "training", f"{_duration(seconds)}, without evaluation, checkpoints and compilation"
     yield "devices", ", ".join(f"{axis} {size}" for axis, size in mesh.items())
 
