@@ -51,7 +51,8 @@ class Splits:
           seed: seed of the split.
 
         Raises:
-          InputError: the test split or one of the two parts of the training split has no image.
+          InputError: the test split or one of the two parts of the training split has no image,
+            or the test split has the images of the training split.
         """
         if not len(test):
             raise InputError(f"data.eval_split: {test.split} of {test.name} has no images")
@@ -74,7 +75,11 @@ class Splits:
         choosing = self.parts[self.chosen_by]
         self.diagnosed = choosing[:: -(-len(choosing) // DIAGNOSED)]
         self.fingerprints = {"train_images": fingerprint(train), "test_images": fingerprint(test)}
-        seen = len(set(self.fingerprints.values())) == 1
+        if len(set(self.fingerprints.values())) == 1:
+            raise InputError(
+                f"data.eval_split: the images of {test.split!r} are those of {train.split!r}, on "
+                "which heads are trained; give a split of other images"
+            )
         self.described = {
             "name": train.name,
             "heads trained on": f"{len(rows)} images of {train.split}",
@@ -83,9 +88,7 @@ class Splits:
                 if held_out
                 else f"the test split ({test.split}), as no image was held out"
             ),
-            "tested on": (
-                f"{len(test)} images of {test.split}{', which are the training images' * seen}"
-            ),
+            "tested on": f"{len(test)} images of {test.split}",
             "diagnosed on": f"two views each of {len(self.diagnosed)} that choose",
         }
 

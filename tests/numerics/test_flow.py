@@ -141,7 +141,9 @@ def test_training_levels_have_their_distribution(process, law):
 
 def test_training_levels_are_the_references(monkeypatch):
     """The same normal draws give the same times."""
-    monkeypatch.setattr(jax.random, "normal", lambda rng, shape: jnp.asarray(GOLDEN["logit"]))
+    monkeypatch.setattr(
+        jax.random, "normal", lambda rng, shape, dtype: jnp.asarray(GOLDEN["logit"])
+    )
     np.testing.assert_allclose(PROCESS.sample_noise_level(None, 5), GOLDEN["t"], rtol=1e-6)
 
 

@@ -270,9 +270,9 @@ def test_bad_conversions_are_refused(digits, tmp_path):
         ),
         (
             ["--kind=ddae-unet", good, workdir, "--options=dropout=0.1,n_blocks=1,dropout=0.2"],
-            "--options",
+            "argument --options",
             "dropout",
-            "twice",
+            "2 times",
         ),
         (
             ["--kind=ddae-unet", good, workdir, "--options=attn_channels_per_head=24"],

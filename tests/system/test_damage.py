@@ -38,7 +38,7 @@ def _no_ema(checkpoints: Path) -> None:
 )
 def test_sample_from_a_damaged_checkpoint(damage, part, damaged):
     damage(damaged / "checkpoints")
-    with expect_error(f"{damaged / 'checkpoints' / part}", "readable"):
+    with expect_error(f"{damaged / 'checkpoints' / part}", "--step"):
         sample.main([f"--workdir={damaged}"])
 
 
@@ -58,14 +58,16 @@ def test_metrics_that_cannot_be_written_are_named_before_compiling(damaged, monk
 
 
 def test_a_failed_last_save_is_known_to_the_writer(tmp_path):
-    """The writer is closed after the checkpoints, so that a run that loses its save is failed."""
+    """The loop waits for the last save, so a run that loses it is failed at the writer too."""
     plan = train.make_plan(config(**PLAIN))
     checkpoints = Checkpoints(tmp_path / "checkpoints", 1, {})
     closed = []
     with pytest.raises(OSError, match="the last save"), contextlib.ExitStack() as stack:
-        writer = train._outputs(plan, tmp_path, checkpoints, 0, stack).writer
+        stack.enter_context(contextlib.closing(checkpoints))
+        writer = train._outputs(plan, tmp_path, checkpoints, {}, 0, stack).writer
         writer._wandb = SimpleNamespace(finish=closed.append)
-        checkpoints.close = _fail
+        checkpoints.wait = _fail
+        checkpoints.wait()  # as the train loop does at its end
     assert closed == [True]
 
 

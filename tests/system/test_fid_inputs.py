@@ -75,7 +75,7 @@ def opened(scorer) -> Extractor:
         ),
         (["--out=/dev/null/x"], "--out", ["/dev/null", "another"]),
         (["--out=/tmp"], "--out", ["/tmp", "folder"]),
-        (["--out="], "--out", ["empty"]),
+        (["--out="], "argument --out", ["no file"]),
     ],
 )
 def test_bad_argument(arguments, field, words):
@@ -189,13 +189,13 @@ def test_things_that_are_no_images(tmp_path, scorer):
     for images, field, *words in (
         (tmp_path / "text.npz", f"{tmp_path / 'text.npz'}", ".npz file"),
         ("nothing", "--images", "'nothing'", "not exist", "NAME:SPLIT"),
-        ("gs://bucket/samples", "--images", "gs://bucket/samples", "local path"),
+        ("gs://bucket/samples", "argument --images", "gs://bucket/samples", "local path"),
         (tmp_path / "README.md", "--images", "README.md", "neither an .npz file nor a folder"),
         (tmp_path / "one" / "0.png", "--images", "0.png", "a folder of images"),
         (tmp_path / "empty", "--images", f"{tmp_path / 'empty'}", ".bmp"),
         (tmp_path / "mixed", "--size", "8x8", "8x9"),
         (tmp_path / "one", "--images", "one has 1 images", "10"),
-        (tmp_path / "split", "--images", "Train, test", f"{tmp_path / 'split' / 'Train'}"),
+        (tmp_path / "split", "--images", "test, train", "folder of one"),
         ("digits:valid", "--images", "digits", "'valid'"),
     ):
         with expect_error(field, *words):

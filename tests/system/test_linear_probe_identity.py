@@ -117,7 +117,7 @@ def test_an_older_file_is_of_what_it_describes(own, folder, tmp_path, probed, ca
     (fewer / "test" / "a" / "0.png").unlink()
     with expect_error(f"{file}", "20 images of test -> 19 images of test", "another --out"):
         probe(of(own, fewer), tmp_path / "probe")
-    assert "older" not in capsys.readouterr().out
+    assert "an older version" not in capsys.readouterr().out
     probe(of(own, folder), tmp_path / "probe")
     assert f"warning: {file}: an older version wrote it" in capsys.readouterr().out
     assert probed == [None, 11]
@@ -236,12 +236,16 @@ def test_few_images(own, folder, tmp_path, capsys):
     assert "knn: 20 is more than the 2 images there are" in capsys.readouterr().out
 
 
-def test_test_images_that_are_the_training_images_are_said(own, tmp_path, capsys):
+def test_test_images_that_are_the_training_images_are_refused(own, folder, tmp_path):
     own.config.data.eval_split = "train"
-    results = probe(own, tmp_path / "probe")
-    expected = "1500 images of train, which are the training images"
-    assert results["data"]["tested on"] == expected
-    assert "data.eval_split: the test images are the training" in capsys.readouterr().out
+    with expect_error("data.eval_split", "1500 of the 1500", "training images"):
+        probe(own, tmp_path / "probe")
+    copied = shutil.copytree(folder, tmp_path / "copied")
+    shutil.rmtree(copied / "test")
+    shutil.copytree(copied / "train", copied / "test")
+    own.config.data.eval_split = "test"
+    with expect_error("data.eval_split", "'test' are those of 'train'"):
+        probe(of(own, copied), tmp_path / "probe")
 
 
 def test_a_name_given_twice_counts_once(opened):

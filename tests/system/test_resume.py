@@ -24,8 +24,8 @@ def other_data(change):
     """Returns ``build.dataset`` with another training split."""
     dataset = build.dataset
 
-    def changed(config, split):
-        data = dataset(config, split)
+    def changed(config, split, *download):
+        data = dataset(config, split, *download)
         return change(data) if split == "train" else data
 
     return changed
@@ -164,10 +164,10 @@ def losses(directory):
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(plain, tmp_path, monkeypatch):
-    """It stops at step 3, between two logged steps."""
-    fields = PLAIN | NO_EVALS | dict(train__steps_per_dispatch=1, train__checkpoint_every=4)
-    with monkeypatch.context() as patch, pytest.raises(Stopped, match="step 3, ") as ended:
-        patch.setattr(StopAt, "after", 2)
+    """It stops at step 1, between two logged steps."""
+    fields = PLAIN | NO_EVALS | dict(train__steps_per_dispatch=1)
+    with monkeypatch.context() as patch, pytest.raises(Stopped, match="step 1, ") as ended:
+        patch.setattr(StopAt, "after", 0)
         patch.setattr(run_train.loop, "Stop", StopAt)
         train_and_evaluate(config(**fields), tmp_path / "run")
     assert ended.value.exit_code == 128 + 15

@@ -91,5 +91,6 @@ def test_a_program_at_a_foreign_config_json(program, tmp_path):
     """It reports the file, of which the bytes are no text either."""
     (tmp_path / "config.json").write_bytes(b"\xff\0")
     arguments = [TINY] if program is main else []
-    with expect_error(f"{tmp_path / 'config.json'}", "run directory"):
+    mend = "another --workdir" if program is main else "run directory"
+    with expect_error(f"{tmp_path / 'config.json'}", mend):
         program.main([*arguments, f"--workdir={tmp_path}"])
