@@ -170,7 +170,7 @@ def _check_no_splits(top: Listing, root: Path, field: str) -> None:
 
 
 def _part(content: _Content, root: Path, split: str) -> tuple[np.ndarray, str]:
-    """Returns the rows (R,) of a part of all images, and a note that says so."""
+    """Returns the rows (R,) of a part of all images, and a note that says how it was divided."""
     test = _held_out(content)
     parts = {"train": ~test, "test": test, ALL: np.ones_like(test)}
     if split.lower() not in parts:
@@ -184,6 +184,8 @@ def _part(content: _Content, root: Path, split: str) -> tuple[np.ndarray, str]:
             f"data.split: {root} is too small to hold out images as {split!r}; add images, or use "
             f"{ALL}, which holds the training images too"
         )
+    if split.lower() == ALL:
+        return rows, ""
     of = "each class" if content.class_names else "the images"
     return rows, f"the split test is a fixed tenth of {of}, {test.sum()} of {len(test)} images"
 
