@@ -64,6 +64,8 @@ def test_a_signal_loses_no_step(tmp_path, number):
     process = subprocess.Popen(
         command("main", fields, f"--workdir={stopped}"),
         env=environment(),
+        # A job in the background ignores Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         stderr=subprocess.PIPE,
         text=True,
     )

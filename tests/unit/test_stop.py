@@ -14,6 +14,14 @@ from ddaepp_jax.base.lock import NAME, locked
 from ddaepp_jax.base.stop import SIGNALS, Signals, Stop
 
 
+@pytest.fixture(autouse=True)
+def not_ignored():
+    """Ctrl-C is not ignored, as it is in a job in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def wait_for(condition):
     deadline = time.monotonic() + 5
     while not condition() and time.monotonic() < deadline:
@@ -68,6 +76,7 @@ def test_it_leaves_signals_alone_where_it_may_not_take_them():
 
 COLLECTED = """
 import os, signal, time, weakref
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from ddaepp_jax.base.stop import Stop
 class Thing: pass
 def callback(_):
