@@ -76,47 +76,56 @@ def train_and_evaluate(
     plan = make_plan(config, download=not dry_run)
     for line in build.unreached(config, plan.total):
         _say(f"warning: {line}")
-    directory = workdir / "checkpoints"
-    resumes = bool(checkpoint.steps_of(directory))
-    weights = None
-    if not resumes:
-        weights = weights_to_start_from(config, plan.shapes.params["network"])
     if dry_run:
+        _initial_weights(plan, workdir)
         program = _compile(plan, build.source(config, plan.data, plan.mesh))
         describe(config, program, plan.data, plan.total)
         return None
     with contextlib.ExitStack() as stack:
-        _claim(workdir, config, stack)
-        if plan.data.nbytes <= config.data.device_bytes:
-            plan = dataclasses.replace(plan, data=plan.data.resident())
-        facts = _facts(plan)
-        if resumes:
-            _check_data(directory, facts, config.data.data_dir)
-        keep, sums = config.train.keep_checkpoints, config.train.checksums
-        checkpoints = Checkpoints(directory, keep, evaluators.better(), sums)
-        stack.enter_context(contextlib.closing(checkpoints))
-        source = build.source(config, plan.data, plan.mesh)
-        program = _compile(plan, source)
-        state, unlogged = _initial_state(program, checkpoints, weights)
-        del weights  # The state holds them now.
-        if int(state.step) >= plan.total:
-            mend = "" if saved.length_is_fixed(config) else "; train.steps makes it longer"
-            _say(f"{workdir} has all of its {plan.total} steps{mend}")
-        outputs = _outputs(plan, workdir, checkpoints, facts, int(state.step), stack)
-        state = loop.train(program, state, source, _schedule(plan), plan.mesh, outputs, unlogged)
+        state = _train(plan, workdir, stack)
     _say(f"run directory {workdir}: metrics.jsonl, samples/, checkpoints/")
     _say(f"next: python -m ddaepp_jax.linear_probe --workdir={workdir}, and sample, and report")
     return state
 
 
-def _claim(workdir: Path, config: ConfigDict, stack: contextlib.ExitStack) -> None:
-    """Takes the run directory for this process, or refuses it; ``stack`` gives it back."""
+def _train(plan: Plan, workdir: Path, stack: contextlib.ExitStack) -> TrainState:
+    """Trains the run of a plan in its directory; ``stack`` closes what is opened there."""
+    config = plan.config
+    weights = _initial_weights(plan, workdir)
     if jax.process_index() == 0:
         saved.check_run(workdir, config)
         stack.enter_context(locked(workdir, "wait for it, or use another --workdir"))
+    if plan.data.nbytes <= config.data.device_bytes:
+        plan = dataclasses.replace(plan, data=plan.data.resident())
+    facts = _facts(plan)
+    _check_data(workdir / "checkpoints", facts, config.data.data_dir)
+    if jax.process_index() == 0:
         saved.write_run(workdir, config)
         rows.check_writable(workdir / rows.NAME)
     multihost_utils.sync_global_devices("the run directory is claimed")
+    checkpoints = Checkpoints(
+        workdir / "checkpoints",
+        config.train.keep_checkpoints,
+        evaluators.better(),
+        config.train.checksums,
+    )
+    stack.enter_context(contextlib.closing(checkpoints))
+    source = build.source(config, plan.data, plan.mesh)
+    program = _compile(plan, source)
+    state, unlogged = _initial_state(program, checkpoints, weights)
+    del weights  # The state holds them now.
+    if int(state.step) >= plan.total:
+        mend = "" if saved.length_is_fixed(config) else "; train.steps makes it longer"
+        _say(f"{workdir} has all of its {plan.total} steps{mend}")
+    outputs = _outputs(plan, workdir, checkpoints, facts, int(state.step), stack)
+    return loop.train(program, state, source, _schedule(plan), plan.mesh, outputs, unlogged)
+
+
+def _initial_weights(plan: Plan, workdir: Path) -> Any | None:
+    """Reads the weights of ``init_from``, unless the run has a checkpoint."""
+    if checkpoint.steps_of(workdir / "checkpoints"):
+        return None
+    return weights_to_start_from(plan.config, plan.shapes.params["network"])
 
 
 def _compile(plan: Plan, source: Source) -> Program:

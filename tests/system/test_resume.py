@@ -60,11 +60,13 @@ def other_labels(data):
 )
 def test_other_data_are_refused_before_compiling(damaged, monkeypatch, change, word):
     before = sorted(damaged.rglob("*"))
+    written = (damaged / "config.json").read_text()
     monkeypatch.setattr(run_train.build, "dataset", other_data(change))
     monkeypatch.setattr(run_train, "compile_program", None)
     with expect_error("data.data_dir", f"{damaged}", word, "--workdir"):
         train_and_evaluate(config(**PLAIN | NO_EVALS), damaged)
     assert {file.name for file in set(damaged.rglob("*")) - set(before)} <= {".lock"}
+    assert (damaged / "config.json").read_text() == written
 
 
 def test_an_older_checkpoint_without_a_fingerprint_is_compared_by_what_it_has(damaged, monkeypatch):
