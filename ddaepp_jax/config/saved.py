@@ -91,8 +91,9 @@ def _completed(config: ConfigDict) -> ConfigDict:
     return config
 
 
-# Fields that a resumed run may change: they do not change the training, apart from rounding by the
-# mesh.
+# Fields that a resumed run may change: they do not change the training, apart from rounding. The
+# mesh, the network's computation and ``data.device_bytes`` move last bits: a data set on the device
+# is trained on by another program than a stream.
 LENGTHS = ("train.steps", "train.epochs", "train.images")
 MAY_CHANGE = (
     *LENGTHS,
