@@ -31,7 +31,9 @@ def locked(directory: Path, mend: str) -> Iterator[None]:
     try:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        raise InputError(f"{directory}: cannot be written ({error.strerror}); {mend}") from None
+        raise InputError(
+            f"{directory}: cannot be written ({error.strerror}); make it writable, or use another"
+        ) from None
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,5 +1,6 @@
 """Signals that end a program, or ask a running loop to stop where its work can be saved."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -8,11 +9,15 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import NoReturn
 
-SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+SIGNALS = {
+    signal.SIGINT: "interrupted",
+    signal.SIGTERM: "terminated",
+    signal.SIGHUP: "the terminal was closed",
+}
 
 
 class Signals:
-    """Takes Ctrl-C and SIGTERM inside a ``with`` block.
+    """Takes Ctrl-C, SIGTERM and SIGHUP inside a ``with`` block.
 
     A thread reads them. Python would run a handler between two lines of the main thread only, so
     that it would wait until a computation returns, and an exception from it is lost, or crashes the
@@ -92,14 +97,15 @@ class Stop(Signals):
         if not self.requested:
             self.requested = number
             again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
-            print(f"\n{SIGNALS[number]}: {self._answer}{again}", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):  # The terminal may be gone.
+                print(f"\n{SIGNALS[number]}: {self._answer}{again}", file=sys.stderr, flush=True)
         elif number == signal.SIGINT:
             end_process("\nstopped; what was saved before is good", 128 + number)
 
 
 def end_process(line: str, exit_code: int) -> NoReturn:
     """Prints a line on stderr and ends the process, whatever its other threads do."""
-    print(line, file=sys.stderr)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # The reader of a stream may be gone.
+        print(line, file=sys.stderr, flush=True)
+        sys.stdout.flush()
     os._exit(exit_code)

@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -43,6 +44,8 @@ def start_backend(coordinator: str = "", num_processes: int = 1, process_id: int
     _check_coordinator(coordinator)
     import jax
 
+    if jax.config.jax_disable_jit:
+        raise InputError("JAX_DISABLE_JIT: the programs compile their steps; unset this variable")
     if coordinator:
         own = dict(coordinator_address=coordinator, num_processes=num_processes)
         own = {} if coordinator == "auto" else own | {"process_id": process_id}
@@ -87,14 +90,19 @@ def launch(program: Callable[[Sequence[str]], None]) -> NoReturn:
 
     An error that the user can mend is printed as one line on stderr, with exit code 2. Exit code 1
     stands for a loss that is not finite, a save that failed, and a lack of memory. Ctrl-C ends a
-    program at once with exit code 130, and SIGTERM with 143; a training first saves its state.
+    program at once with exit code 130, SIGTERM with 143, and the end of its terminal (SIGHUP) with
+    129; a training first saves its state.
     """
+    _open_streams()
     sys.unraisablehook = _unraisable
     # Orbax logs the errors that it raises too, with tracebacks.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     with Signals(_interrupted):
         try:
-            program(sys.argv[1:])
+            try:
+                program(sys.argv[1:])
+            finally:
+                sys.stdout.flush()
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
@@ -106,16 +114,47 @@ def launch(program: Callable[[Sequence[str]], None]) -> NoReturn:
             end_process(f"error: {error}", 1)
         except Stopped as stopped:
             end_process(str(stopped), stopped.exit_code)
+        except BrokenPipeError:
+            end_process("error: nobody reads the output any more; what was saved before is good", 1)
         except OSError as error:  # e.g. a full disk, anywhere
-            where = error.filename or "a file"
+            gone = isinstance(error, FileNotFoundError)  # without a name, as os.getcwd raises it
+            where = error.filename or ("the current directory" if gone else "a file")
             reason = error.strerror or first_line(error)
             end_process(f"error: {where}: {reason}; what was saved before is good", 1)
-        except (MemoryError, RuntimeError) as error:
+        except (MemoryError, RuntimeError, ValueError, AssertionError) as error:
+            if _jax_cannot_start(error):
+                end_process(_start_error(first_line(error)), 2)
             if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             mend = "use a smaller batch, smaller images or a smaller network"
             end_process(f"error: out of memory ({first_line(error)}); {mend}", 1)
     sys.exit(0)
+
+
+def _open_streams() -> None:
+    """Opens the standard streams that are closed, so that no other file takes their numbers."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            if descriptor != number:
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r"))
+
+
+def _jax_cannot_start(error: Exception) -> bool:
+    """Whether JAX raised an error of its settings, when it was imported, or of its devices."""
+    last = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    return last.parts[-3:] in (("jax", "_src", "config.py"), ("jax", "_src", "xla_bridge.py"))
+
+
+def _start_error(reason: str) -> str:
+    """Returns the line that names the variables of the environment with which JAX cannot start."""
+    names = sorted(name for name in os.environ if name.startswith("JAX_"))
+    if not names:
+        return f"error: JAX finds no device ({reason}); set JAX_PLATFORMS=cpu to use the CPU"
+    given = ", ".join(f"{name}={os.environ[name]}" for name in names)
+    return f"error: {given}: JAX does not start ({reason}); change or unset them"
 
 
 def _interrupted(number: int) -> NoReturn:

@@ -7,6 +7,7 @@ number. Format 2 stores s(t) - 1. Parameters of format 1 are converted when they
 
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ from ddaepp_jax.training.step import TrainState
 
 FORMAT = 2  # written today
 SCALE_BIAS = ("self_conditioning", "scale", "bias")
+
+_STEP = re.compile("0|[1-9][0-9]*")
 
 # ``min`` or ``max``: picks the best of measured values.
 Better = Callable[[Iterable[float]], float]
@@ -116,16 +119,15 @@ class Checkpoints:
         Raises:
           InputError: there are checkpoints, but none can be read.
         """
-        steps = sorted(self._saver.steps(), reverse=True)
+        steps = steps_of(self._directory)[::-1]
         damage: list[str] = []
         for step in steps:
             try:
                 state = restore_state(self._directory, step, target)
                 meta = read_meta(self._directory, step)
             except Exception as error:  # A damaged file may raise anything.
-                damage.append(
-                    f"{self._directory / str(step)}: cannot be read ({first_line(error)})"
-                )
+                reason = first_line(error).partition("; ")[0]  # without the mend
+                damage.append(f"{self._directory / str(step)}: cannot be read ({reason})")
                 continue
             self._set_aside(steps[: len(damage)])
             return state, meta, damage
@@ -185,12 +187,17 @@ def read_meta(directory: Path, step: int) -> dict[str, Any]:
     """
     path = (directory / str(step) / "meta").absolute()
     try:
-        return ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(path)
+        meta = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(path)
+        # A snapshot's step is that of its directory alone.
+        of_step = int(meta.get("step", step))
     except Exception as error:
         raise InputError(
             f"{path}: is not a readable checkpoint of this program ({first_line(error)}); "
             "choose another --step"
         ) from error
+    if of_step != step:
+        raise InputError(f"{path.parent}: holds step {of_step}; give the directory this name")
+    return meta
 
 
 def nbytes(tree: Any) -> int:
@@ -236,8 +243,12 @@ def best_step(directory: Path, name: str, better: Better) -> int:
 
 
 def steps_of(directory: Path) -> list[int]:
-    """Returns the steps that a directory has, ascending; none if it does not exist."""
-    return sorted(int(entry.name) for entry in directory.glob("*") if entry.name.isdigit())
+    """Returns the steps that a directory has, ascending; none if it does not exist.
+
+    Files, and folders with other names than a save gives them, are left out.
+    """
+    entries = [entry for entry in directory.glob("*") if _STEP.fullmatch(entry.name)]
+    return sorted(int(entry.name) for entry in entries if entry.is_dir())
 
 
 def _measured(directory: Path, step: int) -> dict[str, float]:

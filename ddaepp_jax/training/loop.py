@@ -224,7 +224,7 @@ def train(
 ) -> TrainState:
     """Trains from ``state`` up to step ``schedule.total``.
 
-    Ctrl-C or SIGTERM ends the training early, after its state is saved.
+    Ctrl-C, SIGTERM or SIGHUP ends the training early, after its state is saved.
 
     Args:
       unlogged: totals of steps before ``state`` that are not in the metrics yet, as a stopped

@@ -83,7 +83,11 @@ class Saver:
         self.wait()
         with _one_line(self._directory / str(step)):
             _check_space(self._directory, nbytes)
-            self._manager.save(step, args=items)
+            if not self._manager.save(step, args=items):
+                raise SaveError(
+                    f"{self._directory}: holds a later step than {step}, so that nothing is saved; "
+                    "move it away, and the same command resumes from what is left"
+                )
         self._step = step
 
     def poll(self) -> None:
@@ -131,12 +135,19 @@ class Saver:
 
 
 def check_path(directory: Path) -> None:
-    """Refuses a directory whose absolute path Orbax would read as a pattern of file names.
+    """Refuses a directory whose absolute path Orbax cannot take, or reads as a pattern.
 
     Raises:
-      InputError: the path has one of ``PATTERN``.
+      InputError: the path has one of ``PATTERN``, or is not UTF-8.
     """
     path = directory.absolute()
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"--workdir: {str(path)!a} is not UTF-8, so no checkpoint can be saved there; use "
+            "another directory, or set PYTHONUTF8=1 if the locale is at fault"
+        ) from None
     if wrong := sorted(set(str(path)) & set(PATTERN)):
         raise InputError(
             f"--workdir: {path} has {' and '.join(wrong)}, with which no checkpoint can be read; "

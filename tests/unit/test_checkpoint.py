@@ -9,6 +9,7 @@ import pytest
 from helpers.errors import expect_error
 from jax.sharding import NamedSharding, PartitionSpec
 
+from ddaepp_jax.base.errors import SaveError
 from ddaepp_jax.base.parallel import make_mesh
 from ddaepp_jax.training import checkpoint, snapshots
 from ddaepp_jax.training.checkpoint import Checkpoints
@@ -155,4 +156,36 @@ def test_no_readable_checkpoint_is_an_error(tmp_path):
     checkpoints = Checkpoints(directory, 2, RANKS)
     with expect_error(str(directory / "1")):
         checkpoints.restore(state(0))
+    checkpoints.close()
+
+
+def test_a_checkpoint_under_the_number_of_another_step_is_none(tmp_path):
+    """A copy or a renamed checkpoint is set aside, and training goes on from the right one."""
+    directory = tmp_path / "checkpoints"
+    save(directory, {1: {}, 2: {}})
+    shutil.copytree(directory / "1", directory / "9")
+    with expect_error(str(directory / "9"), "step 1"):
+        checkpoint.read_meta(directory, 9)
+    checkpoints = Checkpoints(directory, 2, RANKS)
+    restored, _, damage = checkpoints.restore(state(0))
+    assert int(restored.step) == 2
+    assert damage == [f"{directory / '9'}: cannot be read ({directory / '9'}: holds step 1)"]
+    checkpoints.save(state(3), {"step": 3, "measured": {}})
+    checkpoints.close()
+    assert there(directory) == [2, 3]
+
+
+def test_only_folders_named_as_a_save_names_them_are_steps(tmp_path):
+    for name in ("4", "10", "007", "²", "٣", "5.bak", "6 (copy)", "-1"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "8").write_text("")
+    assert checkpoint.steps_of(tmp_path) == [4, 10]
+
+
+def test_a_step_that_is_not_saved_is_an_error(tmp_path):
+    """Orbax skips a step that is older than the newest there."""
+    save(tmp_path / "checkpoints", {2: {}})
+    checkpoints = Checkpoints(tmp_path / "checkpoints", 2, RANKS)
+    with pytest.raises(SaveError, match="holds a later step than 1"):
+        checkpoints.save(state(1), {"step": 1, "measured": {}})
     checkpoints.close()

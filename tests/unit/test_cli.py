@@ -1,6 +1,8 @@
 """Arguments of programs: the config with its overrides, and where the compilation cache goes."""
 
+import io
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import jax
 import pytest
 from helpers.errors import expect_error
 
+import ddaepp_jax
 from ddaepp_jax import __version__
 from ddaepp_jax import config as schema
 from ddaepp_jax.base.errors import InputError, NonFiniteError, SaveError, Stopped
@@ -74,6 +77,8 @@ def test_parser_help(capsys):
         (SaveError("run: full"), 1, "error: run: full\n"),
         (Stopped("stopped at step 3", 143), 143, "stopped at step 3\n"),
         (FileNotFoundError(2, "No such file", "run/x"), 1, "error: run/x: No such file; "),
+        (FileNotFoundError(2, "No such file"), 1, "error: the current directory: No such file; "),
+        (BrokenPipeError(32, "Broken pipe"), 1, "error: nobody reads the output any more; "),
         (OSError(28, "No space left on device"), 1, "error: a file: No space left on device; "),
         (MemoryError(), 1, "error: out of memory (MemoryError); use a smaller "),
         (RuntimeError("RESOURCE_EXHAUSTED: 9 GiB\nmore"), 1, "error: out of memory (RESOURCE_"),
@@ -104,6 +109,75 @@ def test_launch_keeps_the_traceback_of_a_bug(error, monkeypatch):
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     with pytest.raises(type(error)):
         launch(program)
+
+
+class Unread(io.StringIO):
+    def flush(self):
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+@pytest.mark.parametrize("error", [None, SystemExit(0), InputError("a: b")])
+def test_output_that_nobody_reads(error, capsys, monkeypatch):
+    """It is known before the program ends, where Python would print a traceback."""
+
+    def program(argv):
+        if error:
+            raise error
+
+    def exit_at_once(code):
+        raise SystemExit(code)
+
+    monkeypatch.setattr(os, "_exit", exit_at_once)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    monkeypatch.setattr(sys, "stdout", Unread())
+    with pytest.raises(SystemExit) as ended:
+        launch(program)
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == (
+        "error: nobody reads the output any more; what was saved before is good\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("JAX_PLATFORMS", "nonsense"),
+        ("JAX_PLATFORMS", "cuda"),
+        ("JAX_ENABLE_X64", "banana"),
+        ("JAX_DISABLE_JIT", "true"),
+    ],
+)
+@pytest.mark.slow
+def test_an_environment_with_which_jax_does_not_start(name, value):
+    code = "from ddaepp_jax.cli.start import *; launch(lambda argv: start_backend())"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"JAX_PLATFORMS": "cpu", name: value},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2 and done.stderr.startswith("error: JAX_"), done.stderr
+    assert name in done.stderr and "unset" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_closed_streams_are_opened_on_nothing(tmp_path):
+    """No file that the program opens takes the number of a closed stream."""
+    (tmp_path / "program.py").write_text(
+        "import os, sys\n"
+        "from ddaepp_jax.cli.start import launch\n"
+        "def program(argv):\n"
+        "    print('lost', flush=True)\n"
+        "    print('lost', file=sys.stderr, flush=True)\n"
+        "    with open(argv[0], 'w') as file:\n"
+        "        file.write(' '.join(os.path.realpath(f'/proc/self/fd/{n}') for n in range(3)))\n"
+        "launch(program)\n"
+    )
+    closed = f"{sys.executable} {tmp_path}/program.py {tmp_path}/streams 0<&- 1>&- 2>&-"
+    places = os.environ | {"PYTHONPATH": str(Path(ddaepp_jax.__file__).parents[1])}
+    done = subprocess.run(["sh", "-c", closed], env=places, check=False)
+    assert done.returncode == 0
+    assert (tmp_path / "streams").read_text() == "/dev/null /dev/null /dev/null"
 
 
 def test_compilation_cache(monkeypatch, tmp_path):

@@ -45,6 +45,11 @@ def test_a_path_that_orbax_expands_is_refused(tmp_path, monkeypatch, path):
         check_path(saving.Path("run"))  # A relative path counts from where the program runs.
 
 
+def test_a_path_that_is_not_utf_8_is_refused(tmp_path):
+    with expect_error("--workdir", "x\\udcff", "UTF-8", "PYTHONUTF8=1"):
+        check_path(tmp_path / os.fsdecode(b"x\xff"))
+
+
 @pytest.mark.parametrize("path", ["run=1,lr=3e-4", "ünï (2)", "run #1", "a{b}", "100%", "-x"])
 def test_other_paths_can_be_read_back(tmp_path, path):
     check_path(tmp_path / path)

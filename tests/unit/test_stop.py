@@ -1,5 +1,7 @@
 """Signals are taken wherever they arrive."""
 
+import errno
+import io
 import os
 import signal
 import subprocess
@@ -45,6 +47,23 @@ def test_a_second_sigterm_does_not_end_the_save():
         for _ in range(3):
             os.kill(os.getpid(), signal.SIGTERM)
             wait_for(lambda: stop.requested == signal.SIGTERM)
+
+
+class Gone(io.StringIO):
+    def write(self, text):
+        raise OSError(errno.EIO, "Input/output error")
+
+
+def test_the_end_of_the_terminal_asks_to_stop(monkeypatch):
+    """Nothing can be printed then; the next signal is still taken."""
+    monkeypatch.setattr(sys, "stderr", Gone())
+    ended = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    with Stop("the answer") as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        wait_for(lambda: stop.requested == signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGINT)
+        wait_for(lambda: ended == [130])
 
 
 def test_blocks_can_be_nested():
@@ -139,5 +158,5 @@ def test_a_lock_dies_with_its_owner(tmp_path):
 
 def test_a_directory_that_cannot_be_locked(tmp_path):
     missing = tmp_path / "missing"
-    with expect_error(str(missing), "cannot be written", "mend"), locked(missing, "mend"):
+    with expect_error(str(missing), "cannot be written", "writable"), locked(missing, "mend"):
         pass
