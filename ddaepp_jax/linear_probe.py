@@ -33,6 +33,7 @@ from ddaepp_jax.cli.arguments import (
     comma_separated,
     number,
     open_run,
+    output,
     path,
 )
 from ddaepp_jax.cli.start import launch, start_backend
@@ -91,6 +92,8 @@ def main(argv: Sequence[str]) -> None:
             replace(_file(out, f"-{name}.png"), picture.getvalue())
         if not args.out:
             _choose(run, results, out)
+    except BrokenPipeError:
+        raise  # It is of the terminal.
     except OSError as error:
         raise InputError(f"--out: cannot write {out} ({error.strerror}); give another") from None
     print(f"\n{probes.table(results)}")
@@ -189,7 +192,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--out",
-        type=path,
+        type=output,
         help="path without suffix (default: WORKDIR/probe/step<STEP>-<AVERAGE>-<PROTOCOL>)",
     )
     return parser.parse_args(argv)

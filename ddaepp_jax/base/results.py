@@ -69,6 +69,8 @@ class Results:
             return None
         mend = "remove it or give another --out"
         try:
+            if not self.file.is_file():  # A pipe would never end.
+                raise OSError
             content = json.loads(self.file.read_text())
             written = self._modern(dict(content[self._under] if self._under else content))
             if missing := [key for key in required if key not in content]:

@@ -1,8 +1,10 @@
 """The start of a program: JAX, and errors in one line."""
 
 import contextlib
+import io
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -90,11 +92,13 @@ def launch(program: Callable[[Sequence[str]], None]) -> NoReturn:
     program at once with exit code 130, and SIGTERM with 143; a training first saves its state.
     """
     sys.unraisablehook = _unraisable
+    _open_outputs()
     # Orbax logs the errors that it raises too, with tracebacks.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     with Signals(_interrupted):
         try:
             program(sys.argv[1:])
+            sys.stdout.flush()
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
@@ -106,6 +110,8 @@ def launch(program: Callable[[Sequence[str]], None]) -> NoReturn:
             end_process(f"error: {error}", 1)
         except Stopped as stopped:
             end_process(str(stopped), stopped.exit_code)
+        except BrokenPipeError:  # The reader, e.g. `head`, has seen enough.
+            os._exit(128 + signal.SIGPIPE)
         except OSError as error:  # e.g. a full disk, anywhere
             where = error.filename or "a file"
             reason = error.strerror or first_line(error)
@@ -116,6 +122,16 @@ def launch(program: Callable[[Sequence[str]], None]) -> NoReturn:
             mend = "use a smaller batch, smaller images or a smaller network"
             end_process(f"error: out of memory ({first_line(error)}); {mend}", 1)
     sys.exit(0)
+
+
+def _open_outputs() -> None:
+    """Opens outputs that are closed, and escapes characters that an output has no code for."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w"))
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _interrupted(number: int) -> NoReturn:

@@ -19,7 +19,6 @@ from ddaepp_jax.config.default import MODELS, get_config
 from ddaepp_jax.config.validation import mistakes, refuse
 from ddaepp_jax.training.saving import check_path
 
-
 # Fields of a run's config that are checked where they are used: a sampler from outside the package
 # need not be registered to open its run, and older versions took values that are refused today.
 LENIENT = ("sampling.", "profile.", "ema.decays:", "data.device_bytes:")

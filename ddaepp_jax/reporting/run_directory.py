@@ -56,6 +56,9 @@ def read(workdir: Path, name: str) -> Record:
 
 def _content(file: Path, leave_out: LeaveOut) -> bytes:
     """Returns a file's bytes; none if there is no such file, or if it cannot be read."""
+    if file.exists() and not file.is_file():  # A pipe would never end.
+        leave_out(f"{file}: is not a file; remove it")
+        return b""
     try:
         return file.read_bytes() if file.exists() else b""
     except OSError as error:
@@ -70,7 +73,7 @@ def _config(workdir: Path) -> dict[str, Any]:
       InputError: there is no config, or it is damaged.
     """
     file = workdir / "config.json"
-    if not file.exists():
+    if not file.is_file():
         raise InputError(f"{workdir}: not a run directory (no config.json); {_mend(workdir)}")
     try:
         text = file.read_bytes()

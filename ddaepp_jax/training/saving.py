@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from ddaepp_jax.base.errors import InputError, SaveError, first_line
+from ddaepp_jax.base.errors import InputError, SaveError, first_line, shown
 from ddaepp_jax.base.files import write_json
 
 CHECKSUMS = "checksums.json"  # file in the directory of a step
@@ -131,12 +131,19 @@ class Saver:
 
 
 def check_path(directory: Path) -> None:
-    """Refuses a directory whose absolute path Orbax would read as a pattern of file names.
+    """Refuses a directory with a path that Orbax does not take.
 
     Raises:
-      InputError: the path has one of ``PATTERN``.
+      InputError: the absolute path has one of ``PATTERN``, or is no text in UTF-8.
     """
     path = directory.absolute()
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"--workdir: {shown(str(path))} has bytes that are no text in UTF-8; rename it, or set "
+            "LC_ALL=C.UTF-8 if the name is right"
+        ) from None
     if wrong := sorted(set(str(path)) & set(PATTERN)):
         raise InputError(
             f"--workdir: {path} has {' and '.join(wrong)}, with which no checkpoint can be read; "

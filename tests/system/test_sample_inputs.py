@@ -73,7 +73,7 @@ def test_no_checkpoint_yet(tmp_path):
         (["--decay=0.5"], "decay", ["0.5", "0.999"]),
         (["--sigma_rel=0.5"], "sigma_rel", ["0.5", "0.2887"]),
         (["--guide=x"], "x", ["config.json"]),
-        (["--out=/dev/null/x"], "--out", ["/dev/null/x", "another"]),
+        (["--out=/dev/null/x"], "--out", ["in /dev/null ", "another"]),
     ],
 )
 def test_sample_from_a_run(arguments, field, words, plain):
