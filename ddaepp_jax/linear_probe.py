@@ -79,11 +79,11 @@ def main(argv: Sequence[str]) -> None:
     chosen = settings(run, **overrides)
     own = run.workdir / "probe" / f"step{run.step}-{run.average}-{chosen.tag}"
     out = Path(args.out or own)
-    _check_out(out)
 
     from ddaepp_jax.reporting import probes
 
     try:
+        _check_out(out)
         out.parent.mkdir(parents=True, exist_ok=True)
         results = probe(run, chosen, out)
         for name, figure in probes.figures(results).items():

@@ -73,7 +73,9 @@ def _config(workdir: Path) -> dict[str, Any]:
       InputError: there is no config, or it is damaged.
     """
     file = workdir / "config.json"
-    if not file.is_file():
+    if file.exists() and not file.is_file():
+        raise InputError(f"{file}: is not a file; {_mend(workdir)}")
+    if not file.exists():
         raise InputError(f"{workdir}: not a run directory (no config.json); {_mend(workdir)}")
     try:
         text = file.read_bytes()

@@ -205,6 +205,20 @@ def test_things_that_are_no_images(tmp_path, scorer):
             fid.main(["--images=digits:test", f"--n={n}", *options])
 
 
+def test_scores_of_images_replace_no_other_file(scorer, tmp_path):
+    """Neither a run's config nor scores of other images."""
+    file = tmp_path / "config.json"
+    arguments = [*DIGITS, f"--extractor={scorer}", f"--out={tmp_path / 'config'}"]
+    for content, *words in (
+        ({"model": {}}, "not scores"),
+        ({"n": 9, "protocol": "digits-test"}, "n: 9 -> 297", "another --out"),
+    ):
+        file.write_text(json.dumps(content))
+        with expect_error(f"{file}", *words):
+            fid.main(arguments)
+        assert json.loads(file.read_text()) == content
+
+
 def test_images_of_another_size_or_colour_than_the_reference(capsys):
     def images(*shape):
         return ImageSet("set", {}, shape, 12, lambda ids: np.zeros((len(ids), *shape), np.uint8))
