@@ -236,7 +236,7 @@ class Run:
     def probed(self) -> dict[str, Any] | None:
         """The choice of ``linear_probe``: "layer", "noise_level", and accuracies.
 
-        It is None before a probe.
+        It is None before a probe, and where the run was trained anew to the same step since.
 
         Raises:
           InputError: the file of the choice is damaged.
@@ -249,10 +249,14 @@ class Run:
             choose("layer", choice["layer"], self.layers)
             level_of(self.process, choice["noise_level"] + 0, "noise_level")
             choice.get("compared", 0) + 0
+            str(choice["weights"] if "step" in choice else "")
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise InputError(
                 f"{file}: is not a choice of linear_probe; remove it, and run linear_probe again"
             ) from None
+        place = (choice.get("step"), choice.get("average"))
+        if place == (self.step, self.average) and choice["weights"] != hashed(self.params)[:16]:
+            return None
         return choice
 
     def sampling(

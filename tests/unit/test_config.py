@@ -123,9 +123,7 @@ def test_a_value_of_another_type_is_not_converted(fields, name, words):
         schema.validate(ConfigDict(config))
 
 
-@pytest.mark.parametrize(
-    "config", [None, {}, "configs/uvit_digits.py", schema.get_config().to_dict()]
-)
+@pytest.mark.parametrize("config", [None, {}, "uvit.py", schema.get_config().to_dict()])
 def test_what_is_no_config(config):
     with expect_error("config", "not a config", "get_config"):
         schema.validate(config)
