@@ -217,7 +217,7 @@ def test_scores_of_images_replace_no_other_file(scorer, tmp_path):
     file.unlink()
     fid.main([*arguments, "--n=20"])
     scores = file.read_text()
-    with pytest.raises(InputError, match=r"config.json: holds scores .* n: 20 -> 30; .*another"):
+    with pytest.raises(InputError, match=r"config.json: holds scores .* n: 20 -> 30\); .*another"):
         fid.main([*arguments, "--n=30"])
     assert file.read_text() == scores
 

@@ -133,6 +133,9 @@ def test_an_older_file_is_of_what_it_describes(own, folder, tmp_path, probed, ca
         lambda content: content.update(rows=3),
         lambda content: content.update(seconds=None),
         lambda content: content.update(rows=[3]),
+        lambda content: content["rows"][1].update(linear_test=float("nan")),
+        lambda content: content["rows"][1].update(linear_test="99"),
+        lambda content: content["rows"][1].update(linear_held_out=None),
     ],
 )
 def test_rows_that_are_not_those_of_the_levels(opened, tmp_path, damage):
@@ -203,7 +206,7 @@ def test_the_runs_choice_stays_where_more_were_compared(plain, tmp_path, monkeyp
     best.write_text(json.dumps(choice | {"weights": "0" * 16}))
     assert ddaepp_jax.load(run).probed is None
     linear_probe.main(arguments)
-    assert json.loads(best.read_text()) == json.loads(first)
+    assert ddaepp_jax.load(run).probed == choice
     best.write_text("{")
     linear_probe.main([*arguments, "--layers=mid", "--epochs=7"])
     assert json.loads(best.read_text())["compared"] == 1
