@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.base.files import check_writable
-from ddaepp_jax.base.paths import local_path
 from ddaepp_jax.cli.arguments import (
     Parser,
     add_run,
     add_sampling,
     comma_separated,
     open_run,
+    output,
     path,
     sampling,
     source,
@@ -193,7 +193,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     add(
         "--out",
-        type=path,
+        type=output,
         help="path of the JSON, without suffix (WORKDIR/fid/NAME; for --images: none)",
     )
     args = parser.parse_args(argv)
@@ -233,7 +233,6 @@ def _check(args: argparse.Namespace) -> None:
     if not different or any(seed not in range(2**32) for seed in args.seeds):
         raise InputError(f"--seeds: {args.seeds} is wrong; give different numbers in 0..2**32-1")
     if args.out is not None:
-        args.out = local_path(args.out, "--out")
         if args.out.is_dir():
             raise InputError(f"--out: {args.out} is a folder; give the path of a file in it")
         _check_out(args.out, "--out", "give another path")

@@ -13,9 +13,9 @@ give the diagnostics. Beside the accuracies, the table shows how far two views o
 
 The best layer, level and learning rate are chosen on images held out from the training split; with
 --held_out=0 they are chosen on the test split, as papers do. The choice is stored with the run, in
-probe/best.json, unless the one there was made among more layers and levels. With --out, nothing is
-written into the run. The same command again resumes. Settings that are not given are those of the
-run's config and the protocol.
+probe/best.json, unless the one there was made among more layers and levels of the same weights.
+With --out, nothing is written into the run. The same command again resumes. Settings that are not
+given are those of the run's config and the protocol.
 """
 
 import argparse
@@ -33,6 +33,7 @@ from ddaepp_jax.cli.arguments import (
     comma_separated,
     number,
     open_run,
+    output,
     path,
 )
 from ddaepp_jax.cli.start import launch, start_backend
@@ -78,11 +79,11 @@ def main(argv: Sequence[str]) -> None:
     chosen = settings(run, **overrides)
     own = run.workdir / "probe" / f"step{run.step}-{run.average}-{chosen.tag}"
     out = Path(args.out or own)
-    _check_out(out)
 
     from ddaepp_jax.reporting import probes
 
     try:
+        _check_out(out)
         out.parent.mkdir(parents=True, exist_ok=True)
         results = probe(run, chosen, out)
         for name, figure in probes.figures(results).items():
@@ -91,6 +92,8 @@ def main(argv: Sequence[str]) -> None:
             replace(_file(out, f"-{name}.png"), picture.getvalue())
         if not args.out:
             _choose(run, results, out)
+    except BrokenPipeError:
+        raise  # It is of the terminal.
     except OSError as error:
         raise InputError(f"--out: cannot write {out} ({error.strerror}); give another") from None
     print(f"\n{probes.table(results)}")
@@ -114,20 +117,25 @@ def _check_out(out: Path) -> None:
 
 
 def _choose(run: "Run", results: dict[str, Any], out: Path) -> None:
-    """Stores the choice with the run, unless the stored one was made among more features."""
+    """Stores the choice with the run.
+
+    A choice among more features of the same weights stays.
+    """
     file = run.workdir / "probe" / "best.json"
     try:
         before = run.probed or {}
     except InputError:
         before = {}  # A damaged file is replaced.
     compared = len(results["rows"]) - 1  # without the pixels
-    if before.get("compared", 0) > compared:
+    weights = results["settings"]["weights"]
+    if before.get("compared", 0) > compared and before.get("weights", weights) == weights:
         print(
             f"{file} keeps the choice of {before.get('of')}, which is among {before['compared']} "
             f"features rather than {compared}; remove it to replace it"
         )
         return
-    write_json(file, {**results["best"], "compared": compared, "of": str(out)})
+    own = {"step": run.step, "average": run.average, "weights": weights}
+    write_json(file, {**results["best"], "compared": compared, "of": str(out), **own})
 
 
 def settings(run: "Run", protocol: str | None = None, **overrides: Any) -> "Settings":
@@ -189,7 +197,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--out",
-        type=path,
+        type=output,
         help="path without suffix (default: WORKDIR/probe/step<STEP>-<AVERAGE>-<PROTOCOL>)",
     )
     return parser.parse_args(argv)

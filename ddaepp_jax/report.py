@@ -11,27 +11,33 @@ file is left out, and named on the page and on the terminal.
 
 import argparse
 import contextlib
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ddaepp_jax import evaluators
-from ddaepp_jax.base.errors import InputError
-from ddaepp_jax.cli.arguments import Parser, path
+from ddaepp_jax.base.errors import InputError, shown
+from ddaepp_jax.base.files import replace
+from ddaepp_jax.base.paths import local_path
+from ddaepp_jax.cli.arguments import Parser, output, path
 from ddaepp_jax.cli.start import launch
 
 DOCTYPE = b"<!DOCTYPE html>"
 
 
-def report(workdirs: Sequence[Path]) -> str:
+def report(workdirs: Sequence[str | os.PathLike]) -> str:
     """Returns the HTML page of a run, or the comparison of several.
 
     Raises:
-      InputError: a path is not a run directory, is given twice, or its config is damaged.
+      InputError: there is no path, or a path is not a run directory, is given twice, or its config
+        is damaged.
     """
     from ddaepp_jax.reporting.page import page, read
 
-    runs = read(workdirs)
+    if isinstance(workdirs, str | os.PathLike) or not len(workdirs):
+        raise InputError(f"workdirs: {shown(workdirs)}; give a list of run directories")
+    runs = read([local_path(workdir, "workdirs") for workdir in workdirs])
     for run in runs:
         for line in run.left_out:
             print(f"left out: {line}", file=sys.stderr)
@@ -49,7 +55,7 @@ def main(argv: Sequence[str]) -> None:
     text = report(args.compare or [args.workdir])
     with _writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text, encoding="utf-8", errors="replace")
+        replace(out, text.encode(errors="replace"))
     print(f"look at {out}")
 
 
@@ -80,7 +86,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--out",
-        type=path,
+        type=output,
         help="file of the page (default: WORKDIR/report.html, or comparison.html in the current "
         "directory with --compare)",
     )

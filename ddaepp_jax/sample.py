@@ -20,11 +20,12 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.base.files import check_writable
 from ddaepp_jax.base.results import Results
 from ddaepp_jax.cli.arguments import (
     Parser,
@@ -32,7 +33,7 @@ from ddaepp_jax.cli.arguments import (
     add_sampling,
     comma_separated,
     open_run,
-    path,
+    output,
     sampling,
 )
 from ddaepp_jax.cli.start import launch, start_backend
@@ -64,13 +65,16 @@ def main(argv: Sequence[str]) -> None:
         "labels": args.labels,
     }
     out = args.out or run.workdir / "samples" / _name(args, run, run.sampling(**chosen).tag)
+    settings = Results(Path(f"{out}.json"), identity, "samples")
     with _writing(out):  # Before the work, so that nobody waits for an error.
-        _claim(out, identity, args.n * math.prod(run.image_shape))
+        _check_out(out, settings, args.n * math.prod(run.image_shape))
     images = run.sample(
         n=args.n, seed=args.seed, labels=labels, first=args.first, progress=True, **chosen
     )
     with _writing(out):
-        _write(run, images, labels, args.columns, out)
+        settings.write({})
+        line = _write(run, images, labels, args.columns, out)
+    print(line)
 
 
 def _name(args: argparse.Namespace, run: "Run", tag: str) -> str:
@@ -80,29 +84,32 @@ def _name(args: argparse.Namespace, run: "Run", tag: str) -> str:
     return f"step{run.step}-{run.average}-{tag}-n{args.n}-seed{args.seed}{first}{labels}"
 
 
-def _claim(out: Path, identity: dict[str, Any], nbytes: int) -> None:
-    """Writes the settings beside the images to come, as OUT.json.
+def _check_out(out: Path, settings: Results, nbytes: int) -> None:
+    """Refuses a path at which the images to come would replace something else.
+
+    Args:
+      out: path of the images, without suffix.
+      settings: the settings of the images, in OUT.json.
+      nbytes: size of the images in bytes.
 
     Raises:
       InputError: there are images with other settings, or files of something else.
       OSError: the files cannot be written.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(out.parent, "--out", "give another")
     files = [Path(f"{out}{suffix}") for suffix in (".npz", ".png")]
-    settings = Results(Path(f"{out}.json"), identity, "samples")
     if out.is_dir() or any(file.is_dir() for file in files):
         raise InputError(f"--out: {out} is a folder; give a path in it, without suffix")
-    if any(file.exists() for file in files) and settings.read() is None:
+    if settings.read() is None and any(file.exists() for file in files):
         raise InputError(f"--out: {out} has files without settings ({out}.json); give another")
     if shutil.disk_usage(out.parent).free < nbytes:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    settings.write({})
 
 
 def _write(
     run: "Run", images: np.ndarray, labels: np.ndarray | None, columns: int, out: Path
-) -> None:
-    """Writes the picture and the .npz file, and says where they are."""
+) -> str:
+    """Writes the picture and the .npz file, and returns a line that says where they are."""
     from ddaepp_jax import build
     from ddaepp_jax.reporting.pictures import grid
 
@@ -112,15 +119,14 @@ def _write(
     np.savez(partial, **{"latents" if latents else "images": images}, **extra)
     partial.replace(f"{out}.npz")
     if latents:
-        print(
+        return (
             f"{len(images)} latents are in {out}.npz, for their autoencoder to decode; "
             "there is no picture of them"
         )
-        return
     if not columns and run.config.model.class_conditional and labels is None:
         columns = run.num_classes
     grid(images[:GRID_AT_MOST], columns).save(f"{out}.png")
-    print(f"look at {out}.png; all {len(images)} images are in {out}.npz")
+    return f"look at {out}.png; all {len(images)} images are in {out}.npz"
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -150,7 +156,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     add(
         "--out",
-        type=path,
+        type=output,
         help="path without suffix "
         "(default: WORKDIR/samples/step<STEP>-<AVERAGE>-<SAMPLER>-n<N>-seed<SEED>)",
     )

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Collection
 from typing import Any
 
-from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.base.errors import InputError, shown
 
 
 def choose(field: str, name: str, choices: Collection[str]) -> Any:
@@ -18,7 +18,8 @@ def choose(field: str, name: str, choices: Collection[str]) -> Any:
     """
     if not isinstance(name, str) or name not in choices:
         raise InputError(
-            f"{field}: {name!r} is not one of {', '.join(choices)}{did_you_mean(name, choices)}"
+            f"{field}: {shown(name)} is not one of {', '.join(choices)}"
+            f"{did_you_mean(name, choices)}"
         )
     return choices[name] if isinstance(choices, dict) else name
 

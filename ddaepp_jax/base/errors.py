@@ -33,6 +33,12 @@ class Stopped(KeyboardInterrupt):
         self.exit_code = exit_code
 
 
+def shown(value: object) -> str:
+    """Returns the repr of a value on one line; beyond 100 characters, its two ends."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 100 else f"{text[:48]} .. {text[-48:]}"
+
+
 def first_line(error: BaseException) -> str:
     """Returns the first line of another library's error; beyond 200 characters, its two ends."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -18,7 +18,7 @@ def replacing(file: Path) -> Iterator[BinaryIO]:
     A reader sees the old content or the new one, also after a power cut. If the block raises, the
     old content stays. A link stays a link to the file.
     """
-    target = file.resolve()
+    target = Path(os.path.realpath(file))  # also of a link that leads back to itself
     partial = target.with_name(f"{target.name}.partial")
     try:
         with partial.open("wb") as stream:

@@ -1,10 +1,11 @@
 """Numbers that the user gives in Python."""
 
-import math
 from numbers import Integral, Real
 from typing import Any
 
-from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.base.errors import InputError, shown
+
+LARGEST = 3.4028234e38  # about the largest float32
 
 
 def whole(field: str, value: Any, low: int, high: int) -> int:
@@ -18,7 +19,9 @@ def whole(field: str, value: Any, low: int, high: int) -> int:
       InputError: the value is no whole number, or is out of range.
     """
     if not isinstance(value, Integral) or isinstance(value, bool):
-        raise InputError(f"{field}: {value!r} is not a whole number; give one, e.g. {max(low, 1)}")
+        raise InputError(
+            f"{field}: {shown(value)} is not a whole number; give one, e.g. {max(low, 1)}"
+        )
     if not low <= value <= high:
         wrong = "not positive" if value < low == 1 else "out of range"
         bits = (high + 1).bit_length() - 1
@@ -31,8 +34,9 @@ def finite(field: str, value: Any) -> float:
     """Returns a finite number as a float; NumPy's are taken too, and bools are not.
 
     Raises:
-      InputError: the value is no number, or is NaN or infinite; the message begins with ``field``.
+      InputError: the value is no number, or is NaN or infinite, also as a float32; the message
+        begins with ``field``.
     """
-    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
-        raise InputError(f"{field}: {value!r} is not a finite number; give one, e.g. 1.5")
+    if not isinstance(value, Real) or isinstance(value, bool) or not abs(value) <= LARGEST:
+        raise InputError(f"{field}: {shown(value)} is not a finite number; give one, e.g. 1.5")
     return float(value)

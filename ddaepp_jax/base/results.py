@@ -69,12 +69,19 @@ class Results:
             return None
         mend = "remove it or give another --out"
         try:
+            if not self.file.is_file():  # A pipe would never end.
+                raise OSError
             content = json.loads(self.file.read_text())
             written = self._modern(dict(content[self._under] if self._under else content))
+            if not self.identity.keys() & written.keys():
+                raise KeyError
             if missing := [key for key in required if key not in content]:
                 raise KeyError(missing[0])
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise InputError(f"{self.file}: is not {self._noun} of this program; {mend}") from None
+            raise InputError(
+                f"{self.file}: is not {self._noun} of this program; give another --out, or remove "
+                "it if it is of no use"
+            ) from None
         differences = [
             f"{name}: {written.get(name)} -> {value}"
             for name, value in self.identity.items()

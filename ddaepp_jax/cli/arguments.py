@@ -41,6 +41,18 @@ def path(text: str) -> Path:
         raise argparse.ArgumentTypeError(str(error).removeprefix("path: ")) from None
 
 
+def output(text: str) -> Path:
+    """Parses a path to write to, as an argparse ``type``; none among the checkpoints of a run."""
+    out = path(text)
+    for parent in out.absolute().parents:
+        is_of_run = (parent.parent / "config.json").is_file()
+        if parent.name in ("checkpoints", "snapshots") and is_of_run:
+            raise argparse.ArgumentTypeError(
+                f"{out} is in {parent}, which is for training alone; give another path"
+            )
+    return out
+
+
 def source(text: str) -> str:
     """Parses a path or the name of a data set, NAME:SPLIT, as an argparse ``type``."""
     return str(path(text))

@@ -1,6 +1,7 @@
 """The start of a program: JAX, and errors in one line."""
 
 import contextlib
+import io
 import logging
 import os
 import socket
@@ -132,7 +133,10 @@ def launch(program: Callable[[Sequence[str]], None]) -> NoReturn:
 
 
 def _open_streams() -> None:
-    """Opens the standard streams that are closed, so that no other file takes their numbers."""
+    """Opens the standard streams that are closed, so that no other file takes their numbers.
+
+    Characters that an output has no code for are escaped.
+    """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             descriptor = os.open(os.devnull, os.O_RDWR)
@@ -140,6 +144,8 @@ def _open_streams() -> None:
                 os.dup2(descriptor, number)
                 os.close(descriptor)
             setattr(sys, name, os.fdopen(number, "w" if number else "r"))
+        elif number and isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _jax_cannot_start(error: Exception) -> bool:

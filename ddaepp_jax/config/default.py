@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.base.errors import InputError, shown
 from ddaepp_jax.config import schema
 
 
@@ -55,9 +55,9 @@ def varied(
       variants: the config's own variants by name, as functions of it.
     """
     variants |= {"tiny": tiny}
-    if variant and variant not in variants:
+    if variant and not (isinstance(variant, str) and variant in variants):
         raise InputError(
-            f"--config: this config has no variant {variant!r}; it has {', '.join(variants)}"
+            f"--config: this config has no variant {shown(variant)}; it has {', '.join(variants)}"
         )
     return variants[variant](config) if variant else config
 

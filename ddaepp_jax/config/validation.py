@@ -11,7 +11,7 @@ from typing import Any, Literal, get_type_hints
 import pydantic
 from ml_collections import ConfigDict
 
-from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.base.errors import InputError, shown
 from ddaepp_jax.config import rules, schema
 
 # No value is converted to another type, except that a whole number may stand for a float. NaN and
@@ -49,6 +49,10 @@ def refuse(lines: Sequence[str]) -> None:
 
 def wrong_fields(config: ConfigDict) -> dict[str, str]:
     """Returns a line for each field whose value is wrong by itself, by the field's dotted name."""
+    if not isinstance(config, ConfigDict):
+        raise InputError(
+            f"config: {shown(config)} is not a config; give one of ddaepp_jax.config.get_config()"
+        )
     network = _chosen(config, "model", schema.NETWORKS)
     process = _chosen(config, "diffusion", schema.PROCESSES)
     model = _model(schema.config(network, process))

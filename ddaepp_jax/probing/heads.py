@@ -16,6 +16,7 @@ import optax
 from flax import struct
 from jax import Array
 
+from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.data.order import batch_indices
 from ddaepp_jax.probing.protocols import Protocol
 from ddaepp_jax.probing.scaling import Scales, scaled, standard_scale
@@ -119,8 +120,15 @@ def step(
 
 
 def total_steps(n: int, epochs: int, batch_size: int) -> int:
-    """Returns the number of steps of a training on ``n`` images, rounded up."""
-    return -(-n * epochs // batch_size)
+    """Returns the number of steps of a training on ``n`` images, rounded up.
+
+    Raises:
+      InputError: the steps are too many to be counted in 32 bits.
+    """
+    steps = -(-n * epochs // batch_size)
+    if steps >= 2**31:
+        raise InputError(f"epochs: {epochs} are {steps} steps; give fewer, or a larger batch_size")
+    return steps
 
 
 @partial(jax.jit, static_argnames=("protocol", "num_classes", "seed"))

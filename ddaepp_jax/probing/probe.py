@@ -11,6 +11,7 @@ from typing import Any
 from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.base.files import replace
 from ddaepp_jax.base.finite import check_finite
+from ddaepp_jax.base.numbers import finite
 from ddaepp_jax.base.results import Results, partial_directory, refuse_other, workspace
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.probing.diagnostics import PIXELS
@@ -111,12 +112,15 @@ def _finished(results: Results, images: Splits) -> tuple[list[dict[str, Any]], d
 
 
 def _fit_together(rows: Any, seconds: Any, layers: Sequence[str]) -> bool:
-    """Whether there is one row for each layer and level, and all have the same columns."""
+    """Whether there is one row for each layer and level, all with the same columns of numbers."""
     try:
         cells = sorted((str(row["noise_level"]), row["layer"]) for row in rows)
         columns = {tuple(row) for row in rows}
+        for row in rows:
+            for name in row.keys() - {"noise_level", "layer"}:
+                finite(name, row[name])
         levels = {level: [PIXELS] if level == "None" else layers for level in seconds}
-    except (TypeError, KeyError):
+    except (TypeError, KeyError, AttributeError, InputError):
         return False
     expected = sorted((level, layer) for level, own in levels.items() for layer in own)
     return cells == expected and len(columns) == 1

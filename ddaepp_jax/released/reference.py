@@ -7,7 +7,7 @@ from typing import Any
 from flax import linen as nn
 
 from ddaepp_jax.base.choice import choose
-from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.base.errors import InputError, shown
 from ddaepp_jax.released import (
     KINDS,
     NETWORKS,
@@ -39,10 +39,15 @@ def load_reference(
       Our module and its variables, which give the reference's outputs to float32 rounding.
 
     Raises:
-      InputError: as for ``network_of``; or a tensor is missing, unknown, has another shape, or its
-        numbers are not finite or not floating.
+      InputError: as for ``network_of``; or ``state_dict`` is no mapping; or a tensor is missing,
+        unknown, has another shape, or its numbers are not finite or not floating.
     """
     network, input_shape = network_of(kind, **arguments)
+    if not isinstance(state_dict, Mapping):
+        raise InputError(
+            f"state_dict: {shown(state_dict)} is not a mapping of names to tensors; give one, e.g. "
+            "model.state_dict()"
+        )
     timed = kind in NETWORKS
     return network, weights.variables(FAMILIES[kind], network, state_dict, input_shape, timed)
 

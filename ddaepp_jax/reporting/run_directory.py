@@ -56,6 +56,9 @@ def read(workdir: Path, name: str) -> Record:
 
 def _content(file: Path, leave_out: LeaveOut) -> bytes:
     """Returns a file's bytes; none if there is no such file, or if it cannot be read."""
+    if file.exists() and not file.is_file():  # A pipe would never end.
+        leave_out(f"{file}: is not a file; remove it")
+        return b""
     try:
         return file.read_bytes() if file.exists() else b""
     except OSError as error:
@@ -70,6 +73,8 @@ def _config(workdir: Path) -> dict[str, Any]:
       InputError: there is no config, or it is damaged.
     """
     file = workdir / "config.json"
+    if file.exists() and not file.is_file():
+        raise InputError(f"{file}: is not a file; {_mend(workdir)}")
     if not file.exists():
         raise InputError(f"{workdir}: not a run directory (no config.json); {_mend(workdir)}")
     try:

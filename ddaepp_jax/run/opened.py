@@ -17,7 +17,7 @@ from ddaepp_jax import build
 from ddaepp_jax.base import parallel
 from ddaepp_jax.base.choice import choose
 from ddaepp_jax.base.dispatch import progress_bar
-from ddaepp_jax.base.errors import InputError, NonFiniteError
+from ddaepp_jax.base.errors import InputError, NonFiniteError, shown
 from ddaepp_jax.base.finite import check_finite
 from ddaepp_jax.base.numbers import whole
 from ddaepp_jax.base.paths import local_path
@@ -110,14 +110,20 @@ class Run:
     ) -> None:
         file = workdir / "config.json"
         check_path(workdir)
-        if not file.is_file():
+        try:
+            text = file.read_text(errors="replace") if file.is_file() else None
+        except OSError as error:
+            raise InputError(
+                f"{file}: cannot be read ({error.strerror}); make it readable"
+            ) from None
+        if text is None:
             raise InputError(
                 f"{workdir}: not a run directory (no config.json); "
                 "give the --workdir of a training run"
             )
         self.workdir = workdir
         self._checkpoints = workdir / "checkpoints"
-        self.config = saved.from_json(file.read_text(errors="replace"), str(file))
+        self.config = saved.from_json(text, str(file))
         weights = choose_weights(workdir, self.config, step, decay, sigma_rel)
         self.decay = weights.decay
         self.sigma_rel = weights.sigma_rel
@@ -178,7 +184,7 @@ class Run:
         images = self._images(images)
         _check(seed, draws=draws, batch_size=batch_size)
         if isinstance(layers, str) or not isinstance(layers, Collection) or not len(layers):
-            raise InputError(f"layers: {layers!r}; give a list of names, e.g. ['bottleneck']")
+            raise InputError(f"layers: {shown(layers)}; give a list of names, e.g. ['bottleneck']")
         for layer in layers:
             choose("layers", layer, self.layers)
         extraction = Extraction(
@@ -187,7 +193,7 @@ class Run:
             self.mesh,
             self.noise_level(noise_level),
             seed,
-            batch_size,
+            int(batch_size),
         )
         ids = np.arange(len(images))
         features = extract(extraction, lambda rows: images[rows], ids, draws=range(draws))
@@ -198,8 +204,8 @@ class Run:
         """Refuses images of another type or shape than the run's, and an empty array."""
         try:
             images = np.asarray(images)
-        except ValueError:
-            raise InputError("images: they have different shapes; give an array") from None
+        except (TypeError, ValueError):  # e.g. different shapes, or an argument of jax.jit
+            raise InputError("images: they are no array of numbers; give one") from None
         dtype = "float32" if self.config.data.name == build.LATENTS else "uint8"
         if images.dtype != dtype or images.shape[1:] != self.image_shape or not images.size:
             shape = ", ".join(map(str, self.image_shape))
@@ -217,8 +223,8 @@ class Run:
         """
         try:
             level = float(level)
-        except (TypeError, ValueError):
-            raise InputError(f"noise_level: {level!r} is not a number; give one") from None
+        except (TypeError, ValueError, OverflowError):
+            raise InputError(f"noise_level: {shown(level)} is not a number; give one") from None
         return level_of(self.process, level, "noise_level")
 
     @cached_property
@@ -230,7 +236,7 @@ class Run:
     def probed(self) -> dict[str, Any] | None:
         """The choice of ``linear_probe``: "layer", "noise_level", and accuracies.
 
-        It is None before a probe.
+        It is None before a probe, and where the run was trained anew to the same step since.
 
         Raises:
           InputError: the file of the choice is damaged.
@@ -243,10 +249,14 @@ class Run:
             choose("layer", choice["layer"], self.layers)
             level_of(self.process, choice["noise_level"] + 0, "noise_level")
             choice.get("compared", 0) + 0
+            str(choice["weights"] if "step" in choice else "")
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise InputError(
                 f"{file}: is not a choice of linear_probe; remove it, and run linear_probe again"
             ) from None
+        place = (choice.get("step"), choice.get("average"))
+        if place == (self.step, self.average) and choice["weights"] != hashed(self.params)[:16]:
+            return None
         return choice
 
     def sampling(
@@ -264,7 +274,7 @@ class Run:
         """
         if guide is not None:
             if not isinstance(guide, Run):
-                raise InputError(f"guide: {guide!r} is not an opened run; give load(WORKDIR)")
+                raise InputError(f"guide: {shown(guide)} is not an opened run; give load(WORKDIR)")
             overrides["guide"] = guide.workdir.name
         return Sampling.from_config(self.config.sampling, options, **overrides)
 
@@ -304,13 +314,13 @@ class Run:
         """
         chosen = self.sampling(guide=guide, **sampling)
         _check(seed, n=n, batch_size=chosen.batch_size)
-        whole("first", first, 0, 2**31 - 1)
+        n, first = int(n), whole("first", first, 0, 2**31 - 1)  # NumPy's would overflow below.
         if first + n > 2**31:
             raise InputError(f"first: {first}, with n={n}, exceeds image 2**31-1; give fewer")
         ids = np.arange(first, first + n)
         image_labels = self._labels(labels, ids, chosen.guidance)
         self._check_guide(guide, chosen.autoguidance)
-        key = (json.dumps(chosen.identity), guide)
+        key = (json.dumps(chosen.identity, default=repr), guide)
         if key not in self._compiled:
             self._compiled[key] = make_sample_batch(
                 self.module,
@@ -382,7 +392,10 @@ class Run:
                     "(model.class_conditional=False); leave it out"
                 )
             return None
-        values = ids % self.num_classes if labels is None else np.asarray(labels)
+        try:
+            values = ids % self.num_classes if labels is None else np.asarray(labels)
+        except (TypeError, ValueError):
+            raise InputError("labels: they are no array of numbers; give one") from None
         if values.dtype.kind not in "iu" or values.shape not in ((), ids.shape):
             raise InputError(
                 f"labels: {values.dtype} {values.shape}; give a class, or {len(ids)} of them, "

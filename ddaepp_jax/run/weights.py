@@ -1,6 +1,7 @@
 """The averaged weights of a run directory, from a checkpoint or combined from snapshots."""
 
 import dataclasses
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ from ml_collections import ConfigDict
 
 from ddaepp_jax import evaluators
 from ddaepp_jax.base.choice import choose
-from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.base.errors import InputError, shown
+from ddaepp_jax.base.numbers import finite, whole
 from ddaepp_jax.training import checkpoint, ema, posthoc
 
 
@@ -75,10 +77,12 @@ def choose_weights(
     decay, sigma_rel = _average(directory, config, decay, sigma_rel)
     checkpoints = directory / "checkpoints"
     newest = checkpoint.latest_step(checkpoints)
-    if isinstance(step, str) and not step.isdigit():
+    if isinstance(step, str) and not step.isdecimal():
         better = choose("step", step, evaluators.better())
         step = checkpoint.best_step(checkpoints, step, better)
-    step = newest if step is None else int(step)
+    if isinstance(step, str):
+        step = int(step)
+    step = newest if step is None else whole("step", step, 0, 2**63 - 1)
     saved = (checkpoints / str(step)).is_dir()
     combined = sigma_rel is not None and not (saved and sigma_rel in config.ema.sigma_rel)
     if not saved and not combined:
@@ -93,7 +97,7 @@ def _average(
     """Returns the decay or else the relative width, after checking them."""
     if sigma_rel is None:
         decays = config.ema.decays
-        if decay is not None and decay not in decays:
+        if decay is not None and finite("decay", decay) not in decays:
             raise InputError(
                 f"decay: no average {decay}; {directory / 'config.json'} has ema.decays={decays}"
             )
@@ -101,9 +105,9 @@ def _average(
     if decay is not None:
         raise InputError(f"decay, sigma_rel: {decay} and {sigma_rel} given; give one of them")
     narrowest, widest = ema.WIDTHS
-    if not narrowest <= sigma_rel < widest:
+    if not (isinstance(sigma_rel, Real) and narrowest <= sigma_rel < widest):
         raise InputError(
-            f"sigma_rel: {sigma_rel} is out of range; give at least {narrowest} and less than "
-            f"{widest:.4f}, the width of a plain mean"
+            f"sigma_rel: {shown(sigma_rel)} is out of range; give at least {narrowest} and less "
+            f"than {widest:.4f}, the width of a plain mean"
         )
     return None, float(sigma_rel)

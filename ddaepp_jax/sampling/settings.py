@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.base.errors import InputError, shown
 from ddaepp_jax.base.numbers import finite, whole
 
 if TYPE_CHECKING:
@@ -59,20 +59,27 @@ class Sampling:
           overrides: values of other fields instead of the config's; None means the config's.
 
         Raises:
-          InputError: an override is not a field.
+          InputError: an override is not a field, a scale of guidance is no number, or the options
+            are no dictionary.
         """
-        overrides = {name: value for name, value in overrides.items() if value is not None}
+        if not isinstance(options, Mapping | None):
+            raise InputError(
+                f"options: {shown(options)}; give a dictionary, e.g. {{'clip': False}}"
+            )
+        options = {name: _plain(value) for name, value in (options or {}).items()}
+        overrides = {name: _plain(x) for name, x in overrides.items() if x is not None}
         fields = {field.name for field in dataclasses.fields(cls)} - {"options", "overridden"}
         for name in overrides:
             if name not in fields:
                 raise InputError(f"{name}: no such field; give one of {', '.join(sorted(fields))}")
+        for name in {"guidance", "autoguidance"} & overrides.keys():
+            finite(name, overrides[name])
         values = {name: group[name] for name in fields if name in group} | overrides
         interval = values["guidance_interval"]
         if not isinstance(interval, Iterable):
             raise InputError(f"guidance_interval: {interval!r} is wrong; give two levels, or ()")
-        values["guidance_interval"] = tuple(interval)
-        own = {"clip": group["clip"], **group.get(values["sampler"], {})}
-        options = dict(options or {})
+        values["guidance_interval"] = tuple(map(_plain, interval))
+        own = {"clip": group["clip"], **group.get(str(values["sampler"]), {})}
         return cls(**values, options={**own, **options}, overridden=tuple(sorted(options)))
 
     def make(
@@ -145,6 +152,11 @@ class Sampling:
         fields = dataclasses.asdict(self)
         del fields["overridden"], fields["batch_size"]
         return {**fields, "guidance_interval": list(self.guidance_interval)}
+
+
+def _plain(value: Any) -> Any:
+    """Returns Python's number for a number of NumPy or JAX, which JSON does not take."""
+    return value.item() if getattr(value, "shape", None) == () else value
 
 
 def modern_identity(identity: Mapping[str, Any]) -> dict[str, Any]:

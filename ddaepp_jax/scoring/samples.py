@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.base.numbers import finite, whole
 from ddaepp_jax.base.results import Results, partial_directory, workspace
 from ddaepp_jax.sampling.settings import Sampling, modern_identity
 from ddaepp_jax.scoring import image_sets
@@ -201,10 +202,16 @@ class _Scoring:
 
     def _check(self, rows: Mapping[int, Mapping[str, float]]) -> None:
         """Refuses rows with different scores, or with what is no finite number."""
-        numbers = [value for row in rows.values() for value in row.values()]
-        same = len({frozenset(row) for row in rows.values()}) <= 1
-        if not (same and all(isinstance(x, int | float) and np.isfinite(x) for x in numbers)):
+        columns = {frozenset(row) for row in rows.values()}
+        if len(columns) > 1 or not all("score" in names for names in columns):
             raise self._damaged()
+        try:
+            for row in rows.values():
+                whole("seed", row["seed"], 0, 2**32 - 1)
+                for name, value in row.items():
+                    finite(name, value)
+        except InputError:
+            raise self._damaged() from None
 
     def _damaged(self) -> InputError:
         file = self.results.file

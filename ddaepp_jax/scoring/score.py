@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from ddaepp_jax.base.errors import InputError
-from ddaepp_jax.base.files import write_json
-from ddaepp_jax.base.results import workspace
+from ddaepp_jax.base.results import Results, workspace
 from ddaepp_jax.scoring import image_sets, metrics
 from ddaepp_jax.scoring.extractors import Extractor
 from ddaepp_jax.scoring.image_sets import ImageSet
@@ -56,8 +55,18 @@ def score_images(
       and with "images" instead of those about a run.
 
     Raises:
-      InputError: the images can't be scored, or a file can't be written.
+      InputError: the images can't be scored, ``out`` holds something else, or a file can't be
+        written.
     """
+    identity = {
+        "images": {"name": images.name, **images.provenance},
+        "protocol": images.name,
+        "n": len(images),
+        **compared(extractor, reference),
+    }
+    stored = None if out is None else Results(out.with_name(f"{out.name}.json"), identity, "scores")
+    if stored:
+        stored.read()  # Refuses a file of something else, before the work.
     partial = image_sets.partial(images, extractor)
     mend = "copy the extractor to a directory that you can write, and give that by --extractor"
     try:
@@ -67,17 +76,11 @@ def score_images(
         raise InputError(
             f"--extractor: cannot write {partial} ({error.strerror}); {mend}"
         ) from None
-    identity = {
-        "images": {"name": images.name, **images.provenance},
-        "protocol": images.name,
-        "n": len(images),
-        **compared(extractor, reference),
-    }
     results = identity | summary(identity, [row], extractor)
-    if out is not None:
+    if stored:
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
-            write_json(out.with_name(f"{out.name}.json"), results)
+            stored.write(results)
         except OSError as error:
             raise InputError(
                 f"--out: cannot write {out}.json ({error.strerror}); give another path"

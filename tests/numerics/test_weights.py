@@ -378,3 +378,9 @@ def test_networks_follow_the_references_arguments():
     assert isinstance(network, UNet) and network.bottleneck == "out_6"
     with expect_error("qk_scale", "0.1"):
         u_vit.Arguments(qk_scale=0.1).network()
+
+
+@pytest.mark.parametrize("state_dict", [None, "cifar10_uvit_small.pth", [1]])
+def test_what_is_no_state_dict(state_dict):
+    with expect_error("state_dict", "not a mapping", "model.state_dict()"):
+        load_reference("u-vit", state_dict)

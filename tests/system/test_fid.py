@@ -346,6 +346,8 @@ def test_damaged_scores_are_refused(scoring, tmp_path):
         None,
         [1],
         [{"fd": 1.0}],
+        [{"seed": 0}],
+        [row | {"seed": 0.5}],
         [row | {"fd": "1"}],
         [row | {"fd": float("nan")}],
         [{"seed": 0, "fd": 1.0}, row | {"seed": 1}],

@@ -17,6 +17,7 @@ from PIL import Image
 
 from ddaepp_jax import convert, fid
 from ddaepp_jax.base import parallel
+from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.released import inception_fid
 from ddaepp_jax.scoring import extractors, image_sets, references
 from ddaepp_jax.scoring.extractors import Extractor
@@ -203,6 +204,22 @@ def test_things_that_are_no_images(tmp_path, scorer):
     for n in ("298", "0", "9"):
         with expect_error("--n", n, "10"):
             fid.main(["--images=digits:test", f"--n={n}", *options])
+
+
+def test_scores_of_images_replace_no_other_file(scorer, tmp_path):
+    """Neither a run's config nor scores of other images."""
+    file = tmp_path / "config.json"
+    arguments = [*DIGITS, f"--extractor={scorer}", f"--out={tmp_path / 'config'}"]
+    file.write_text('{"model": {}}')
+    with expect_error(f"{file}", "not scores", "another --out"):
+        fid.main(arguments)
+    assert file.read_text() == '{"model": {}}'
+    file.unlink()
+    fid.main([*arguments, "--n=20"])
+    scores = file.read_text()
+    with pytest.raises(InputError, match=r"config.json: holds scores .* n: 20 -> 30\); .*another"):
+        fid.main([*arguments, "--n=30"])
+    assert file.read_text() == scores
 
 
 def test_images_of_another_size_or_colour_than_the_reference(capsys):

@@ -133,6 +133,9 @@ def test_an_older_file_is_of_what_it_describes(own, folder, tmp_path, probed, ca
         lambda content: content.update(rows=3),
         lambda content: content.update(seconds=None),
         lambda content: content.update(rows=[3]),
+        lambda content: content["rows"][1].update(linear_test=float("nan")),
+        lambda content: content["rows"][1].update(linear_test="99"),
+        lambda content: content["rows"][1].update(linear_held_out=None),
     ],
 )
 def test_rows_that_are_not_those_of_the_levels(opened, tmp_path, damage):
@@ -197,7 +200,13 @@ def test_the_runs_choice_stays_where_more_were_compared(plain, tmp_path, monkeyp
     assert best.read_text() == first
     assert f"{best} keeps the choice" in capsys.readouterr().out
     linear_probe.main([f"--workdir={run}", "--levels=11,21"])
-    assert json.loads(best.read_text())["compared"] == 6
+    choice = json.loads(best.read_text())
+    assert choice["compared"] == 6 and ddaepp_jax.load(run).probed == choice
+    # Weights that were trained anew are not described by what was chosen before.
+    best.write_text(json.dumps(choice | {"weights": "0" * 16}))
+    assert ddaepp_jax.load(run).probed is None
+    linear_probe.main(arguments)
+    assert ddaepp_jax.load(run).probed == choice
     best.write_text("{")
     linear_probe.main([*arguments, "--layers=mid", "--epochs=7"])
     assert json.loads(best.read_text())["compared"] == 1

@@ -10,6 +10,7 @@ from PIL import Image
 import ddaepp_jax
 from ddaepp_jax import linear_probe
 from ddaepp_jax.probing import level
+from ddaepp_jax.probing.heads import total_steps
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,12 @@ def test_bad_setting(fields, field, words, opened):
         linear_probe.settings(opened, **fields)
 
 
+def test_more_steps_than_can_be_counted():
+    assert total_steps(1350, 10, 512) == 27
+    with expect_error("epochs", "10000000000000", "fewer"):
+        total_steps(1350, 10**13, 512)
+
+
 @pytest.mark.parametrize(("held_out", "left"), [(0.0001, "0"), (0.9999, "1500")])
 def test_a_share_that_leaves_no_image(held_out, left, opened, tmp_path):
     with expect_error("held_out", f"{held_out} of 1500", left):
@@ -65,6 +72,8 @@ def test_a_share_that_leaves_no_image(held_out, left, opened, tmp_path):
         (["--eval_split=train"], "data.eval_split", ["1500 of the 1500", "'train'"]),
         (["--eval_split=val"], "data.eval_split", ["'val'", "train or test"]),
         (["--out=/dev/null/x"], "--out", ["/dev/null/x", "another"]),
+        ([f"--out={'x' * 253}"], "--out", ["too long", "another"]),
+        (["--out=x\ny"], "argument --out", ["'x\\ny'", "line break"]),
     ],
 )
 def test_bad_argument(arguments, field, words, plain, tmp_path):

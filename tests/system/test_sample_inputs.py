@@ -73,7 +73,7 @@ def test_no_checkpoint_yet(tmp_path):
         (["--decay=0.5"], "decay", ["0.5", "0.999"]),
         (["--sigma_rel=0.5"], "sigma_rel", ["0.5", "0.2887"]),
         (["--guide=x"], "x", ["config.json"]),
-        (["--out=/dev/null/x"], "--out", ["/dev/null/x", "another"]),
+        (["--out=/dev/null/x"], "--out", ["in /dev/null ", "another"]),
     ],
 )
 def test_sample_from_a_run(arguments, field, words, plain):
@@ -119,6 +119,14 @@ def test_outputs_of_other_settings_are_kept(damaged, tmp_path, monkeypatch):
     monkeypatch.setattr(sample.shutil, "disk_usage", lambda _: SimpleNamespace(free=9))
     with expect_error("--out", "No space left"):
         sample.main([*start, f"--out={tmp_path / 'y'}"])
+    settings = (damaged / "config.json").read_text()
+    with expect_error(f"{damaged / 'config.json'}", "no", "another --out"):
+        sample.main([*start, f"--out={damaged / 'config'}"])
+    assert (damaged / "config.json").read_text() == settings
+    for place in ("checkpoints/6/x", "checkpoints/9/x", "snapshots/x"):
+        with expect_error("argument --out", "training alone", "another"):
+            sample.main([*start, f"--out={damaged / place}"])
+    assert not (damaged / "checkpoints" / "9").exists()
     assert len(drawn) == 8, "nothing is drawn before a refusal"
 
 
@@ -135,6 +143,11 @@ def test_outputs_of_other_settings_are_kept(damaged, tmp_path, monkeypatch):
         (dict(sigma_rel=0.05, decay=0.999), "decay", ["sigma_rel", "0.999", "0.05", "one"]),
         (dict(sigma_rel=0.5), "sigma_rel", ["0.5", "0.2887"]),
         (dict(sigma_rel=float("nan")), "sigma_rel", ["nan", "0.2887"]),
+        (dict(sigma_rel="0.1"), "sigma_rel", ["'0.1'", "0.2887"]),
+        (dict(step=1.5), "step", ["1.5", "whole"]),
+        (dict(step=[4]), "step", ["[4]", "whole"]),
+        (dict(step="²"), "step", ["'²'", "heldout_loss"]),
+        (dict(decay=np.ones((9, 9))), "decay", ["array", "finite"]),
     ],
 )
 def test_weights_that_are_not_there(chosen, field, words, plain):
@@ -177,11 +190,30 @@ def test_weights_that_are_not_there(chosen, field, words, plain):
         (dict(guidance_channels=2), "guidance_channels", ["2", "1"]),
         (dict(autoguidance=2.0), "autoguidance", ["2.0", "needs", "guide"]),
         (dict(labels=[3]), "labels", ["without labels"]),
+        (dict(n=np.int32(2), first=np.int32(2**31 - 1)), "first", ["n=2"]),
+        (dict(steps=np.array([2, 3])), "steps", ["array([2, 3])", "whole"]),
+        (dict(sampler=["ddim"]), "sampler", ["['ddim']", "ddim, "]),
+        (dict(guidance=np.ones((9, 9))), "guidance", ["array", "finite"]),
+        (dict(guidance=10**400), "guidance", ["0000", "finite"]),
+        (dict(guidance=1e39), "guidance", ["1e+39", "finite"]),
+        (dict(autoguidance="strong"), "autoguidance", ["'strong'", "finite"]),
+        (dict(options="clip"), "options", ["'clip'", "dictionary"]),
+        (dict(options=dict(clip=np.ones(2))), "options", ["clip", "bool"]),
     ],
 )
 def test_samples(arguments, field, words, opened):
     with expect_error(field, *words):
         opened.sample(**arguments)
+
+
+def test_numbers_of_numpy(run):
+    """Numbers of any integer or floating type mean what Python's mean, near their largest too."""
+    expected = run.sample(n=2, steps=2, first=127)
+    settings = dict(steps=np.int64(2), guidance=np.float32(1), options=dict(clip=np.bool_(True)))
+    drawn = run.sample(n=np.uint8(2), first=np.int8(127), batch_size=np.uint8(255), **settings)
+    np.testing.assert_array_equal(drawn, expected)
+    features = run.features(drawn, np.int8(11), ["mid"], batch_size=np.uint8(200))
+    np.testing.assert_array_equal(features["mid"], run.features(expected, 11, ["mid"])["mid"])
 
 
 def test_images_that_are_not_finite_are_not_black(run, monkeypatch):
@@ -192,7 +224,9 @@ def test_images_that_are_not_finite_are_not_black(run, monkeypatch):
         run.sample(n=2, steps=5)
 
 
-@pytest.mark.parametrize("workdir", [None, 3, "", "a\0b", "gs://bucket/run", "s3://b", b"run"])
+@pytest.mark.parametrize(
+    "workdir", [None, 3, "", "a\0b", "gs://bucket/run", b"run", "x" * 300, "a\nb", "run\n"]
+)
 def test_a_workdir_that_is_no_local_path(workdir):
     with expect_error("workdir", "give"):
         ddaepp_jax.load(workdir)
@@ -225,10 +259,11 @@ IMAGES = np.zeros((2, 8, 8, 1), np.uint8)
         ((IMAGES[:0], 11), "images", ["(0, 8, 8, 1)", "1 or more"]),
         ((IMAGES / 255, 11), "images", ["float64", "uint8"]),
         ((IMAGES.astype(object), 11), "images", ["object", "uint8"]),
-        (([IMAGES[0], IMAGES[0, :4]], 11), "images", ["different shapes", "array"]),
+        (([IMAGES[0], IMAGES[0, :4]], 11), "images", ["no array"]),
         ((None, 11), "images", ["object ()", "uint8"]),
         ((IMAGES, None), "noise_level", ["None", "not a number"]),
         ((IMAGES, "low"), "noise_level", ["'low'", "not a number"]),
+        ((IMAGES, 10**400), "noise_level", ["1000", "not a number"]),
         ((IMAGES, [1, 2]), "noise_level", ["[1, 2]", "not a number"]),
         ((IMAGES, 11, []), "layers", ["[]", "['bottleneck']"]),
         ((IMAGES, 11, "bottleneck"), "layers", ["'bottleneck'", "list"]),

@@ -101,6 +101,39 @@ def test_launch(error, code, words, capsys, monkeypatch):
     assert ended.value.code == code and line.startswith(words) and line.count("\n") == 1
 
 
+def test_launch_with_outputs_that_are_closed_or_narrow(tmp_path, monkeypatch):
+    """What an output has no code for is escaped, and a closed one takes everything."""
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    monkeypatch.setattr(sys, "stderr", None)
+    with (tmp_path / "out").open("w", encoding="ascii") as narrow:
+        monkeypatch.setattr(sys, "stdout", narrow)
+
+        def program(argv):
+            print("f\xfcr \udcff")
+            print("progress", file=sys.stderr)
+            sys.stderr.write("more")
+
+        with pytest.raises(SystemExit) as ended:
+            launch(program)
+    sys.stderr.close()
+    assert ended.value.code == 0
+    assert (tmp_path / "out").read_text() == "f\\xfcr \\udcff\n"
+
+
+def test_launch_where_the_reader_of_the_output_has_ended(monkeypatch, capsys):
+    """As `head` does after its lines: no error, and the exit code of the signal."""
+    codes = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+
+    def program(argv):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    with pytest.raises(SystemExit):
+        launch(program)
+    assert codes == [141] and capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("error", [ZeroDivisionError(), RuntimeError("other"), KeyError("x")])
 def test_launch_keeps_the_traceback_of_a_bug(error, monkeypatch):
     def program(argv):
@@ -216,6 +249,8 @@ def test_compilation_cache(monkeypatch, tmp_path):
     [
         (number, "nan", ["'nan'", "finite"]),
         (number, "1e999", ["'1e999'", "finite"]),
+        (path, "x" * 300, ["xxx", "leads nowhere"]),
+        (path, "a\nb", ["'a\\nb'", "line break"]),
         (comma_separated(number), "1,inf", ["'1,inf'", "numbers", "comma"]),
         (options, "clip=True,clip=False", ["clip", "2 times"]),
         (options, "=3", ["'=3'", "comma"]),

@@ -123,6 +123,18 @@ def test_a_value_of_another_type_is_not_converted(fields, name, words):
         schema.validate(ConfigDict(config))
 
 
+@pytest.mark.parametrize("config", [None, {}, "uvit.py", schema.get_config().to_dict()])
+def test_what_is_no_config(config):
+    with expect_error("config", "not a config", "get_config"):
+        schema.validate(config)
+
+
+@pytest.mark.parametrize("variant", ["Tiny", 3, b"tiny", ["tiny"]])
+def test_what_is_no_variant(variant):
+    with expect_error("--config", "no variant", "tiny"):
+        schema.get_config(variant)
+
+
 @pytest.mark.parametrize(
     ("group", "field", "names"),
     [

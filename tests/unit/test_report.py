@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import html
 import json
+import os
 import re
 import subprocess
 import sys
@@ -765,8 +766,27 @@ def test_what_is_no_run_directory(tmp_path):
         read([run / "config.json"])
     (run / "config.json").unlink()
     (run / "config.json").mkdir()
-    with expect_error(f"{run / 'config.json'}: cannot be read (Is a directory)"):
+    with expect_error(f"{run / 'config.json'}: is not a file", "--workdir"):
         read([run])
+
+
+def test_pipes_and_links_that_never_end(tmp_path):
+    """A pipe in the place of a file is left out, and a link to itself is no run directory."""
+    run = write_run(tmp_path / "a", samples=False, probe=False)
+    (run / "metrics.jsonl").unlink()
+    os.mkfifo(run / "metrics.jsonl")
+    (record,) = read([run])
+    assert record.left_out == (f"{run / 'metrics.jsonl'}: is not a file; remove it",)
+    (run / "config.json").unlink()
+    os.mkfifo(run / "config.json")
+    with expect_error(f"{run / 'config.json'}: is not a file", "--workdir"):
+        read([run])
+    (tmp_path / "loop").symlink_to("loop")
+    with expect_error("workdirs", "loop", "another path"):
+        report.report([tmp_path / "loop"])
+    for wrong in ([], "a", tmp_path):
+        with expect_error("workdirs", "list"):
+            report.report(wrong)
 
 
 def panels(**changed):
@@ -893,7 +913,7 @@ def test_directories_in_place_of_files_are_left_out(tmp_path):
     (run / "samples" / "²³.png").write_bytes(b"no picture, which ends in IEND....")
     (run / "checkpoints" / "²").mkdir(parents=True)
     (record,) = read([run])
-    mend = "cannot be read (Is a directory); make it readable"
+    mend = "is not a file; remove it"
     assert record.left_out == tuple(f"{run / file}: {mend}" for file in files)
     assert not record.checkpoints and not record.grids and not record.drawn
 

@@ -96,8 +96,9 @@ def make(
     sampler = SAMPLERS[choose(f"{group}sampler", name, names(process))]
     for option, value in options.items():
         _check_option(option, value, type(choose("options", option, sampler.options)))
+    steps = whole(f"{group}steps", steps, -(2**31), 2**31 - 1)
     try:
-        process.grid(whole(f"{group}steps", steps, -(2**31), 2**31 - 1))
+        process.grid(steps)
     except ValueError as error:
         raise InputError(f"{group}steps: {error}") from None
     draw = functools.partial(_draw, sampler.function, process, steps, dict(options))
