@@ -120,20 +120,6 @@ def test_launch_with_outputs_that_are_closed_or_narrow(tmp_path, monkeypatch):
     assert (tmp_path / "out").read_text() == "f\\xfcr \\udcff\n"
 
 
-def test_launch_where_the_reader_of_the_output_has_ended(monkeypatch, capsys):
-    """As `head` does after its lines: no error, and the exit code of the signal."""
-    codes = []
-    monkeypatch.setattr(os, "_exit", codes.append)
-    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
-
-    def program(argv):
-        raise BrokenPipeError(32, "Broken pipe")
-
-    with pytest.raises(SystemExit):
-        launch(program)
-    assert codes == [141] and capsys.readouterr().err == ""
-
-
 @pytest.mark.parametrize("error", [ZeroDivisionError(), RuntimeError("other"), KeyError("x")])
 def test_launch_keeps_the_traceback_of_a_bug(error, monkeypatch):
     def program(argv):
