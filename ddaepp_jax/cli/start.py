@@ -141,6 +141,7 @@ def _interrupted(number: int) -> NoReturn:
 
 def _unraisable(event: "sys.UnraisableHookArgs") -> None:
     """Reports an exception in a callback, unless it is the rest of a failed save or archive."""
-    of_archive = isinstance(event.exc_value, OSError) and "ZipFile" in repr(event.object)
+    failed = isinstance(event.exc_value, OSError | ValueError)
+    of_archive = failed and "ZipFile" in repr(event.object)
     if not (of_archive or "Event loop is closed" in str(event.exc_value)):
         sys.__unraisablehook__(event)

@@ -2,7 +2,9 @@
 
 import os
 import sys
+import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -12,7 +14,7 @@ from ddaepp_jax import __version__
 from ddaepp_jax import config as schema
 from ddaepp_jax.base.errors import InputError, NonFiniteError, SaveError, Stopped
 from ddaepp_jax.cli.arguments import Parser, comma_separated, number, options, path
-from ddaepp_jax.cli.start import launch, start_backend
+from ddaepp_jax.cli.start import _unraisable, launch, start_backend
 from ddaepp_jax.config.overrides import parse_config
 
 
@@ -137,6 +139,24 @@ def test_launch_keeps_the_traceback_of_a_bug(error, monkeypatch):
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     with pytest.raises(type(error)):
         launch(program)
+
+
+def test_the_rest_of_a_failed_save_or_archive_is_not_reported(monkeypatch):
+    reported = []
+    monkeypatch.setattr(sys, "__unraisablehook__", reported.append)
+    events = [
+        SimpleNamespace(exc_value=error, object=thing)
+        for error, thing in (
+            (OSError(27, "File too large"), zipfile.ZipFile.__del__),
+            (ValueError("seek of closed file"), zipfile.ZipFile.__del__),
+            (RuntimeError("Event loop is closed"), None),
+            (ValueError("seek of closed file"), None),
+            (KeyError("a bug"), zipfile.ZipFile.__del__),
+        )
+    ]
+    for event in events:
+        _unraisable(event)
+    assert reported == events[3:]
 
 
 def test_compilation_cache(monkeypatch, tmp_path):
