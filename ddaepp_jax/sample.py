@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ddaepp_jax.base.errors import InputError
-from ddaepp_jax.base.files import check_writable
+from ddaepp_jax.base.files import check_writable, replacing
 from ddaepp_jax.base.results import Results
 from ddaepp_jax.cli.arguments import (
     Parser,
@@ -115,9 +115,8 @@ def _write(
 
     latents = run.config.data.name == build.LATENTS
     extra = {} if labels is None else {"labels": labels}
-    partial = Path(f"{out}.partial.npz")
-    np.savez(partial, **{"latents" if latents else "images": images}, **extra)
-    partial.replace(f"{out}.npz")
+    with replacing(Path(f"{out}.npz")) as file:
+        np.savez(file, **{"latents" if latents else "images": images}, **extra)
     if latents:
         return (
             f"{len(images)} latents are in {out}.npz, for their autoencoder to decode; "

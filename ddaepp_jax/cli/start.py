@@ -169,6 +169,8 @@ def _interrupted(number: int) -> NoReturn:
 
 
 def _unraisable(event: "sys.UnraisableHookArgs") -> None:
-    """Reports an exception in a callback, unless it is the rest of a failed save."""
-    if "Event loop is closed" not in str(event.exc_value):
+    """Reports an exception in a callback, unless it is the rest of a failed save or archive."""
+    failed = isinstance(event.exc_value, OSError | ValueError)
+    of_archive = failed and "ZipFile" in repr(event.object)
+    if not (of_archive or "Event loop is closed" in str(event.exc_value)):
         sys.__unraisablehook__(event)

@@ -4,7 +4,9 @@ import io
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -15,7 +17,7 @@ from ddaepp_jax import __version__
 from ddaepp_jax import config as schema
 from ddaepp_jax.base.errors import InputError, NonFiniteError, SaveError, Stopped
 from ddaepp_jax.cli.arguments import Parser, comma_separated, number, options, path
-from ddaepp_jax.cli.start import launch, start_backend
+from ddaepp_jax.cli.start import _unraisable, launch, start_backend
 from ddaepp_jax.config.overrides import parse_config
 
 
@@ -197,6 +199,24 @@ def test_closed_streams_are_opened_on_nothing(tmp_path):
     done = subprocess.run(["sh", "-c", closed], env=places, check=False)
     assert done.returncode == 0
     assert (tmp_path / "streams").read_text() == "/dev/null /dev/null /dev/null"
+
+
+def test_the_rest_of_a_failed_save_or_archive_is_not_reported(monkeypatch):
+    reported = []
+    monkeypatch.setattr(sys, "__unraisablehook__", reported.append)
+    events = [
+        SimpleNamespace(exc_value=error, object=thing)
+        for error, thing in (
+            (OSError(27, "File too large"), zipfile.ZipFile.__del__),
+            (ValueError("seek of closed file"), zipfile.ZipFile.__del__),
+            (RuntimeError("Event loop is closed"), None),
+            (ValueError("seek of closed file"), None),
+            (KeyError("a bug"), zipfile.ZipFile.__del__),
+        )
+    ]
+    for event in events:
+        _unraisable(event)
+    assert reported == events[3:]
 
 
 def test_compilation_cache(monkeypatch, tmp_path):
