@@ -18,10 +18,11 @@ from ddaepp_jax.base.stop import SIGNALS, Signals, Stop
 
 @pytest.fixture(autouse=True)
 def not_ignored():
-    """Ctrl-C is not ignored, as it is in a job in the background."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """No signal is ignored, as Ctrl-C is in a job in the background, and SIGHUP after nohup."""
+    before = {number: signal.signal(number, signal.default_int_handler) for number in SIGNALS}
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def wait_for(condition):
