@@ -2,9 +2,11 @@
 code 2.
 """
 
+import os
 import resource
 import shutil
 import subprocess
+import sys
 
 import pytest
 from helpers.run import NO_EVALS, command, environment
@@ -88,3 +90,25 @@ def test_no_network(tmp_path):
         and lines[-1].startswith("error: data.data_dir")
         and str(tmp_path / "data") in lines[-1]
     ), lines
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("JAX_PLATFORMS", "nonsense"),
+        ("JAX_PLATFORMS", "cuda"),
+        ("JAX_ENABLE_X64", "banana"),
+        ("JAX_DISABLE_JIT", "true"),
+    ],
+)
+def test_an_environment_with_which_jax_does_not_start(name, value):
+    code = "from ddaepp_jax.cli.start import *; launch(lambda argv: start_backend())"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"JAX_PLATFORMS": "cpu", name: value},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2 and done.stderr.startswith("error: JAX_"), done.stderr
+    assert name in done.stderr and "unset" in done.stderr and done.stderr.count("\n") == 1

@@ -159,29 +159,6 @@ def test_output_that_nobody_reads(error, capsys, monkeypatch):
     )
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("JAX_PLATFORMS", "nonsense"),
-        ("JAX_PLATFORMS", "cuda"),
-        ("JAX_ENABLE_X64", "banana"),
-        ("JAX_DISABLE_JIT", "true"),
-    ],
-)
-@pytest.mark.slow
-def test_an_environment_with_which_jax_does_not_start(name, value):
-    code = "from ddaepp_jax.cli.start import *; launch(lambda argv: start_backend())"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"JAX_PLATFORMS": "cpu", name: value},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2 and done.stderr.startswith("error: JAX_"), done.stderr
-    assert name in done.stderr and "unset" in done.stderr and done.stderr.count("\n") == 1
-
-
 def test_closed_streams_are_opened_on_nothing(tmp_path):
     """No file that the program opens takes the number of a closed stream."""
     (tmp_path / "program.py").write_text(
