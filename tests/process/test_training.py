@@ -4,6 +4,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 
 import jax
@@ -50,6 +51,14 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path):
     check_equal(load(killed).state(), load(whole).state())
 
 
+# A job in the background ignores Ctrl-C, and so do its children.
+NOT_IGNORED = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_loses_no_step(tmp_path, number):
     """The state is saved at the step where the signal came, and its last rows too."""
@@ -62,10 +71,8 @@ def test_a_signal_loses_no_step(tmp_path, number):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     train(whole, fields, devices=1)
     process = subprocess.Popen(
-        command("main", fields, f"--workdir={stopped}"),
+        [sys.executable, "-c", NOT_IGNORED, *command("main", fields, f"--workdir={stopped}")],
         env=environment(),
-        # A job in the background ignores Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         stderr=subprocess.PIPE,
         text=True,
     )
