@@ -169,9 +169,8 @@ def probe(run: "Run", settings: "Settings", out: Path) -> dict[str, Any]:
 def trained(run: "Run") -> "TrainedNetwork":
     """Returns a run's network and weights, as probes take them."""
     from ddaepp_jax.probing.settings import TrainedNetwork
-    from ddaepp_jax.scoring.extractors import hashed
 
-    weights = {"step": run.step, "decay": run.decay, "weights": hashed(run.params)[:16]}
+    weights = {"step": run.step, "decay": run.decay, "weights": run.weights_hash}
     if run.sigma_rel is not None:
         weights["sigma_rel"] = run.sigma_rel
     return TrainedNetwork(

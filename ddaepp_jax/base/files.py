@@ -43,6 +43,13 @@ def write_json(file: Path, content: Any) -> None:
     replace(file, (json.dumps(content, indent=1) + "\n").encode())
 
 
+def try_writing(directory: Path) -> None:
+    """Makes a directory, and a file in it that vanishes; raises the OSError if it cannot."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=directory):
+        pass
+
+
 def check_writable(directory: Path, field: str, mend: str) -> None:
     """Makes a directory, and refuses one in which no file can be made.
 
@@ -55,9 +62,7 @@ def check_writable(directory: Path, field: str, mend: str) -> None:
       InputError: no file can be made in the directory.
     """
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
-            pass
+        try_writing(directory)
     except OSError as error:
         raise InputError(
             f"{field}: cannot write in {directory} ({error.strerror}); {mend}"

@@ -143,6 +143,11 @@ class Run:
         self._compiled: dict[Any, Any] = {}
 
     @property
+    def weights_hash(self) -> str:
+        """16 hexadecimal digits of a hash of ``params``, by which results say whose they are."""
+        return hashed(self.params)[:16]
+
+    @property
     def average(self) -> str:
         """The average in metrics' names: ema0.9999, sigma_rel0.08."""
         return f"ema{self.decay:g}" if self.sigma_rel is None else ema.power_name(self.sigma_rel)
@@ -255,7 +260,7 @@ class Run:
                 f"{file}: is not a choice of linear_probe; remove it, and run linear_probe again"
             ) from None
         place = (choice.get("step"), choice.get("average"))
-        if place == (self.step, self.average) and choice["weights"] != hashed(self.params)[:16]:
+        if place == (self.step, self.average) and choice["weights"] != self.weights_hash:
             return None
         return choice
 
@@ -364,9 +369,9 @@ class Run:
         self._check_guide(guide, chosen.autoguidance)
         self._labels(None, np.arange(1), chosen.guidance)
         chosen.make(self.process, self.image_shape)
-        weights = {"run": hashed(self.params)[:16]}
+        weights = {"run": self.weights_hash}
         if guide is not None:
-            weights["guide"] = hashed(guide.params)[:16]
+            weights["guide"] = guide.weights_hash
         return Samples(
             draw=lambda seed, ids: self.sample(
                 n=len(ids), first=int(ids[0]), seed=seed, **sampling

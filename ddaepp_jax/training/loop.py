@@ -267,9 +267,9 @@ def train(
             with jax.transfer_guard("disallow"):
                 state, totals, done = program.run(state, totals, data, limit)
             report.write()  # Writes the metrics of the dispatch before, while this one runs.
-            finished = in_flight.add(done, stop - step)
+            finished = in_flight.add((done, stop), stop - step)
             if finished:
-                pace.finished(int(finished[-1]))
+                pace.finished(finished[-1][1])
             step = stop
             trace.after(step, state)
             outputs.poll()

@@ -15,7 +15,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from ddaepp_jax.base.errors import InputError, SaveError, first_line
-from ddaepp_jax.base.files import write_json
+from ddaepp_jax.base.files import try_writing, write_json
 
 CHECKSUMS = "checksums.json"  # file in the directory of a step
 PATTERN = "[]*?"  # characters of a path that Orbax expands as a pattern of file names
@@ -50,7 +50,8 @@ class Saver:
         self._step: int | None = None  # the step that is being saved
         self._pool = ThreadPoolExecutor(1)
         with _one_line(directory):
-            _check_writable(directory)
+            if jax.process_index() == 0:
+                try_writing(directory)
             self._manager = ocp.CheckpointManager(
                 directory.absolute(),
                 options=ocp.CheckpointManagerOptions(
@@ -175,15 +176,6 @@ def _reason(error: Exception) -> str:
         return error.strerror
     code = re.search(r"os_error_code='(\d+)'", str(error))
     return os.strerror(int(code[1])) if code else first_line(error)
-
-
-def _check_writable(directory: Path) -> None:
-    """Writes and reads a small file in a directory."""
-    if jax.process_index() == 0:
-        directory.mkdir(parents=True, exist_ok=True)
-        file = directory / ".writable"
-        file.write_text("yes")
-        file.unlink()
 
 
 def _check_space(directory: Path, nbytes: int) -> None:
