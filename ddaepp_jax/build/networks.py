@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from ddaepp_jax.base.choice import choose
 from ddaepp_jax.base.errors import InputError, first_line
+from ddaepp_jax.models.attention import IMPLEMENTATIONS
 from ddaepp_jax.models.dit import DiT
 from ddaepp_jax.models.unet import UNet
 from ddaepp_jax.models.uvit import UViT
@@ -50,18 +51,20 @@ def network(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: 
     except ValueError as error:
         raise InputError(f"model.{error}") from None
     taken = {attention(module.attention, *shape, module.dtype) for shape in shapes}
-    return module.clone(attention="cudnn" if taken == {"cudnn"} else "xla")
+    return module.clone(attention=taken.pop() if len(taken) == 1 else "xla")
 
 
 def attention(name: str, length: int, heads: int, head_width: int, dtype: jnp.dtype) -> str:
-    """Returns the attention implementation, "xla" or "cudnn".
+    """Returns the attention implementation, one of ``IMPLEMENTATIONS``.
 
-    "auto" is cuDNN's on a GPU in bfloat16 if it takes this shape, else XLA's. cuDNN refuses some
-    shapes, which only a trial shows: forward and backward pass are run once.
+    "auto" is "blocked" on a CPU, cuDNN's on a GPU in bfloat16 if it takes this shape, else XLA's.
+    cuDNN refuses some shapes, which only a trial shows: forward and backward pass are run once.
     """
-    choose("model.attention", name, ("auto", "xla", "cudnn"))
-    if name == "xla":
-        return "xla"
+    choose("model.attention", name, ("auto", *IMPLEMENTATIONS))
+    if name in ("xla", "blocked"):
+        return name
+    if name == "auto" and jax.default_backend() == "cpu":
+        return "blocked"
     if name == "auto" and (jax.default_backend() != "gpu" or dtype != jnp.bfloat16):
         return "xla"
     x = jnp.zeros((1, length, heads, head_width), dtype)

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from ddaepp_jax.base.errors import InputError, NonFiniteError, SaveError, Stopped, first_line
 from ddaepp_jax.base.stop import SIGNALS, Signals, end_process
+from ddaepp_jax.cli.huge_pages import restart_with_huge_pages
 
 
 def start_backend(coordinator: str = "", num_processes: int = 1, process_id: int = 0) -> None:
@@ -94,6 +95,7 @@ def launch(program: Callable[[Sequence[str]], None]) -> NoReturn:
     program at once with exit code 130, SIGTERM with 143, and the end of its terminal (SIGHUP) with
     129; a training first saves its state.
     """
+    restart_with_huge_pages()
     _open_streams()
     sys.unraisablehook = _unraisable
     # Orbax logs the errors that it raises too, with tracebacks.

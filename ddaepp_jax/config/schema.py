@@ -264,7 +264,7 @@ def _network(name: str, module: type) -> type:
         bottleneck=(str, module.bottleneck),
         self_condition=(bool, True),
         # auto: cuDNN's on a GPU in bfloat16 if it takes the shape, else XLA's
-        attention=(Literal["auto", "xla", "cudnn"], "auto"),
+        attention=(Literal["auto", "xla", "cudnn", "blocked"], "auto"),
         # dtype of the computation; parameters are float32
         dtype=(Literal["float32", "bfloat16"], "float32"),
     )

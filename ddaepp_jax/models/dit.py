@@ -22,7 +22,8 @@ from flax import linen as nn
 from jax import Array
 
 from ddaepp_jax.models import self_conditioning
-from ddaepp_jax.models.layers import Attention, Mlp, layer_norm, sinusoid, wide
+from ddaepp_jax.models.attention import Attention
+from ddaepp_jax.models.layers import Dense, Mlp, layer_norm, sinusoid, wide
 from ddaepp_jax.models.self_conditioning import SelfConditioning, pool
 from ddaepp_jax.models.tap import Tap
 
@@ -105,8 +106,8 @@ class SwiGLU(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         dense = dict(kernel_init=XAVIER, dtype=self.dtype)
-        gate, value = jnp.split(nn.Dense(2 * self.hidden, **dense, name="w12")(x), 2, axis=-1)
-        return nn.Dense(x.shape[-1], **dense, name="w3")(nn.silu(gate) * value)
+        gate, value = jnp.split(Dense(2 * self.hidden, **dense, name="w12")(x), 2, axis=-1)
+        return Dense(x.shape[-1], **dense, name="w3")(nn.silu(gate) * value)
 
 
 class Block(nn.Module):
@@ -179,7 +180,7 @@ class DiT(nn.Module):
       self_condition: whether the bottleneck conditions what follows, the final norm included.
       bottleneck: name of the block whose pooled output is the feature ``bottleneck``.
       projection, time_scale: see ``SelfConditioning``.
-      attention: implementation of the attention product, "xla" or "cudnn".
+      attention: implementation of the attention product, see ``attention.attention``.
       scan: whether one compiled block serves all; otherwise the scan is unrolled, which compiles
         depth times the code.
       remat: whether the backward pass recomputes each block.
@@ -380,7 +381,7 @@ class DiT(nn.Module):
     def _embed(self, x: Array, grid: tuple[int, int]) -> Array:
         p = self.patch_size
         patches = einops.rearrange(x, "b (h p) (w q) c -> b (h w) (p q c)", p=p, q=p)
-        dense = nn.Dense(self.width, kernel_init=XAVIER, dtype=self.dtype, name="patch_embed")
+        dense = Dense(self.width, kernel_init=XAVIER, dtype=self.dtype, name="patch_embed")
         # The positions are a parameter without a gradient, as in the reference: saved and counted.
         position = self.param(
             "pos_embed", lambda _: jnp.asarray(position_embedding(*grid, self.width))[None]
@@ -422,7 +423,7 @@ class DiT(nn.Module):
         zeros = nn.initializers.zeros
         shift, scale = _modulation(condition, 2, self.width, dtype, "final_modulation")
         tokens = _modulated(_norm("final_norm", self.rmsnorm, dtype)(tokens), scale, [shift])
-        dense = nn.Dense(p * p * channels, kernel_init=zeros, dtype=dtype, name="final_linear")
+        dense = Dense(p * p * channels, kernel_init=zeros, dtype=dtype, name="final_linear")
         return einops.rearrange(
             dense(tokens), "b (h w) (p q c) -> b (h p) (w q) c", h=grid[0], w=grid[1], p=p, q=p
         )

@@ -15,7 +15,8 @@ from flax import linen as nn
 from jax import Array
 
 from ddaepp_jax.models import self_conditioning
-from ddaepp_jax.models.layers import CONV_INIT, Attention, conv_bias_init, sinusoid, wide
+from ddaepp_jax.models.attention import Attention
+from ddaepp_jax.models.layers import CONV_INIT, conv_bias_init, sinusoid, wide
 from ddaepp_jax.models.self_conditioning import SelfConditioning, pool
 from ddaepp_jax.models.tap import Tap
 
@@ -105,7 +106,7 @@ class Block(nn.Module):
       resample: "down" or "up" halves (mean of 2x2) or doubles (nearest) both branches, as in
         BigGAN; "" does neither.
       dropout: dropout rate before the second convolution; 0 in evaluation.
-      attention: implementation of the attention product.
+      attention: implementation of the attention product, see ``attention.attention``.
       dtype: dtype of the computation.
     """
 
@@ -164,7 +165,7 @@ class UNet(nn.Module):
       self_condition: whether the bottleneck conditions the blocks after it.
       bottleneck: name of the block whose pooled output is the feature ``bottleneck``.
       projection, time_scale: see ``SelfConditioning``.
-      attention: implementation of the attention product, "xla" or "cudnn".
+      attention: implementation of the attention product, see ``attention.attention``.
       remat: whether the backward pass recomputes each block.
       dtype: dtype of the computation; parameters, norms, softmax, the condition and the output are
         float32.

@@ -13,16 +13,8 @@ from flax import linen as nn
 from jax import Array
 
 from ddaepp_jax.models import self_conditioning
-from ddaepp_jax.models.layers import (
-    CONV_INIT,
-    LINEAR_INIT,
-    Attention,
-    Mlp,
-    conv_bias_init,
-    layer_norm,
-    sinusoid,
-    wide,
-)
+from ddaepp_jax.models.attention import Attention
+from ddaepp_jax.models.layers import LINEAR_INIT, Dense, Mlp, PatchConv, layer_norm, sinusoid, wide
 from ddaepp_jax.models.self_conditioning import SelfConditioning, pool
 from ddaepp_jax.models.tap import Tap
 
@@ -51,7 +43,7 @@ class Block(nn.Module):
         width = x.shape[-1]
         if skip is not None:
             x = jnp.concatenate([x, skip], axis=-1)
-            x = nn.Dense(width, kernel_init=LINEAR_INIT, dtype=self.dtype, name="skip_linear")(x)
+            x = Dense(width, kernel_init=LINEAR_INIT, dtype=self.dtype, name="skip_linear")(x)
         attention = Attention(
             self.num_heads, self.qkv_bias, self.attention, self.dtype, name="attn"
         )
@@ -82,7 +74,7 @@ class UViT(nn.Module):
       inject: "add" the condition to the time token at the entry of the next block, or let it enter
         there as a "token" of its own.
       projection, time_scale: see ``SelfConditioning``.
-      attention: implementation of the attention product, "xla" or "cudnn".
+      attention: implementation of the attention product, see ``attention.attention``.
       remat: whether the backward pass recomputes each block.
       dtype: dtype of the computation; parameters, norms, softmax and the output are float32.
     """
@@ -216,19 +208,9 @@ class UViT(nn.Module):
 
         The time is the last extra token.
         """
-        batch, _, _, channels = x.shape
-        patch = (self.patch_size, self.patch_size)
-        bias_init = conv_bias_init(self.patch_size**2 * channels)
-        patches = nn.Conv(
-            self.width,
-            patch,
-            patch,
-            "VALID",
-            kernel_init=CONV_INIT,
-            bias_init=bias_init,
-            dtype=self.dtype,
-            name="patch_embed",
-        )(x)
+        batch = len(x)
+        size = self.patch_size
+        patches = PatchConv(self.width, size, size, dtype=self.dtype, name="patch_embed")(x)
         extras = [time]
         if self.num_classes:
             y = jnp.full((batch,), self.num_classes, jnp.int32) if y is None else y
@@ -293,15 +275,13 @@ class UViT(nn.Module):
         _, height, width, channels = image_shape
         p = self.patch_size
         tokens = layer_norm("norm", self.dtype)(tokens)
-        pixels = nn.Dense(
+        pixels = Dense(
             p * p * channels, kernel_init=LINEAR_INIT, dtype=self.dtype, name="decoder_pred"
         )(tokens)
         out = einops.rearrange(
             pixels, "b (h w) (p q c) -> b (h p) (w q) c", h=height // p, w=width // p, p=p, q=p
         ).astype(wide(self.dtype))
         if self.conv:
-            bias_init = conv_bias_init(9 * channels)
-            out = nn.Conv(
-                channels, (3, 3), kernel_init=CONV_INIT, bias_init=bias_init, name="final_conv"
-            )(out)
+            dtype = wide(self.dtype)
+            out = PatchConv(channels, 3, padding=1, dtype=dtype, name="final_conv")(out)
         return out

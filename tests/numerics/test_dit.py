@@ -13,8 +13,8 @@ from helpers.drawn import drawn_inputs
 from helpers.references import state_dict
 
 from ddaepp_jax.convert import load_reference
+from ddaepp_jax.models.attention import rotated
 from ddaepp_jax.models.dit import DiT, block_names, position_embedding, rotation
-from ddaepp_jax.models.layers import rotated
 from ddaepp_jax.released import dit, lightningdit
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -164,8 +164,8 @@ def test_rotary_attention_depends_on_distance_alone():
     """
     query, key = (jnp.asarray(drawn_inputs(name, (8,))) for name in ("query", "key"))
     turns = tuple(jnp.asarray(wave) for wave in rotation(5, 5, 8))
-    everywhere = lambda vector: jnp.broadcast_to(vector, (1, 25, 1, 8))
-    products = jnp.einsum("blhd,bmhd->lm", *(rotated(everywhere(v), *turns) for v in (query, key)))
+    everywhere = lambda vector: jnp.broadcast_to(vector, (1, 1, 25, 8))
+    products = jnp.einsum("bhld,bhmd->lm", *(rotated(everywhere(v), *turns) for v in (query, key)))
     products = np.asarray(products).reshape(5, 5, 5, 5)
     for down, right in itertools.product(range(3), range(3)):
         of_distance = [

@@ -32,7 +32,7 @@ def test_attention_falls_back_where_cudnn_cannot(monkeypatch, capsys):
     """
     shape = dict(length=17, heads=2, head_width=16)
     assert (
-        build.attention("auto", **shape, dtype=jnp.dtype("bfloat16")) == "xla"
+        build.attention("auto", **shape, dtype=jnp.dtype("bfloat16")) == "blocked"
         and not capsys.readouterr().out
     )
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")

@@ -1,0 +1,145 @@
+"""Multi-head self-attention, and an attention product for CPUs."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+from jax.nn.initializers import Initializer
+
+from ddaepp_jax.models.layers import LINEAR_INIT, Dense, wide
+
+IMPLEMENTATIONS = ("xla", "cudnn", "blocked")
+# XLA's CPU backend takes three times as long for a product whose tile of queries and keys is larger
+# (JAX 0.10.2: 8 x 8 heads of 257 tokens by 64 channels, 18 ms whole and 7.5 ms in two blocks).
+BLOCK = 2**16
+
+
+def rotated(x: Array, cos: Array, sin: Array) -> Array:
+    """Applies the rotary position embedding (arXiv 2104.09864, eq. 34) to ``x`` (B, heads, L, D).
+
+    Channels 2i and 2i + 1 turn together by an angle of the position, whose cosine and sine are
+    given for each channel as ``cos`` and ``sin`` (L, D). The computation is in float32.
+    """
+    pairs = x.reshape(*x.shape[:-1], -1, 2)
+    quarter = jnp.stack([-pairs[..., 1], pairs[..., 0]], axis=-1).reshape(x.shape)
+    return (x * cos[None, None] + quarter * sin[None, None]).astype(x.dtype)
+
+
+def attention(q: Array, k: Array, v: Array, implementation: str) -> Array:
+    """Computes softmax(q k^T / sqrt(D)) v, with logits and softmax in float32.
+
+    Args:
+      q, k, v: (B, heads, L, D).
+      implementation: "xla" or "cudnn" of ``jax.nn.dot_product_attention``, or "blocked".
+
+    Returns:
+      (B, heads, L, D) of the same type.
+    """
+    if implementation == "blocked":
+        return blocked_attention(q, k, v)
+    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+    return jax.nn.dot_product_attention(q, k, v, implementation=implementation).swapaxes(1, 2)
+
+
+@jax.custom_vjp
+def blocked_attention(q: Array, k: Array, v: Array) -> Array:
+    """Computes the same as ``attention`` in blocks of queries, which is fast on a CPU.
+
+    The rows of the softmax are divided by their sums after the product with ``v``, which touches D
+    numbers a row and not L (arXiv 2205.14135, algorithm 1). Reverse-mode differentiation only.
+    """
+    return _forward(q, k, v)[0]
+
+
+def _blocks(x: Array) -> list[Array]:
+    """Splits ``x`` (B, heads, L, D) into nearly equal blocks of rows."""
+    length = x.shape[2]
+    return jnp.array_split(x, -(-(length**2) // BLOCK), axis=2)
+
+
+def _product(subscripts: str, a: Array, b: Array) -> Array:
+    return jnp.einsum(subscripts, a, b, preferred_element_type=wide(a.dtype))
+
+
+def _forward(q: Array, k: Array, v: Array) -> tuple[Array, tuple]:
+    outs, weights = [], []
+    for block in _blocks(q * q.shape[-1] ** -0.5):
+        logits = _product("bhqd,bhkd->bhqk", block, k)
+        exps = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
+        sums = exps.sum(axis=-1, keepdims=True)
+        outs.append(_product("bhqk,bhkd->bhqd", exps.astype(v.dtype), v) / sums)
+        weights.append((exps, sums))
+    out = jnp.concatenate(outs, axis=2).astype(q.dtype)
+    return out, (q, k, v, out, weights)
+
+
+def _backward(saved: tuple, g: Array) -> tuple[Array, Array, Array]:
+    """Returns the gradients by q, k and v (arXiv 2205.14135, appendix B.4).
+
+    With P = exps / sums the gradient of the logits is P * (g v^T - sum_d g out).
+    """
+    q, k, v, out, weights = saved
+    scale = q.shape[-1] ** -0.5
+    dtype = q.dtype
+    dq, dk, dv = [], 0.0, 0.0
+    for block, g_b, out_b, (exps, sums) in zip(
+        _blocks(q * scale), _blocks(g), _blocks(out), weights, strict=True
+    ):
+        g_b = g_b / sums
+        dv += _product("bhqk,bhqd->bhkd", exps.astype(dtype), g_b.astype(dtype))
+        inner = (g_b * out_b).sum(axis=-1, keepdims=True)
+        d_logits = exps * (_product("bhqd,bhkd->bhqk", g_b.astype(dtype), v) - inner)
+        d_logits = d_logits.astype(dtype)
+        dq.append(_product("bhqk,bhkd->bhqd", d_logits, k))
+        dk += _product("bhqk,bhqd->bhkd", d_logits, block)
+    dq = jnp.concatenate(dq, axis=2) * scale
+    return dq.astype(dtype), dk.astype(k.dtype), dv.astype(v.dtype)
+
+
+blocked_attention.defvjp(_forward, _backward)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one fused qkv projection; logits and softmax in float32.
+
+    Attributes:
+      num_heads: number of heads, which divides the width.
+      qkv_bias: whether the qkv projection has a bias.
+      implementation: see ``attention``.
+      dtype: dtype of the computation.
+      kernel_init, bias_init: initialisers of both projections.
+      qk_norm: function of a name that makes the norm of the queries or keys over a head's
+        channels; None: no norms.
+    """
+
+    num_heads: int
+    qkv_bias: bool = False
+    implementation: str = "xla"
+    dtype: jnp.dtype = jnp.float32
+    kernel_init: Initializer = LINEAR_INIT
+    bias_init: Initializer = nn.initializers.zeros
+    qk_norm: Callable[[str], nn.Module] | None = None
+
+    @nn.compact
+    def __call__(self, x: Array, rotation: tuple[Array, Array] | None = None) -> Array:
+        """Maps ``x`` (B, L, width) to the same shape.
+
+        Args:
+          x: tokens.
+          rotation: cosines and sines of the rotary embedding, see ``rotated``; None: none.
+        """
+        batch, length, width = x.shape
+        init = dict(kernel_init=self.kernel_init, bias_init=self.bias_init)
+        qkv = Dense(3 * width, use_bias=self.qkv_bias, dtype=self.dtype, name="qkv", **init)(x)
+        heads = qkv.reshape(batch, length, 3, self.num_heads, width // self.num_heads)
+        q, k, v = heads.transpose(2, 0, 3, 1, 4)
+        if self.qk_norm:
+            q = self.qk_norm("q_norm")(q)
+            k = self.qk_norm("k_norm")(k)
+        if rotation is not None:
+            q = rotated(q, *rotation)
+            k = rotated(k, *rotation)
+        out = attention(q, k, v, self.implementation).swapaxes(1, 2)
+        return Dense(width, dtype=self.dtype, name="proj", **init)(out.reshape(x.shape))
