@@ -101,7 +101,6 @@ def scored(
         first = rows[0] if rows else row
         difference = np.subtract(row["fd"], first["fd"])
         rows.append(row | {"difference": interval(difference), **machine()})
-        print(table(rows[-1:]), flush=True)
     return rows
 
 
@@ -116,9 +115,9 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     cells = []
     for row in rows:
         mean, wide = row["difference"]
-        difference = f"{mean:+.2f} ± {wide:.2f}" if wide else ""
+        difference = f"{mean:+.3f} ± {wide:.3f}" if wide else ""
         name = f"{row['sampler']} {row['grid']}"
-        fd = f"{np.mean(row['fd']):.2f}"
+        fd = f"{np.mean(row['fd']):.3f}"
         cells.append([row["run"], name, row["steps"], row["evaluations"], fd, difference])
     titles = ["run", "sampler", "steps", "evaluations", "classifier-fd", "minus the first"]
     return tabulate(cells, titles, "github", disable_numparse=True)

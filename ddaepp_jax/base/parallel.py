@@ -81,7 +81,8 @@ def batches(n: int, batch_size: int, mesh: Mesh) -> Iterator[tuple[np.ndarray, i
     """
     most = -(-batch_size // mesh.size)
     count = max(1, -(-n // (most * mesh.size)))
-    size = min(most, _rounded(-(-n // (count * mesh.size)))) * mesh.size
+    rows_each = max(1, -(-n // (count * mesh.size)))
+    size = min(most, _rounded(rows_each)) * mesh.size
     for start in range(0, n, size):
         rows = np.arange(start, start + size, dtype=np.int32)
         yield np.minimum(rows, n - 1), min(size, n - start)

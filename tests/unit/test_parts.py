@@ -148,6 +148,10 @@ def test_batches_are_not_larger_than_needed(n, batch_size, sizes):
     )
 
 
+def test_no_examples_make_no_batches():
+    assert not list(parallel.batches(0, 64, parallel.make_mesh((1, 1, 1))))
+
+
 @given(n=st.integers(1, 10_000), batch_size=st.integers(1, 300))
 def test_padding_is_small_and_sizes_are_few(n, batch_size):
     """As few batches as possible, and less than a quarter more rows than they need."""
