@@ -4,9 +4,11 @@
     python benchmarks/fast_sampling.py --runs runs/digits_vp
 
 Samples of a seed have the same start noise for all samplers, and are compared with the run's
-training images by the features of a classifier. The last column is the mean over the seeds of the
-distance minus that of the run's first row, with its 95 % interval (Student's). Rows are appended to
-``--out``, and finished seeds are kept in the run's directory: the same command continues.
+training images by the features of a classifier. "minus the first" is the mean over the seeds of the
+distance minus that of the run's first row, with its 95 % interval (Student's). "off" says how well
+the ODE is solved: the root of the mean squared difference, in levels of 0..255, between the first
+250 samples and those of a second-order sampler with 200 steps. Rows are appended to ``--out``, and
+finished seeds are kept in the run's directory: the same command continues.
 """
 
 import argparse
@@ -32,6 +34,7 @@ from ddaepp_jax.scoring.references import Reference
 from ddaepp_jax.scoring.samples import score_samples
 
 BATCH = 64  # images that the extractor sees at once
+FINE, SOLVED = 200, 250  # steps of the ODE's solution, and images for which it is computed
 # (sampler, steps, options) by the class of the process; the first is what the others are compared
 # with.
 COMPARED = {
@@ -39,11 +42,10 @@ COMPARED = {
         ("ddim", 100, {}),
         ("ddim", 20, {}),
         ("ddim", 20, {"grid": "quadratic"}),
-        ("ddim", 20, {"grid": "log-snr"}),
         *(
             ("dpmpp_2m", steps, {"grid": grid})
             for steps in (10, 15, 20)
-            for grid in ("time", "quadratic", "log-snr", "karras")
+            for grid in ("time", "log-snr")
         ),
     ],
     EDM: [("heun", steps, {}) for steps in (40, 18, 10, 8)],
@@ -71,6 +73,11 @@ def scored(
 ) -> list[dict[str, Any]]:
     """Returns a row for each sampler that ``COMPARED`` names for the run's process."""
     (compared,) = (c for kind, c in COMPARED.items() if isinstance(run.process, kind))
+    drawn = lambda **sampling: run.sample(n=SOLVED, batch_size=args.batch_size, **sampling).astype(
+        np.float64
+    )
+    second_order, _, _ = compared[-1]
+    solution = drawn(sampler=second_order, steps=FINE)
     rows = []
     for sampler, steps, options in compared:
         samples = run.samples(
@@ -98,9 +105,10 @@ def scored(
             "seeds": list(args.seeds),
             "fd": [distances[seed] for seed in args.seeds],
         }
-        first = rows[0] if rows else row
-        difference = np.subtract(row["fd"], first["fd"])
-        rows.append(row | {"difference": interval(difference), **machine()})
+        row["difference"] = interval(np.subtract(row["fd"], (rows or [row])[0]["fd"]))
+        error = drawn(sampler=sampler, steps=steps, options=options) - solution
+        row["off"] = float(np.sqrt(np.square(error).mean()))
+        rows.append(row | machine())
     return rows
 
 
@@ -118,8 +126,9 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         difference = f"{mean:+.3f} ± {wide:.3f}" if wide else ""
         name = f"{row['sampler']} {row['grid']}"
         fd = f"{np.mean(row['fd']):.3f}"
-        cells.append([row["run"], name, row["steps"], row["evaluations"], fd, difference])
-    titles = ["run", "sampler", "steps", "evaluations", "classifier-fd", "minus the first"]
+        off = f"{row['off']:.1f}"
+        cells.append([row["run"], name, row["steps"], row["evaluations"], fd, difference, off])
+    titles = ["run", "sampler", "steps", "evaluations", "classifier-fd", "minus the first", "off"]
     return tabulate(cells, titles, "github", disable_numparse=True)
 
 
@@ -127,8 +136,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser("benchmarks.fast_sampling", __doc__)
     add = parser.add_argument
     add("--runs", nargs="+", type=Path, required=True, help="run directories")
-    add("--n", type=int, default=1000, help="samples of each seed (1000)")
-    add("--seeds", type=comma_separated(int), default=(0, 1, 2, 3, 4), help="seeds (0,1,2,3,4)")
+    add("--n", type=int, default=500, help="samples of each seed (500)")
+    add("--seeds", type=comma_separated(int), default=(0, 1, 2), help="seeds (0,1,2)")
     add("--batch_size", type=int, default=250, help="images sampled at once (250)")
     out = Path(__file__).parent / "results" / "fast_sampling.jsonl"
     add("--out", type=Path, default=out, help="file to which rows are appended")
