@@ -178,6 +178,6 @@ def modern_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
             "autoguidance": identity.get("autoguidance", 1.0),
             "guide": identity.get("guide", ""),
         }
-    if sampler in EVEN_BEFORE:
+    if sampler in EVEN_BEFORE and "clip" in options:  # ``from_config`` gives all options.
         options = {"grid": "time", **options}
     return {**identity, "options": options}
