@@ -37,6 +37,7 @@ from ddaepp_jax.cli.arguments import (
     sampling,
 )
 from ddaepp_jax.cli.start import launch, start_backend
+from ddaepp_jax.sampling.settings import modern_identity
 
 if TYPE_CHECKING:
     from ddaepp_jax.run import Run
@@ -65,7 +66,7 @@ def main(argv: Sequence[str]) -> None:
         "labels": args.labels,
     }
     out = args.out or run.workdir / "samples" / _name(args, run, run.sampling(**chosen).tag)
-    settings = Results(Path(f"{out}.json"), identity, "samples")
+    settings = Results(Path(f"{out}.json"), identity, "samples", modern=modern_identity)
     with _writing(out):  # Before the work, so that nobody waits for an error.
         _check_out(out, settings, args.n * math.prod(run.image_shape))
     images = run.sample(

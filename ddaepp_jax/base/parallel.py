@@ -69,20 +69,26 @@ def place(mesh: Mesh, *arrays: np.ndarray) -> list[jax.Array]:
 
 
 def batches(n: int, batch_size: int, mesh: Mesh) -> Iterator[tuple[np.ndarray, int]]:
-    """Splits ``n`` examples into batches of equal size, a multiple of the number of devices.
+    """Splits ``n`` examples into batches of one size, a multiple of the number of devices.
 
-    If a batch holds them all, it shrinks to the next power of two of rows a device, so that a few
-    examples do not cost a whole batch, and few sizes are compiled.
+    There are as few batches as ``batch_size`` allows. Their size is the smallest that holds the
+    examples, rounded up by at most a quarter (``_rounded``): padding costs little, and sets of all
+    lengths share few sizes, each of which is compiled.
 
     Yields:
       (B,) int32 row numbers, where the last row is repeated as padding, and the number of rows
       that are not padding.
     """
-    rows_each = -(-batch_size // mesh.size)
-    if n <= batch_size:
-        needed = -(-n // mesh.size)
-        rows_each = min(rows_each, 1 << (needed - 1).bit_length())
-    size = rows_each * mesh.size
+    most = -(-batch_size // mesh.size)
+    count = max(1, -(-n // (most * mesh.size)))
+    rows_each = max(1, -(-n // (count * mesh.size)))
+    size = min(most, _rounded(rows_each)) * mesh.size
     for start in range(0, n, size):
         rows = np.arange(start, start + size, dtype=np.int32)
         yield np.minimum(rows, n - 1), min(size, n - start)
+
+
+def _rounded(rows: int) -> int:
+    """Rounds up to a number of three binary digits and zeros: .., 7, 8, 10, 12, 14, 16, 20, .."""
+    unit = 1 << max(0, rows.bit_length() - 3)
+    return -(-rows // unit) * unit

@@ -70,6 +70,23 @@ class DDPM(VariancePreserving):
     def alpha_bar_at(self, levels: np.ndarray) -> np.ndarray:
         return self.alpha_bar[levels]
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        return self.num_steps, 1
+
+    def level_at(self, noise_to_signal: np.ndarray) -> np.ndarray:
+        """Returns float64 levels, between whole steps linear in log(sigma / signal)."""
+        steps = np.arange(1, self.num_steps + 1)
+        return np.interp(np.log(noise_to_signal), np.log(self.noise_to_signal(steps)), steps)
+
+    def trained_levels(self, levels: np.ndarray) -> np.ndarray:
+        """Returns int32: the nearest whole steps that differ; where two meet, the noisier moves."""
+        number = np.arange(len(levels))
+        steps = np.round(levels[::-1]).astype(np.int32)
+        # Rising by one or more: steps - number must not fall.
+        steps = np.maximum.accumulate(steps - number) + number
+        return np.minimum(steps, self.num_steps - number[::-1])[::-1].astype(np.int32)
+
     def coefficients(self, level: Array) -> tuple[Array, Array]:
         # Computed in float64 and rounded once.
         signal = jnp.asarray(np.sqrt(self.alpha_bar), jnp.float32)[level]

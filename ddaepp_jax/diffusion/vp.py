@@ -31,6 +31,27 @@ class VariancePreserving(abc.ABC):
     def alpha_bar_at(self, levels: np.ndarray) -> np.ndarray:
         """Returns alpha_bar in float64, for a sampler's grid."""
 
+    @property
+    @abc.abstractmethod
+    def ends(self) -> tuple[float, float]:
+        """The noisiest level, and the cleanest one that a sampler's grid has before 0."""
+
+    @abc.abstractmethod
+    def level_at(self, noise_to_signal: np.ndarray) -> np.ndarray:
+        """Returns float64 levels, fractions of steps too, from sigma / signal: its inverse."""
+
+    @abc.abstractmethod
+    def trained_levels(self, levels: np.ndarray) -> np.ndarray:
+        """Returns falling levels between ``ends`` in the type in which training draws them.
+
+        None of them is repeated.
+        """
+
+    def noise_to_signal(self, levels: np.ndarray) -> np.ndarray:
+        """Returns sigma / signal = sqrt(1 - alpha_bar) / sqrt(alpha_bar) in float64."""
+        alpha_bar = self.alpha_bar_at(levels)
+        return np.sqrt((1 - alpha_bar) / alpha_bar)
+
     @abc.abstractmethod
     def coefficients(self, level: Array) -> tuple[Array, Array]:
         """Returns sqrt(alpha_bar) and sqrt(1 - alpha_bar), float32, in the shape of ``level``."""
@@ -98,6 +119,20 @@ class VP(VariancePreserving):
 
     def alpha_bar_at(self, levels: np.ndarray) -> np.ndarray:
         return np.exp(-self._integral(np.asarray(levels, np.float64)))
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        return 1.0, self.last
+
+    def level_at(self, noise_to_signal: np.ndarray) -> np.ndarray:
+        # The integral is -log alpha_bar; t is the root of a quadratic, in the form that does not
+        # divide by beta_max - beta_min, which may be 0.
+        integral = np.log1p(np.square(noise_to_signal))
+        root = np.sqrt(self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * integral)
+        return 2 * integral / (self.beta_min + root)
+
+    def trained_levels(self, levels: np.ndarray) -> np.ndarray:
+        return levels.astype(np.float32)
 
     def coefficients(self, level: Array) -> tuple[Array, Array]:
         integral = self._integral(level)

@@ -159,22 +159,25 @@ def _plain(value: Any) -> Any:
     return value.item() if getattr(value, "shape", None) == () else value
 
 
-def modern_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Converts an identity that release 0.1.0 wrote to today's fields.
+# Their grid was even in time before they had the option "grid".
+EVEN_BEFORE = ("ddim", "ddpm", "dpmpp_2m")
 
-    That release stored the whole group ``config.sampling``; other samplers' options are dropped.
+
+def modern_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Converts an identity that an earlier version wrote to today's fields.
+
+    Release 0.1.0 stored the whole group ``config.sampling``; other samplers' options are dropped.
     """
-    if "clip" not in identity:
-        return dict(identity)
     sampler = identity["sampler"]
-    names = ("sampler", "steps", "guidance", "guidance_interval", "guidance_channels")
-    return {
-        **{name: identity[name] for name in names},
-        "autoguidance": identity.get("autoguidance", 1.0),
-        "guide": identity.get("guide", ""),
-        "options": {
-            "clip": identity["clip"],
-            **identity.get(sampler, {}),
-            **identity.get("options", {}),
-        },
-    }
+    options = identity.get("options", {})
+    if "clip" in identity:
+        names = ("sampler", "steps", "guidance", "guidance_interval", "guidance_channels")
+        options = {"clip": identity["clip"], **identity.get(sampler, {}), **options}
+        identity = {
+            **{name: identity[name] for name in names},
+            "autoguidance": identity.get("autoguidance", 1.0),
+            "guide": identity.get("guide", ""),
+        }
+    if sampler in EVEN_BEFORE and "clip" in options:  # ``from_config`` gives all options.
+        options = {"grid": "time", **options}
+    return {**identity, "options": options}

@@ -94,7 +94,8 @@ def of_draw(draw: Read, name: str, image_shape: tuple[int, int, int], count: int
     """Returns samples, which are drawn when they are read.
 
     Args:
-      draw: maps different ids (B,) in rising order to images (B, H, W, C) uint8.
+      draw: maps different ids (B,) in rising order to images (B, H, W, C) uint8. It gets as many
+        ids as are read, so that a batch with padding is drawn by the same program as the others.
       name: names the samples in errors and beside the progress bar.
       image_shape: (H, W, C).
       count: number of samples.
@@ -102,7 +103,8 @@ def of_draw(draw: Read, name: str, image_shape: tuple[int, int, int], count: int
 
     def read(ids: np.ndarray) -> np.ndarray:
         different, positions = np.unique(ids, return_inverse=True)  # Padding repeats an id.
-        return draw(different)[positions]
+        beyond = different[-1] + 1 + np.arange(len(ids) - len(different))
+        return draw(np.concatenate([different, beyond]))[positions]
 
     return ImageSet(name, {}, image_shape, count, read)
 

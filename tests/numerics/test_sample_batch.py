@@ -2,12 +2,15 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import linen as nn
 
+from ddaepp_jax.base import parallel
 from ddaepp_jax.base.parallel import make_mesh
 from ddaepp_jax.diffusion.flow import Flow
 from ddaepp_jax.sampling.draw import make_sample_batch, sample_images
 from ddaepp_jax.sampling.settings import Sampling
+from ddaepp_jax.scoring import image_sets
 
 
 class Pulled(nn.Module):
@@ -48,3 +51,25 @@ def test_every_networks_parameters_are_arguments_and_a_variance_is_left_out():
         expected = pixels(guide + 2 * (main - guide) + 1.5 * labels / 10)
         assert np.abs(made - expected[:, None, None, None]).max() <= 1
     assert sample_batch._cache_size() == 1
+
+
+@pytest.mark.parametrize(("n", "drawn"), [(6, 6), (70, 80), (128, 128)])
+def test_an_image_set_is_drawn_by_one_program(n, drawn):
+    """Also where it is read in batches whose last one is not full; and little is drawn in vain."""
+    mesh = make_mesh((-1, 1, 1))
+    sample_batch = make_sample_batch(
+        Pulled(learned=False), Flow(), Sampling("euler", 2), image_shape=(4, 2, 3), mesh=mesh
+    )
+    rows = []
+
+    def draw(ids):
+        pieces = sample_images(sample_batch, {"to": jnp.float32(0)}, 0, ids, None, 64, mesh)
+        rows.append(sum(len(rows) for rows, _ in parallel.batches(len(ids), 64, mesh)))
+        return np.concatenate([images for images, _ in pieces])
+
+    whole = draw(np.arange(n))
+    images = image_sets.of_draw(draw, "samples", (4, 2, 3), n)
+    read = [images.read(ids)[:count] for ids, count in parallel.batches(n, 64, mesh)]
+    assert sample_batch._cache_size() == 1
+    assert rows[0] == sum(rows[1:]) == drawn
+    np.testing.assert_array_equal(np.concatenate(read), whole)

@@ -83,6 +83,7 @@ def test_dpmpp_2m(steps):
         keys=None,
         steps=steps,
         clip=False,
+        grid="time",
     )
     np.testing.assert_allclose(
         jax.jit(sample)(jnp.asarray(golden["start"])), golden[f"{steps}"], atol=1e-4

@@ -14,7 +14,7 @@ from ddaepp_jax import build
 from ddaepp_jax import config as schema
 from ddaepp_jax.diffusion.process import level_of
 from ddaepp_jax.run.train import make_plan
-from ddaepp_jax.sampling.settings import Sampling
+from ddaepp_jax.sampling.settings import Sampling, modern_identity
 
 
 def test_objectives_of_weight_zero_do_not_exist():
@@ -103,6 +103,28 @@ def test_options_of_a_sampler_come_before_the_configs():
     assert group.clip
     for options, clip in (({}, True), ({"clip": False}, False)):
         assert Sampling.from_config(group, options, sampler="ddim").options["clip"] is clip
+
+
+def test_grids_by_default_are_the_samplers_papers():
+    grids = {
+        name: Sampling.from_config(config().sampling, sampler=name).options["grid"]
+        for name in ("ddpm", "ddim", "dpmpp_2m")
+    }
+    assert grids == {"ddpm": "time", "ddim": "time", "dpmpp_2m": "log-snr"}
+    chosen = Sampling.from_config(
+        config().sampling, {"grid": "quadratic"}, sampler="ddim", steps=20
+    )
+    assert chosen.tag == "ddim20-gridquadratic"
+
+
+def test_samples_of_earlier_versions_have_grids_of_even_times():
+    """They are continued by ``ddim``, whose grid is still the same, and not by ``dpmpp_2m``."""
+    for name, same in (("ddim", True), ("ddpm", True), ("dpmpp_2m", False), ("heun", True)):
+        today = Sampling.from_config(config().sampling, sampler=name).identity
+        options = {option: value for option, value in today["options"].items() if option != "grid"}
+        earlier = modern_identity({**today, "options": options})
+        assert (earlier == today) is same
+        assert modern_identity(today) == today
 
 
 def save_images(root, *names, mode="L"):

@@ -118,6 +118,12 @@ VALUES = {
         ("profile.start=-5", "profile.start", "-5"),
         ("data.device_bytes=-1", "data.device_bytes", "-1"),
         ("sampling.ddim.table=foo", "sampling.ddim.table", "'foo'", "standard"),
+        (
+            "sampling.dpmpp_2m.grid=logsnr",
+            "sampling.dpmpp_2m.grid",
+            "'logsnr'",
+            "did you mean log-snr?",
+        ),
         ("sampling.heun.s_churn=-1", "sampling.heun.s_churn", "-1.0", "negative"),
         ("sampling.sampler=dimm", "sampling.sampler", "'dimm'", "did you mean ddim?"),
         ("optimizer.b2=1.0", "optimizer.b2", "1.0"),

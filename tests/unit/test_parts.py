@@ -127,12 +127,38 @@ def test_peak_flops_by_device_kind():
 
 @pytest.mark.parametrize(
     ("n", "batch_size", "sizes"),
-    [(2, 256, [2]), (6, 64, [8]), (64, 64, [64]), (48, 50, [50]), (65, 64, [64, 64]), (1, 1, [1])],
+    [
+        (2, 256, [2]),
+        (6, 64, [6]),
+        (9, 64, [10]),
+        (64, 64, [64]),
+        (48, 50, [48]),
+        (65, 64, [40, 40]),
+        (70, 64, [40, 40]),
+        (130, 64, [48] * 3),
+        (1, 1, [1]),
+    ],
 )
-def test_a_batch_that_holds_all_is_not_larger_than_needed(n, batch_size, sizes):
+def test_batches_are_not_larger_than_needed(n, batch_size, sizes):
     parts = list(parallel.batches(n, batch_size, parallel.make_mesh((1, 1, 1))))
     assert [len(rows) for rows, _ in parts] == sizes
     assert sum(count for _, count in parts) == n
     np.testing.assert_array_equal(
         np.concatenate([rows[:count] for rows, count in parts]), np.arange(n)
     )
+
+
+def test_no_examples_make_no_batches():
+    assert not list(parallel.batches(0, 64, parallel.make_mesh((1, 1, 1))))
+
+
+@given(n=st.integers(1, 10_000), batch_size=st.integers(1, 300))
+def test_padding_is_small_and_sizes_are_few(n, batch_size):
+    """As few batches as possible, and less than a quarter more rows than they need."""
+    parts = list(parallel.batches(n, batch_size, parallel.make_mesh((1, 1, 1))))
+    (size,) = {len(rows) for rows, _ in parts}
+    assert len(parts) == -(-n // batch_size) and size <= batch_size
+    assert size < 1.25 * -(-n // len(parts)) or size == 1
+    few = {unit << zeros for unit in (*range(1, 8),) for zeros in range(9)}
+    assert size in few | {batch_size}
+    assert sum(count for _, count in parts) == n
