@@ -1,0 +1,101 @@
+"""Where a compiled program spends its time on a CPU, by class of operation, from JAX's profile."""
+
+import gzip
+import json
+import re
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+# Opcodes of HLO by class. An operation belongs to the first class of which it has an opcode, in
+# itself or in the computation that it fuses.
+CLASSES = {
+    "matrix products": {"dot"},
+    "convolutions": {"convolution"},
+    "random bits": {"xor", "rng-bit-generator", "shift-right-logical"},
+    "reductions": {"reduce", "reduce-window"},
+    "gathers and scatters": {"gather", "scatter"},
+    "elementwise, transcendental": {
+        "exponential", "exponential-minus-one", "tanh", "erf", "log", "log-plus-one", "logistic",
+        "cosine", "sine", "power",
+    },
+    "elementwise": {"add", "subtract", "multiply", "divide", "maximum", "select", "rsqrt", "sqrt"},
+    "copies and layouts": {
+        "copy", "transpose", "concatenate", "slice", "dynamic-slice", "dynamic-update-slice", "pad",
+        "broadcast", "convert", "reshape", "bitcast", "reverse",
+    },
+}  # fmt: skip
+CONTAINERS = {"while", "conditional", "call"}  # Their operations have events of their own.
+OPERATION = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = (?:\([^)]*\)|\S+) ([\w-]+)\(")
+COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{$")
+CALLED = re.compile(r"calls=%?([\w.-]+)")
+
+
+def opcodes(text: str) -> dict[str, set[str]]:
+    """Returns the opcodes of each operation of a compiled program's text.
+
+    They are the operation's own and those of the computation that it fuses.
+    """
+    inside: dict[str, set[str]] = defaultdict(set)
+    operations: dict[str, tuple[str, str]] = {}
+    computation = ""
+    for line in text.splitlines():
+        if match := COMPUTATION.match(line):
+            computation = match[1]
+        elif match := OPERATION.match(line):
+            called = CALLED.search(line)
+            operations[match[1]] = (match[2], called[1] if called else "")
+            inside[computation].add(match[2])
+    return {name: {own} | inside.get(called, set()) for name, (own, called) in operations.items()}
+
+
+def class_of(codes: set[str]) -> str:
+    """Returns the class of an operation with these opcodes; "" for a container of others."""
+    if codes & CONTAINERS:
+        return ""
+    return next((name for name, members in CLASSES.items() if codes & members), "other")
+
+
+def op_times(compiled: jax.stages.Compiled, call: Callable[[], Any]) -> list[dict[str, Any]]:
+    """Profiles ``call``, which runs the compiled program once.
+
+    Returns:
+      Rows "class", "operation", "seconds", "calls", the slowest operation first. Operations that
+      run at the same time on several threads count fully each.
+    """
+    text = compiled.as_text()
+    codes = opcodes(text)
+    module = re.match(r"HloModule ([\w.-]+)", text)[1]
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0
+    with tempfile.TemporaryDirectory() as directory:
+        with jax.profiler.trace(directory, profiler_options=options):
+            jax.block_until_ready(call())
+        (file,) = Path(directory).rglob("*.trace.json.gz")
+        events = json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
+    rows: dict[str, dict[str, Any]] = {}
+    for event in events:
+        args = event.get("args", {})
+        name = args.get("hlo_op")
+        if event.get("ph") != "X" or args.get("hlo_module") != module or name not in codes:
+            continue
+        if kind := class_of(codes[name]):
+            row = rows.setdefault(
+                name, {"class": kind, "operation": name, "seconds": 0, "calls": 0}
+            )
+            row["seconds"] += event["dur"] / 1e6
+            row["calls"] += 1
+    return sorted(rows.values(), key=lambda row: -row["seconds"])
+
+
+def by_class(rows: list[dict[str, Any]]) -> list[tuple[str, float, float]]:
+    """Sums rows of ``op_times`` to (class, seconds, share), the largest first."""
+    seconds: dict[str, float] = defaultdict(float)
+    for row in rows:
+        seconds[row["class"]] += row["seconds"]
+    total = sum(seconds.values())
+    return sorted(((k, s, s / total) for k, s in seconds.items()), key=lambda row: -row[1])
