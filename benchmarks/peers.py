@@ -504,14 +504,16 @@ def measure(task: Task, limits: tuple[float, float], seconds: float, trial: Any)
 
 
 def commit() -> str:
-    """Returns the commit of the code, with a mark if files are changed; "" outside of git."""
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--exclude=*"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    return described.stdout.strip()
+    """Returns the last commit of the code, with a mark if it is changed; "" outside of git."""
+    code = ["--", "ddaepp_jax", "benchmarks/*.py", "benchmarks/twins"]
+
+    def git(*arguments: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            ["git", *arguments, *code], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+
+    changed = git("diff", "--quiet", "HEAD").returncode == 1
+    return git("log", "-1", "--format=%h").stdout.strip() + ("-dirty" if changed else "")
 
 
 def measure_case(name: str, tasks: Sequence[str], args: argparse.Namespace, known: dict) -> None:
