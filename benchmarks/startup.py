@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,19 +149,19 @@ def commands(directory: Path, number: str) -> dict[str, tuple[list[str], Path | 
     }
 
 
-def measure(name: str, directory: Path, repeats: int) -> list[dict[str, Any]]:
-    """Returns the rows of a program: help, cold and warm."""
+def measure(name: str, directory: Path, repeats: int) -> Iterator[dict[str, Any]]:
+    """Yields the rows of a program: help, cold and warm."""
     unused = directory / "unused"
     helps = [run(program(name, "--help"), unused)["seconds"] for _ in range(repeats)]
-    rows = [{"program": name, "start": "help", "seconds": float(np.median(helps))}]
+    row = {"program": name, "start": "help", "seconds": float(np.median(helps))}
+    yield row | ({"imports": imports("ddaepp_jax.run.train")} if name == "main" else {})
     cache = directory / f"cache-{name}"
     for number in range(repeats + 1):
         command, result = commands(directory, f"{name}-{number}").get(name, (None, None))
         if command is None:
-            return rows
+            return
         start = "warm" if number else "cold"
-        rows.append({"program": name, "start": start, **run(command, cache, result)})
-    return rows
+        yield {"program": name, "start": start, **run(command, cache, result)}
 
 
 def prepare(directory: Path) -> None:
@@ -197,14 +197,12 @@ def main() -> None:
         if "fid" in names:
             run(commands(directory, "first")["fid"][0], directory / "cache-prepared")
         for name in names:
-            rows = measure(name, directory, args.repeats)
-            if name == "main":
-                rows[0]["imports"] = imports("ddaepp_jax.run.train")
-            load = os.getloadavg()[0]
-            with args.out.open("a") as file:
-                for row in rows:
-                    line = json.dumps({**row, "load": load, **machine()})
-                    print(line, flush=True)
+            rows = []
+            for row in measure(name, directory, args.repeats):
+                rows.append(row)
+                line = json.dumps({**row, "load": os.getloadavg()[0], **machine()})
+                print(line, flush=True)
+                with args.out.open("a") as file:
                     file.write(line + "\n")
             cells.append([name, *(times(rows, start) for start in ("help", "cold", "warm"))])
     headers = ["program", "--help, s", "cold, s", "warm, s"]
