@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 # Opcodes of HLO by class. An operation belongs to the first class of which it has an opcode, in
 # itself or in the computation that it fuses.
@@ -33,6 +34,8 @@ CONTAINERS = {"while", "conditional", "call"}  # Their operations have events of
 OPERATION = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = (?:\([^)]*\)|\S+) ([\w-]+)\(")
 COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{$")
 CALLED = re.compile(r"calls=%?([\w.-]+)")
+SOURCE = re.compile(r'op_name="([^"]*)"')
+RUNS = 3  # A pause of the machine falls into one of them, and medians leave it out.
 
 
 def opcodes(text: str) -> dict[str, set[str]]:
@@ -60,36 +63,50 @@ def class_of(codes: set[str]) -> str:
     return next((name for name, members in CLASSES.items() if codes & members), "other")
 
 
+def sources(text: str) -> dict[str, str]:
+    """Returns where each operation of a compiled program's text comes from in the traced code."""
+    found = {}
+    for line in text.splitlines():
+        if (match := OPERATION.match(line)) and (source := SOURCE.search(line)):
+            found[match[1]] = source[1]
+    return found
+
+
 def op_times(compiled: jax.stages.Compiled, call: Callable[[], Any]) -> list[dict[str, Any]]:
-    """Profiles ``call``, which runs the compiled program once.
+    """Profiles ``call``, which runs the compiled program once, a few times.
 
     Returns:
-      Rows "class", "operation", "seconds", "calls", the slowest operation first. Operations that
-      run at the same time on several threads count fully each.
+      Rows "class", "operation", "source", "seconds" and "calls" of one run, the slowest operation
+      first. Operations that run at the same time on several threads count fully each.
     """
     text = compiled.as_text()
-    codes = opcodes(text)
+    codes, origins = opcodes(text), sources(text)
     module = re.match(r"HloModule ([\w.-]+)", text)[1]
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0
     with tempfile.TemporaryDirectory() as directory:
         with jax.profiler.trace(directory, profiler_options=options):
-            jax.block_until_ready(call())
+            for _ in range(RUNS):
+                jax.block_until_ready(call())
         (file,) = Path(directory).rglob("*.trace.json.gz")
         events = json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
-    rows: dict[str, dict[str, Any]] = {}
+    durations: dict[str, list[float]] = defaultdict(list)
     for event in events:
         args = event.get("args", {})
-        name = args.get("hlo_op")
-        if event.get("ph") != "X" or args.get("hlo_module") != module or name not in codes:
-            continue
-        if kind := class_of(codes[name]):
-            row = rows.setdefault(
-                name, {"class": kind, "operation": name, "seconds": 0, "calls": 0}
-            )
-            row["seconds"] += event["dur"] / 1e6
-            row["calls"] += 1
-    return sorted(rows.values(), key=lambda row: -row["seconds"])
+        if event.get("ph") == "X" and args.get("hlo_module") == module:
+            durations[args.get("hlo_op", "")].append(event["dur"] / 1e6)
+    rows = [
+        {
+            "class": class_of(codes[name]),
+            "operation": name,
+            "source": origins.get(name, ""),
+            "seconds": float(np.median(seconds)) * len(seconds) / RUNS,
+            "calls": len(seconds) // RUNS,
+        }
+        for name, seconds in durations.items()
+        if name in codes and class_of(codes[name])
+    ]
+    return sorted(rows, key=lambda row: -row["seconds"])
 
 
 def by_class(rows: list[dict[str, Any]]) -> list[tuple[str, float, float]]:

@@ -583,10 +583,16 @@ def profile(name: str) -> None:
     classes = [(kind, f"{1e3 * s:.1f}", f"{100 * share:.1f}") for kind, s, share in by_class(rows)]
     print(tabulate(classes, ["class", "ms", "%"], tablefmt="github", disable_numparse=True))
     slowest = [
-        (row["operation"], row["class"], f"{1e3 * row['seconds']:.2f}", row["calls"])
+        (
+            row["operation"],
+            row["class"],
+            f"{1e3 * row['seconds']:.2f}",
+            row["calls"],
+            "/".join(row["source"].split("/")[-3:]),
+        )
         for row in rows[:25]
     ]
-    print(tabulate(slowest, ["operation", "class", "ms", "calls"], tablefmt="github"))
+    print(tabulate(slowest, ["operation", "class", "ms", "calls", "source"], tablefmt="github"))
 
 
 def main() -> None:
