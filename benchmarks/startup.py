@@ -32,7 +32,7 @@ from tabulate import tabulate
 ROOT = Path(__file__).parents[1]
 PROGRAMS = ("main", "sample", "linear_probe", "fid", "find_bottleneck", "convert", "report")
 STAGES = {
-    "tracing + transforming": "trace",
+    "tracing": "trace",
     "jaxpr to MLIR module conversion": "lower",
     "XLA compilation of": "compile",
 }
