@@ -47,9 +47,8 @@ SHAPES = {"digits": (8, 8, 1), "cifar10": (32, 32, 3), "latents": (16, 16, 32)}
 EXAMPLES = 4096
 
 
-def random_images(config: ConfigDict) -> Dataset:
-    """Returns a labelled data set of random bytes in the shape of the config's data."""
-    shape = SHAPES[config.data.name]
+def random_images(shape: tuple[int, int, int]) -> Dataset:
+    """Returns a labelled data set of random bytes with images of (H, W, C)."""
     images = np.random.default_rng(0).integers(0, 256, (EXAMPLES, *shape), np.uint8)
     labels = (np.arange(EXAMPLES) % 10).astype(np.int32)
     names = tuple("0123456789")
@@ -68,12 +67,24 @@ def compiled(config: ConfigDict, data: Dataset, mesh: Mesh) -> tuple[Program, So
 
 
 class Step:
-    """One compiled train program with its state."""
+    """One compiled train program with its state.
 
-    def __init__(self, config: ConfigDict, data: Dataset) -> None:
+    ``network`` are the network's parameters at step 0; None: the program's own.
+    """
+
+    def __init__(self, config: ConfigDict, data: Dataset, network: Any = None) -> None:
         self.mesh = build.mesh(config)
         self.program, self.source = compiled(config, data, self.mesh)
         self._state = self.program.init()
+        if network is not None:
+            params = self._state.params | {"network": network}
+            placements = jax.tree.map(lambda leaf: leaf.sharding, self._state.params)
+            averages = {
+                name: jax.device_put(params, placements, may_alias=False)
+                for name in self._state.ema
+            }
+            params = jax.device_put(params, placements, may_alias=False)
+            self._state = self._state.replace(params=params, ema=averages)
         self._step = 0
         self._batches: Iterator[Any] = self.source.open(0, 2**30 // config.train.batch_size)
 
@@ -128,7 +139,7 @@ def peak_memory() -> int:
 
 def measure(config: ConfigDict, seconds: float) -> dict[str, Any]:
     """Measures one config: medians over 5 chunks of steps of about a fifth of ``seconds`` each."""
-    data = random_images(config)
+    data = random_images(SHAPES[config.data.name])
     step = Step(config, data)
     once = min(step(1) for _ in range(3))
     steps = max(1, int(seconds / 5 / once))
@@ -202,7 +213,7 @@ def analysed(
 
 def measure_pair(configs: Sequence[ConfigDict], pairs: int) -> dict[str, Any]:
     """Compares the second config with the first, by cost analysis and interleaved step times."""
-    data = random_images(configs[0])
+    data = random_images(SHAPES[configs[0].data.name])
     steps = [Step(config, data) for config in configs]
     for step in steps:
         for _ in range(3):
@@ -224,7 +235,7 @@ def measure_pair(configs: Sequence[ConfigDict], pairs: int) -> dict[str, Any]:
 
 def compile_pair(configs: Sequence[ConfigDict], topology: str) -> dict[str, Any]:
     """Compares by the compiler's analysis alone, for TPUs that need not be present."""
-    data = random_images(configs[0])
+    data = random_images(SHAPES[configs[0].data.name])
     devices = topologies.get_topology_desc(topology, "tpu").devices
     mesh = parallel.make_mesh((-1, 1, 1), list(devices))
     programs = [compiled(config, data, mesh)[0] for config in configs]
