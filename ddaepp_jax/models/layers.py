@@ -1,7 +1,9 @@
 """Layers that several backbones use: the time embedding, Linear, GELU, the MLP, initialisers."""
 
 import math
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,15 +69,26 @@ def layer_norm(name: str, dtype: jnp.dtype) -> nn.LayerNorm:
     return nn.LayerNorm(epsilon=1e-5, dtype=dtype, name=name)
 
 
-class Dense(nn.Dense):
-    """A linear layer that is one product of matrices, whatever the number of axes of its input.
+def _product(x: Array, kernel: Array, dimension_numbers: Any, **options: Any) -> Array:
+    """Multiplies ``x`` (..., width) by ``kernel`` (width, features).
 
-    XLA's CPU backend runs a network of such products in up to a quarter less time.
+    On a CPU it is one product of matrices, with which XLA runs a transformer in up to a quarter
+    less time. On a TPU an odd number of tokens would then be copied to another layout.
     """
+    product = partial(jax.lax.dot_general, dimension_numbers=dimension_numbers, **options)
 
-    def __call__(self, x: Array) -> Array:
-        """Maps ``x`` (..., width) to (..., features)."""
-        return super().__call__(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], self.features)
+    def of_matrices(x: Array, kernel: Array) -> Array:
+        flat = x.reshape(-1, x.shape[-1])
+        out = jax.lax.dot_general(flat, kernel, (((1,), (0,)), ((), ())), **options)
+        return out.reshape(*x.shape[:-1], kernel.shape[-1])
+
+    return jax.lax.platform_dependent(x, kernel, cpu=of_matrices, default=product)
+
+
+class Dense(nn.Dense):
+    """``nn.Dense`` whose product takes the form that is fastest on the platform."""
+
+    dot_general: Callable[..., Array] = _product
 
 
 class PatchConv(nn.Module):
