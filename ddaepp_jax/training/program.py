@@ -165,7 +165,8 @@ def _step(
         batch = dict(source.fetch(data, state.step))
         batch |= prepare(batch["image"], state.step, batch["index"])
         batch = jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, parallel.BATCH))
-        return train_step(learner, state, batch)
+        with sharding.split_activations(mesh):
+            return train_step(learner, state, batch)
 
     return step
 
