@@ -95,8 +95,7 @@ def compile_program(
       source: where the batches come from.
       prepare: augmentation inside the step.
     """
-    image_shape = source.shapes["image"].shape[1:]
-    state = abstract_state(learner, mesh, image_shape, rules)
+    state = abstract_state(learner, mesh, source.image_shape, rules)
     placements = jax.tree.map(lambda leaf: leaf.sharding, state)
     everywhere = parallel.replicated(mesh)
     step = _step(learner, mesh, source, prepare)
@@ -146,7 +145,7 @@ def compile_program(
         flops = (lowered.cost_analysis() or {}).get("flops", 0.0) / mesh.size
     return Program(
         run=compiled,
-        init=jax.jit(lambda: init_state(learner, image_shape), out_shardings=placements),
+        init=jax.jit(lambda: init_state(learner, source.image_shape), out_shardings=placements),
         state=state,
         zeros=jax.jit(zeros, out_shardings=everywhere),
         leaf_names=leaf_names,
@@ -166,7 +165,8 @@ def _step(
         batch = dict(source.fetch(data, state.step))
         batch |= prepare(batch["image"], state.step, batch["index"])
         batch = jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, parallel.BATCH))
-        return train_step(learner, state, batch)
+        with sharding.split_activations(mesh):
+            return train_step(learner, state, batch)
 
     return step
 

@@ -1,14 +1,17 @@
-"""Rules that say how a state is sharded over the device mesh."""
+"""How a step is sharded over the device mesh: rules for its state, and activations by the batch."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
+from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.base.parallel import BATCH
 
 
 def path_names(tree: Any) -> list[str]:
@@ -69,3 +72,35 @@ def _spec(name: str, shape: tuple[int, ...], axes: tuple[str, ...], mesh: Mesh) 
                 f"{shape}; shard another dimension"
             )
     return P(*(axis or None for axis in axes))
+
+
+def split_activations(mesh: Mesh) -> AbstractContextManager[None]:
+    """Keeps what modules compute on, and its gradients, split by the batch.
+
+    Within this context, the first argument and the results of each module are split along their
+    first axis over the devices that share the batch. Without it, XLA also splits activations by the
+    channels of a sharded parameter, and moves them between the devices. With it, a sharded
+    parameter is gathered where it is used, and its gradient is summed into shards. The other axes
+    stay as XLA chooses, so that parameters may be split over the axis ``tensor``.
+
+    Networks know nothing of this. An array whose first axis the devices do not divide is left as
+    it is.
+    """
+    (axes,) = BATCH
+    devices = mesh.shape["data"] * mesh.shape["fsdp"]
+
+    def split(x: Any) -> Any:
+        if not isinstance(x, jax.Array) or x.ndim == 0 or x.shape[0] % devices:
+            return x
+        spec = P(axes, *(P.UNCONSTRAINED,) * (x.ndim - 1))
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+
+    def intercept(
+        method: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
+    ) -> Any:
+        if devices == 1 or context.method_name != "__call__":
+            return method(*args, **kwargs)
+        args = (*map(split, args[:1]), *args[1:])
+        return jax.tree.map(split, method(*args, **kwargs))
+
+    return nn.intercept_methods(intercept)

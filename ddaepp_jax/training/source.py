@@ -6,6 +6,7 @@ of devices and processes.
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -27,6 +28,7 @@ class Source:
 
     Attributes:
       looped: whether one dispatch takes many steps, which needs the whole set in device memory.
+      image_shape: (H, W, C) of an image.
       shapes: shapes of the arrays that a dispatch receives.
       fetch: ``(arrays, step) -> {"image" uint8, "label", "index"}``, the global batch; traced.
       open: ``(start, stop) -> iterator`` over the arrays of each dispatch, from step ``start`` to
@@ -34,22 +36,25 @@ class Source:
     """
 
     looped: bool
+    image_shape: tuple[int, int, int]
     shapes: Mapping[str, jax.ShapeDtypeStruct]
     fetch: Callable[[Mapping[str, Array], Array], Mapping[str, Array]]
     open: Callable[[int, int], Iterator[Mapping[str, Array]]]
 
 
-def _shapes(rows: int, data: Dataset, placed: NamedSharding) -> dict[str, jax.ShapeDtypeStruct]:
+def _shapes(images: tuple[int, ...], placed: NamedSharding) -> dict[str, jax.ShapeDtypeStruct]:
     return {
-        "image": jax.ShapeDtypeStruct((rows, *data.image_shape), jnp.uint8, sharding=placed),
-        "label": jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=placed),
+        "image": jax.ShapeDtypeStruct(images, jnp.uint8, sharding=placed),
+        "label": jax.ShapeDtypeStruct(images[:1], jnp.int32, sharding=placed),
     }
 
 
 def resident(data: Dataset, seed: int, batch_size: int, mesh: Mesh, looped: bool = True) -> Source:
     """Makes a source that holds the whole set as uint8 on every device.
 
-    Each device gathers its own part of the batch.
+    Each device gathers its own part of the batch. The set lies there as (N, H * W * C): a TPU pads
+    the last axes of an array to whole tiles, and would copy a set (N, H, W, C) into another layout
+    at every dispatch.
     """
     replicated = parallel.replicated(mesh)
     split = NamedSharding(mesh, parallel.BATCH)
@@ -57,13 +62,16 @@ def resident(data: Dataset, seed: int, batch_size: int, mesh: Mesh, looped: bool
     def fetch(arrays: Mapping[str, Array], step: Array) -> dict[str, Array]:
         index = batch_indices(seed, step, batch_size, len(data))
         index = jax.lax.with_sharding_constraint(index, split)
-        return {"image": arrays["image"][index], "label": arrays["label"][index], "index": index}
+        images = arrays["image"][index].reshape(batch_size, *data.image_shape)
+        return {"image": images, "label": arrays["label"][index], "index": index}
 
     def open(start: int, stop: int) -> Iterator[dict[str, Any]]:
         images, labels = data.arrays()
+        images = images.reshape(len(data), -1)
         return itertools.repeat(parallel.put({"image": images, "label": labels}, replicated))
 
-    return Source(looped, _shapes(len(data), data, replicated), fetch, open)
+    shapes = _shapes((len(data), math.prod(data.image_shape)), replicated)
+    return Source(looped, data.image_shape, shapes, fetch, open)
 
 
 def streamed(data: Dataset, seed: int, batch_size: int, mesh: Mesh, threads: int) -> Source:
@@ -80,9 +88,9 @@ def streamed(data: Dataset, seed: int, batch_size: int, mesh: Mesh, threads: int
                 for name, value in batch.items()
             }
 
-    shapes = _shapes(batch_size, data, split)
+    shapes = _shapes((batch_size, *data.image_shape), split)
     shapes["index"] = shapes["label"]
-    return Source(False, shapes, lambda batch, step: batch, open)
+    return Source(False, data.image_shape, shapes, lambda batch, step: batch, open)
 
 
 def _local_rows(split: NamedSharding, batch_size: int) -> np.ndarray:

@@ -46,6 +46,36 @@ def test_pixels_and_labels_equal_edms(case: str) -> None:
     np.testing.assert_allclose(geometric.label(drawn), stored["label"], rtol=0, atol=1e-7)
 
 
+def test_sums_and_looked_up_pixels_are_the_same() -> None:
+    """TPUs sum, other devices look up; the points lie on pixels, between them and on the border."""
+    image = rng.uniform(-1, 1, (13, 17, 3)).astype(np.float32)
+    row, column = (rng.uniform(0, size - 1, (9, 11)).astype(np.float32) for size in (13, 17))
+    row[0], column[:, 0] = np.round(row[0]), np.round(column[:, 0])
+    row[1], row[2], column[:, 1], column[:, 2] = 0, 12, 0, 16
+    summed, looked_up = (
+        f(jax.numpy.asarray(image), row, column) for f in (geometric._summed, geometric._looked_up)
+    )
+    np.testing.assert_allclose(summed, looked_up, rtol=0, atol=5e-6)
+    rows = np.clip(np.floor(row), 0, 11).astype(int)
+    columns = np.clip(np.floor(column), 0, 15).astype(int)
+    y, x = (row - rows)[..., None].astype(float), (column - columns)[..., None].astype(float)
+    corner = lambda i, j: image[rows + i, columns + j].astype(float)
+    expected = (1 - y) * ((1 - x) * corner(0, 0) + x * corner(0, 1)) + y * (
+        (1 - x) * corner(1, 0) + x * corner(1, 1)
+    )
+    np.testing.assert_allclose(summed, expected, rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize("case", ["square", "wide"])
+def test_a_tpus_way_gives_edms_pixels_too(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(geometric, "_looked_up", geometric._summed)
+    with np.load(GOLDEN) as golden:
+        drawn = Transforms(*(golden[f"{case}.{field}"] for field in Transforms._fields))
+        images, out = golden[f"{case}.images"], golden[f"{case}.out"]
+    pixels = jax.jit(lambda *args: geometric.apply(*args))(to_float(images), drawn)
+    np.testing.assert_allclose(pixels, out, atol=2e-5)
+
+
 def test_the_filter_has_six_vanishing_moments_and_undoes_its_doubling() -> None:
     taps = np.array(geometric._SYM6)
     k = np.arange(12)

@@ -72,7 +72,7 @@ def test_preparation_of_images_depends_on_the_step_and_their_numbers():
     prepare = lambda images, step, index: {
         "image": (images + 100.0 * step) + index[:, None, None, None]
     }
-    source = Source(True, shapes, fetch, lambda *_: iter(()))
+    source = Source(True, (1, 1, 1), shapes, fetch, lambda *_: iter(()))
     program = compile_program(learner(Seen()), mesh, (), source, prepare)
     state = program.init()
     for step in range(3):
