@@ -183,7 +183,8 @@ class DiT(nn.Module):
       attention: implementation of the attention product, see ``attention.attention``.
       scan: whether one compiled block serves all; otherwise the scan is unrolled, which compiles
         depth times the code.
-      remat: whether the backward pass recomputes each block.
+      remat: whether the backward pass recomputes each block whole. A scan without it keeps the
+        results of the products with parameters and recomputes the rest.
       dtype: dtype of the computation; parameters, norms, softmax, the condition and the output are
         float32.
     """
@@ -364,9 +365,13 @@ class DiT(nn.Module):
             return block.apply({"params": params}, tokens, condition, turns)
 
         params = self.param("blocks", lambda rng: jax.vmap(init)(jax.random.split(rng, self.depth)))
-        if self.remat:
-            # In a scan, the recomputation can share nothing with code outside the body.
-            apply = jax.checkpoint(apply, prevent_cse=not self.scan)
+        if self.remat or self.scan:
+            # A scan copies what it keeps for the backward pass into stacks. The results of products
+            # are worth that; what lies between them is sooner computed again. There, the
+            # recomputation can share nothing with code outside the body.
+            products = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+            policy = None if self.remat else products
+            apply = jax.checkpoint(apply, prevent_cse=not self.scan, policy=policy)
         return apply, params
 
     def _self_conditioning(self, time: Array) -> Callable[[Array, Array], Array]:
