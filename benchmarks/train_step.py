@@ -238,6 +238,8 @@ def compile_pair(configs: Sequence[ConfigDict], topology: str) -> dict[str, Any]
     data = random_images(SHAPES[configs[0].data.name])
     devices = topologies.get_topology_desc(topology, "tpu").devices
     mesh = parallel.make_mesh((-1, 1, 1), list(devices))
+    for config in configs:
+        config.model.attention = "xla"  # "auto" would look at the host, which has no TPU.
     programs = [compiled(config, data, mesh)[0] for config in configs]
     return {
         "device": devices[0].device_kind,

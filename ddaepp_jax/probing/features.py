@@ -65,8 +65,8 @@ def pool(feature: Array) -> Array:
 def noisy(network: nn.Module, process: Process, layers: tuple[str, ...]) -> Features:
     """Returns the function that computes a network's features of noisy images.
 
-    One forward pass computes all ``layers``; the compiler prunes what they don't need. An image's
-    noise is a function of its key and the draw. A network that takes labels gets the null class.
+    One forward pass computes all ``layers`` and ends after the last of them. An image's noise is a
+    function of its key and the draw. A network that takes labels gets the null class.
     """
 
     def features(
@@ -74,7 +74,9 @@ def noisy(network: nn.Module, process: Process, layers: tuple[str, ...]) -> Feat
     ) -> dict[str, Array]:
         levels = jnp.full(keys.shape, level)
         x_t = process.perturb(x0, step_noise(keys, draw, x0.shape[1:]), levels)
-        _, inner = network.apply({"params": params}, *process.inputs(x_t, levels), capture=layers)
+        _, inner = network.apply(
+            {"params": params}, *process.inputs(x_t, levels), capture=layers, stop=True
+        )
         return {layer: pool(inner[layer]) for layer in layers}
 
     return features
