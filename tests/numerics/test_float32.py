@@ -36,7 +36,7 @@ class Line(nn.Module):
     num_classes: int = 10
 
     @nn.compact
-    def __call__(self, x, t, y=None, capture=None):
+    def __call__(self, x, t, y=None, capture=None, stop=False):
         out = self.param("factor", nn.initializers.zeros, (), jnp.float32) * x
         return out, {"out": out}
 
