@@ -438,6 +438,9 @@ def fastest(task: Task, convolutional: bool, compile: bool) -> tuple[Mode, Any, 
 def interleaved(ours: Callable[[], Any], twin: Callable[[], Any], seconds: float) -> np.ndarray:
     """Times pairs for about ``seconds``; the first of a pair alternates.
 
+    A call that is not timed goes before each: memory that the other side gave back, and caches that
+    it filled, cost the next call up to a third more, which a step after a step does not pay.
+
     Returns:
       (pairs, 2, 2): ours and the twin's wall and processor seconds; the first pair began with ours.
     """
@@ -449,6 +452,7 @@ def interleaved(ours: Callable[[], Any], twin: Callable[[], Any], seconds: float
     ):
         pair: list[Any] = [None, None]
         for side in ((0, 1), (1, 0))[len(pairs) % 2]:
+            calls[side]()
             pair[side] = timed(calls[side])
         pairs.append(pair)
     return np.array(pairs)
