@@ -32,7 +32,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tabulate import tabulate
-from train_step import Step, random_images
+from train_step import SHAPES, Step, random_images
 
 from ddaepp_jax import linear_probe, load
 from ddaepp_jax.cli.arguments import Parser, comma_separated
@@ -75,7 +75,7 @@ def steps_by_budget(
     steps = 0
     for variant, fields in overrides.items():
         parsed = parse_config([f"--config={variant_config(config, variant)}", *fields])
-        flops[variant] = Step(parsed, random_images(parsed)).program.flops
+        flops[variant] = Step(parsed, random_images(SHAPES[parsed.data.name])).program.flops
         steps = parsed.train.steps
     base = next(iter(flops.values()))
     by_budget = {}
