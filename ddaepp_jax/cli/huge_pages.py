@@ -5,6 +5,7 @@ third of its time on the tables of pages (docs/performance.md). glibc asks Linux
 if a variable tells it so when the process starts, so a program starts itself once more with it.
 """
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -35,10 +36,7 @@ def restart_with_huge_pages() -> None:
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     if not (sys.platform == "linux" and spec and spec.name.startswith("ddaepp_jax.")):
         return
-    try:
-        changed = environment(dict(os.environ), POLICY.read_text())
-    except OSError:  # a kernel without huge pages
-        return
-    if changed:
-        sys.stdout.flush()
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], changed)
+    # Without huge pages in the kernel, or an interpreter to start, it goes on with small pages.
+    with contextlib.suppress(OSError):
+        if changed := environment(dict(os.environ), POLICY.read_text()):
+            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], changed)
