@@ -77,7 +77,7 @@ def op_times(compiled: jax.stages.Compiled, call: Callable[[], Any]) -> list[dic
 
     Returns:
       Rows "class", "operation", "source", "seconds" and "calls" of one run, the slowest operation
-      first. Operations that run at the same time on several threads count fully each.
+      first. Operations that run at the same time on several threads share it equally.
     """
     text = compiled.as_text()
     codes, origins = opcodes(text), sources(text)
@@ -90,11 +90,16 @@ def op_times(compiled: jax.stages.Compiled, call: Callable[[], Any]) -> list[dic
                 jax.block_until_ready(call())
         (file,) = Path(directory).rglob("*.trace.json.gz")
         events = json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
+    spans = [
+        (event["args"].get("hlo_op", ""), event["ts"] / 1e6, (event["ts"] + event["dur"]) / 1e6)
+        for event in events
+        if event.get("ph") == "X" and event.get("args", {}).get("hlo_module") == module
+    ]
     durations: dict[str, list[float]] = defaultdict(list)
-    for event in events:
-        args = event.get("args", {})
-        if event.get("ph") == "X" and args.get("hlo_module") == module:
-            durations[args.get("hlo_op", "")].append(event["dur"] / 1e6)
+    for name, seconds in shared(
+        [span for span in spans if span[0] in codes and class_of(codes[span[0]])]
+    ):
+        durations[name].append(seconds)
     rows = [
         {
             "class": class_of(codes[name]),
@@ -104,9 +109,29 @@ def op_times(compiled: jax.stages.Compiled, call: Callable[[], Any]) -> list[dic
             "calls": len(seconds) // RUNS,
         }
         for name, seconds in durations.items()
-        if name in codes and class_of(codes[name])
     ]
     return sorted(rows, key=lambda row: -row["seconds"])
+
+
+def shared(spans: list[tuple[str, float, float]]) -> list[tuple[str, float]]:
+    """Divides time among spans (name, start, end), in seconds.
+
+    Returns:
+      (name, seconds) of each span, in their order. Where n spans overlap, each has 1/n of the time.
+    """
+    borders = sorted(
+        [(start, 1, i) for i, (_, start, _) in enumerate(spans)]
+        + [(end, 0, i) for i, (_, _, end) in enumerate(spans)]
+    )
+    seconds = [0.0] * len(spans)
+    running: set[int] = set()
+    last = 0.0
+    for now, starts, i in borders:
+        for j in running:
+            seconds[j] += (now - last) / len(running)
+        last = now
+        (running.add if starts else running.discard)(i)
+    return [(name, each) for (name, _, _), each in zip(spans, seconds, strict=True)]
 
 
 def by_class(rows: list[dict[str, Any]]) -> list[tuple[str, float, float]]:
