@@ -23,7 +23,7 @@ from jax import Array
 
 from ddaepp_jax.models import self_conditioning
 from ddaepp_jax.models.attention import Attention
-from ddaepp_jax.models.layers import Dense, Mlp, layer_norm, sinusoid, wide
+from ddaepp_jax.models.layers import Dense, Mlp, SplitDense, layer_norm, sinusoid, wide
 from ddaepp_jax.models.self_conditioning import SelfConditioning, pool
 from ddaepp_jax.models.tap import Tap
 
@@ -97,7 +97,7 @@ def _modulated(x: Array, scale: Array, shift: Sequence[Array] = ()) -> Array:
 class SwiGLU(nn.Module):
     """(SiLU(x W_1) * (x W_2)) W_3 (arXiv 2002.05202, eq. 6), with biases.
 
-    W_1 and W_2 are one projection; the output is as wide as the input.
+    W_1 and W_2 lie side by side in one parameter; the output is as wide as the input.
     """
 
     hidden: int
@@ -106,7 +106,7 @@ class SwiGLU(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         dense = dict(kernel_init=XAVIER, dtype=self.dtype)
-        gate, value = jnp.split(Dense(2 * self.hidden, **dense, name="w12")(x), 2, axis=-1)
+        gate, value = SplitDense(self.hidden, 2, **dense, name="w12")(x)
         return Dense(x.shape[-1], **dense, name="w3")(nn.silu(gate) * value)
 
 

@@ -8,7 +8,7 @@ from flax import linen as nn
 from scipy.special import erf, softmax
 
 from ddaepp_jax.models.attention import attention
-from ddaepp_jax.models.layers import CONV_INIT, Dense, PatchConv, conv_bias_init, gelu
+from ddaepp_jax.models.layers import CONV_INIT, Dense, PatchConv, SplitDense, conv_bias_init, gelu
 
 
 def drawn(*shape: int, seed: int = 0) -> np.ndarray:
@@ -91,3 +91,25 @@ def test_dense_is_that_of_flax():
     np.testing.assert_allclose(
         Dense(5).apply(variables, x), nn.Dense(5).apply(variables, x), rtol=0, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_split_dense_is_the_split_of_flax(use_bias):
+    """Parameters are equal bit by bit; outputs and gradients to float32's precision."""
+    x = drawn(2, 5, 8)
+    init = dict(bias_init=nn.initializers.normal(1.0))
+    ours = SplitDense(3, 2, use_bias, **init)
+    flax = nn.Dense(6, use_bias, kernel_init=ours.kernel_init, **init)
+    key = jax.random.key(0)
+    params = ours.init(key, x)
+    jax.tree.map(np.testing.assert_array_equal, params, flax.init(key, x))
+
+    def values(outs: list) -> tuple:
+        return tuple(outs), sum((part * (i + 1)).sum() for i, part in enumerate(outs))
+
+    split = lambda params: values(ours.apply(params, x))
+    whole = lambda params: values(jnp.split(flax.apply(params, x), 2, axis=-1))
+    for a, b in zip(jax.tree.leaves(split(params)), jax.tree.leaves(whole(params)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=2e-6)
+    gradients = (jax.grad(lambda params, f=f: f(params)[1])(params) for f in (split, whole))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *gradients)
