@@ -184,12 +184,13 @@ class Mesh:
     fsdp: int = 1
     tensor: int = 1
     # (regex over parameter paths, axes by dimension); the first rule that matches counts. ("fsdp",)
-    # alone shards the largest dimension that the axis divides; parameters that match no rule are
-    # replicated.
+    # alone shards a kernel's input channels, or else the largest dimension that the axis divides;
+    # parameters that match no rule are replicated. Biases and scales are small, and moving them
+    # costs more than keeping them.
     rules: Annotated[
         tuple[tuple[Annotated[str, AfterValidator(_compiles)], tuple[str, ...]], ...],
         Field(description="a tuple of (regex, axes), e.g. (('.*', ('fsdp',)),)"),
-    ] = ((".*", ("fsdp",)),)
+    ] = (("kernel|embed", ("fsdp",)),)
 
 
 @dataclasses.dataclass(frozen=True)

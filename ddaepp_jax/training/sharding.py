@@ -28,8 +28,8 @@ def infer(tree: Any, mesh: Mesh, rules: Sequence[tuple[str, Sequence[str]]]) -> 
     Args:
       rules: (regex, axes) pairs. A leaf follows the first rule whose regex is found in its path;
         leaves that no rule matches, and scalars, are replicated. ``axes`` holds a mesh axis, or ""
-        for none, for each of the last dimensions of the leaf; ("fsdp",) alone shards the largest
-        dimension that the axis divides.
+        for none, for each of the last dimensions of the leaf; ("fsdp",) alone shards a kernel's
+        input channels, or else the largest dimension that the axis divides.
 
     Raises:
       InputError: a rule matches no leaf, names an unknown axis, or shards a dimension that the axis
@@ -62,8 +62,10 @@ def _spec(name: str, shape: tuple[int, ...], axes: tuple[str, ...], mesh: Mesh) 
             )
     if axes == ("fsdp",):
         fits = [d for d, size in enumerate(shape) if size % mesh.shape["fsdp"] == 0]
-        largest = max(fits, key=lambda d: shape[d]) if fits else None
-        axes = tuple("fsdp" if d == largest else "" for d in range(len(shape)))
+        # A kernel of several projections can then be split on each device.
+        inputs = len(shape) - 2
+        best = max(fits, key=lambda d: (d == inputs, shape[d])) if fits else None
+        axes = tuple("fsdp" if d == best else "" for d in range(len(shape)))
     axes = ("",) * (len(shape) - len(axes)) + axes[max(0, len(axes) - len(shape)) :]
     for size, axis in zip(shape, axes, strict=True):
         if axis and size % mesh.shape[axis]:

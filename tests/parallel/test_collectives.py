@@ -11,6 +11,7 @@ import pytest
 from helpers.run import NO_EVALS, compiled, config
 
 from ddaepp_jax import config as schema
+from ddaepp_jax.training.sharding import path_names
 
 BATCH = 40  # no parameter has a dimension of 40, or of 5 on each device
 MOVES = ("all-to-all", "collective-permute")
@@ -41,16 +42,33 @@ def dims(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(sorted(n for n in shape if n > 1))
 
 
+def parts(name: str, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Returns the shapes in which a parameter is used, where that is not its own.
+
+    Projections that share a kernel use their parts of it. On a CPU, a convolution of a doubled
+    image takes four kernels.
+    """
+    projections = next((n for part, n in {"qkv": 3, "w12": 2}.items() if part in name), 0)
+    if projections:
+        part = (*shape[:-1], shape[-1] // projections)
+        return [part, part[1:]]
+    if len(shape) == 4 and "up_" in name:
+        return [(2, 2, *shape[2:]), (2, 2, 2, 2, *shape[2:])]
+    return []
+
+
 @pytest.mark.parametrize("name", ["uvit", "dit", pytest.param("unet", marks=pytest.mark.slow)])
 def test_only_parameters_and_gradients_move(name: str) -> None:
     tiny = config(**NO_EVALS, train__batch_size=BATCH, optimizer__weight_decay=0.0)
     tiny.model = NETWORKS[name]
     program, _, _ = compiled(tiny, (1, 8, 1))
     leaves = jax.tree.leaves(program.state.params)
+    names = path_names(program.state.params)
     shapes = [leaf.shape for leaf in leaves]
     # A scan takes one block of the stack, and a product takes a convolution's kernel as a matrix.
     own = {dims(shape) for shape in shapes} | {dims(shape[1:]) for shape in shapes if shape}
     own |= {dims((math.prod(shape[:-1]), shape[-1])) for shape in shapes if shape}
+    own |= {dims(shape) for path in zip(names, shapes, strict=True) for shape in parts(*path)}
     gathers = 0
     for kind, results in collectives(program.run.as_text()):
         assert kind not in MOVES

@@ -30,9 +30,9 @@ def test_mesh_sizes():
             parallel.make_mesh(sizes)
 
 
-def test_fsdp_takes_the_largest_dimension_that_divides():
-    assert specs([(".*", ("fsdp",))]) == (P(None, "fsdp"), P(None), P())
-    assert specs([(".*", ("fsdp",))], (4, 2, 1))[0] == P(None, "fsdp")
+def test_fsdp_takes_the_inputs_or_else_the_largest_dimension_that_divides():
+    assert specs([(".*", ("fsdp",))], (4, 2, 1)) == (P("fsdp", None), P(None), P())
+    assert specs([(".*", ("fsdp",))])[0] == P(None, "fsdp")
 
 
 def test_first_matching_rule_applies_and_axes_stand_for_the_last_dimensions():
