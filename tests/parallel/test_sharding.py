@@ -33,6 +33,9 @@ def test_mesh_sizes():
 def test_fsdp_takes_the_inputs_or_else_the_largest_dimension_that_divides():
     assert specs([(".*", ("fsdp",))], (4, 2, 1)) == (P("fsdp", None), P(None), P())
     assert specs([(".*", ("fsdp",))])[0] == P(None, "fsdp")
+    convolution = {"kernel": jax.ShapeDtypeStruct((4, 4, 3, 8), jnp.float32)}
+    placed = sharding.infer(convolution, parallel.make_mesh((2, 4, 1)), [(".*", ("fsdp",))])
+    assert placed["kernel"].spec == P(None, None, None, "fsdp")
 
 
 def test_first_matching_rule_applies_and_axes_stand_for_the_last_dimensions():
