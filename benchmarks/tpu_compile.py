@@ -2,17 +2,22 @@ r"""Compiles the train steps of published networks for a TPU that need not be pr
 
     TPU_SKIP_MDS_QUERY=1 JAX_PLATFORMS=cpu python benchmarks/tpu_compile.py \
         --topology=v5e:2x2 --network=dit_xl --network=uvit_s
+    TPU_SKIP_MDS_QUERY=1 JAX_PLATFORMS=cpu python benchmarks/tpu_compile.py \
+        --topology=v5e:2x4 --chips=8 --network=lightningdit_b
 
-It needs libtpu. The step runs on one chip, in bfloat16, on ``--batch_size`` images. Its estimated
-cycles are the compiler's: the sum over the operations of the compiled program, a loop's body as
-often as it runs. They stand beside two floors in cycles of the same chip: the FLOPs over the peak
-rate, and the bytes of the state and the batch, read and written once, over the memory's bandwidth.
-Rows are appended to ``--out``, by default benchmarks/results/tpu_compile.jsonl, as JSON lines.
+It needs libtpu. The step runs in bfloat16 on ``--batch_size`` images a chip, on one chip or with
+parameters sharded over several (mesh.fsdp). Its estimated cycles are the compiler's: the sum over
+the operations of the compiled program, a loop's body as often as it runs, without communication.
+They stand beside two floors in cycles of the same chip: the FLOPs over the peak rate, and the bytes
+of the state and the batch, read and written once, over the memory's bandwidth. Of the operations
+that move data between chips, a loop's body counts once. Rows are appended to ``--out``, by default
+benchmarks/results/tpu_compile.jsonl, as JSON lines.
 """
 
 import argparse
 import dataclasses
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -145,23 +150,47 @@ def _operation(name: str) -> str:
     return backward + "/".join(parts[-2:]) if parts else "other"
 
 
-def measure(network: str, topology: str, batch_size: int) -> dict[str, Any]:
-    """Compiles a network's step for one chip, and returns the row of its figures."""
+BYTES = {"bf16": 2, "f16": 2, "pred": 1, "s8": 1, "u8": 1}  # of an element; others have 4
+
+
+def collectives(text: str) -> dict[str, dict[str, float]]:
+    """Returns the number and MiB of the operations that move data between chips, by kind.
+
+    Of an operation with several arrays the largest one counts.
+    """
+    kinds = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
+    moved: dict[str, list[float]] = {}
+    for arrays, kind in re.findall(rf"= (.*?) ({kinds})(?:-start)?\(", text):
+        sizes = [
+            BYTES.get(dtype, 4) * math.prod(map(int, filter(None, shape.split(","))))
+            for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", arrays)
+        ]
+        moved.setdefault(kind, []).append(max(sizes) / 2**20)
+    return {
+        kind: {"count": len(sizes), "mib": sum(sizes), "largest_mib": max(sizes)}
+        for kind, sizes in moved.items()
+    }
+
+
+def measure(network: str, topology: str, batch_size: int, chips: int) -> dict[str, Any]:
+    """Compiles a network's step, and returns the row of its figures on one of the chips."""
     make, shape = NETWORKS[network]
     made = make()
     made.model.update(self_condition=False, dtype="bfloat16", attention="xla")
-    made.train.batch_size = batch_size
+    made.train.batch_size = batch_size * chips
     devices = topologies.get_topology_desc(topology, "tpu").devices
-    compiled = program(made, shape, parallel.make_mesh((1, 1, 1), devices[:1]))
-    cycles = estimated_cycles(compiled.run.as_text())
+    compiled = program(made, shape, parallel.make_mesh((1, chips, 1), devices[:chips]))
+    text = compiled.run.as_text()
+    cycles = estimated_cycles(text)
     memory = compiled.run.memory_analysis()
     chip = CHIPS[topology.partition(":")[0]]
-    flops = counted_flops(made, shape)
+    flops = counted_flops(made, shape) / chips
     moved = memory.argument_size_in_bytes + memory.output_size_in_bytes
     floors = {"flops": flops / chip.flops, "bytes": moved / chip.bytes}
     return {
         "network": network,
         "device": devices[0].device_kind,
+        "chips": chips,
         "batch_size": batch_size,
         "cycles": cycles.total(),
         "flops": flops,
@@ -171,6 +200,7 @@ def measure(network: str, topology: str, batch_size: int) -> dict[str, Any]:
         "estimated_mfu": floors["flops"] / cycles.total(),
         "temp_bytes": memory.temp_size_in_bytes,
         "largest": dict(cycles.most_common(12)),
+        "collectives": collectives(text),
         "compile_seconds": compiled.compile_seconds,
         "jax": jax.__version__,
     }
@@ -200,11 +230,12 @@ def main() -> None:
         "--network", action="append", choices=NETWORKS, help="may be repeated (default: all)"
     )
     parser.add_argument("--batch_size", type=int, default=32, help="images of a chip (32)")
+    parser.add_argument("--chips", type=int, default=1, help="chips that share parameters (1)")
     results = Path(__file__).parent / "results"
     parser.add_argument("--out", type=Path, default=results / "tpu_compile.jsonl")
     args = parser.parse_args()
     for network in args.network or NETWORKS:
-        row = measure(network, args.topology, args.batch_size)
+        row = measure(network, args.topology, args.batch_size, args.chips)
         print(json.dumps(row, indent=2), flush=True)
         with args.out.open("a") as file:
             file.write(json.dumps(row) + "\n")

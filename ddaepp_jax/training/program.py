@@ -134,7 +134,8 @@ def compile_program(
         (jax.eval_shape(zeros), jax.ShapeDtypeStruct((), jnp.int32)),
     )
     start = time.perf_counter()
-    compiled = jitted.lower(state, totals, source.shapes, stop).compile()
+    options = sharding.compiler_options(mesh)
+    compiled = jitted.lower(state, totals, source.shapes, stop).compile(options)
     seconds = time.perf_counter() - start
     cost = compiled.cost_analysis() or {}
     flops = cost.get("flops", 0.0)

@@ -76,6 +76,18 @@ def _spec(name: str, shape: tuple[int, ...], axes: tuple[str, ...], mesh: Mesh) 
     return P(*(axis or None for axis in axes))
 
 
+def compiler_options(mesh: Mesh) -> dict[str, str]:
+    """Returns the XLA options with which a step on a mesh is compiled.
+
+    The TPU compiler splits the product with a gathered parameter into a ring of products, one for
+    each device's shard, to overlap them with the transfers. That takes more than twice as many
+    cycles (docs/performance.md), and whole gathers are overlapped too.
+    """
+    if mesh.devices.flat[0].platform != "tpu" or mesh.shape["tensor"] > 1:
+        return {}
+    return {"xla_jf_spmd_threshold_for_windowed_einsum_mib": str(2**20)}  # no product is as large
+
+
 def split_activations(mesh: Mesh) -> AbstractContextManager[None]:
     """Keeps what modules compute on, and its gradients, split by the batch.
 

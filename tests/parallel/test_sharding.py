@@ -1,7 +1,10 @@
 """The mesh, and the rules that shard parameters."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
@@ -36,6 +39,17 @@ def test_fsdp_takes_the_inputs_or_else_the_largest_dimension_that_divides():
     convolution = {"kernel": jax.ShapeDtypeStruct((4, 4, 3, 8), jnp.float32)}
     placed = sharding.infer(convolution, parallel.make_mesh((2, 4, 1)), [(".*", ("fsdp",))])
     assert placed["kernel"].spec == P(None, None, None, "fsdp")
+
+
+def test_a_tpu_gathers_parameters_whole_unless_they_are_split_for_good():
+    """The option is one of XLA's for TPUs; other platforms refuse it."""
+
+    def options(platform, tensor):
+        devices = np.array([SimpleNamespace(platform=platform)])
+        return sharding.compiler_options(SimpleNamespace(devices=devices, shape={"tensor": tensor}))
+
+    assert list(options("tpu", 1)) == ["xla_jf_spmd_threshold_for_windowed_einsum_mib"]
+    assert options("tpu", 2) == options("cpu", 1) == options("gpu", 1) == {}
 
 
 def test_first_matching_rule_applies_and_axes_stand_for_the_last_dimensions():
