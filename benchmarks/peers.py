@@ -110,13 +110,13 @@ DIT_B = dict(
     width=768, depth=12, num_heads=12, rope=False, rmsnorm=False, swiglu=False, bottleneck="block_6"
 )
 CASES = {
-    "uvit_s2": Case("uvit_cifar.py", "999t/T", batch_size=8, steps=1, drawn=4, images=64),
+    "uvit_s2": Case("uvit_cifar.py", "999t/T", batch_size=8, steps=1, drawn=2, images=64),
     "uvit_small": Case(
         "uvit_cifar.py:small", "999t/T", 128, steps=4, drawn=32, images=1024, probed=(2048, 512)
     ),
-    "unet": Case("unet_ddpm_cifar.py", "t/T", batch_size=8, steps=1, drawn=4, images=64),
+    "unet": Case("unet_ddpm_cifar.py", "t/T", batch_size=8, steps=1, drawn=2, images=64),
     "dit_b2": Case(
-        "dit_s_cifar.py", "t-1", 8, steps=1, drawn=4, images=64, image_shape=(32, 32, 4),
+        "dit_s_cifar.py", "t-1", 8, steps=1, drawn=2, images=64, image_shape=(32, 32, 4),
         model=DIT_B,
     ),
     "dit_patch2": Case(

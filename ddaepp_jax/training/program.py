@@ -71,7 +71,11 @@ def abstract_state(
     learner: Learner, mesh: Mesh, image_shape: tuple[int, int, int], rules: Any
 ) -> TrainState:
     """Returns shapes, dtypes and shardings of the state; nothing is computed."""
-    shapes = jax.eval_shape(lambda: init_state(learner, image_shape))
+    return _placed(jax.eval_shape(lambda: init_state(learner, image_shape)), mesh, rules)
+
+
+def _placed(shapes: TrainState, mesh: Mesh, rules: Any) -> TrainState:
+    """Adds their shardings to the shapes of a state."""
     return jax.tree.map(
         lambda leaf, placed: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed),
         shapes,
@@ -95,10 +99,12 @@ def compile_program(
       source: where the batches come from.
       prepare: augmentation inside the step.
     """
-    state = abstract_state(learner, mesh, source.image_shape, rules)
+    # Both are jitted, so that they are traced once: for shapes here, and in the programs below.
+    first = jax.jit(lambda: init_state(learner, source.image_shape), inline=True)
+    step = jax.jit(_step(learner, mesh, source, prepare), inline=True)
+    state = _placed(jax.eval_shape(first), mesh, rules)
     placements = jax.tree.map(lambda leaf: leaf.sharding, state)
     everywhere = parallel.replicated(mesh)
-    step = _step(learner, mesh, source, prepare)
     names = [name for name in jax.eval_shape(step, state, source.shapes)[1] if name != "finite"]
     leaf_names = sharding.path_names(state.params)
 
@@ -146,7 +152,7 @@ def compile_program(
         flops = (lowered.cost_analysis() or {}).get("flops", 0.0) / mesh.size
     return Program(
         run=compiled,
-        init=jax.jit(lambda: init_state(learner, source.image_shape), out_shardings=placements),
+        init=jax.jit(first, out_shardings=placements),
         state=state,
         zeros=jax.jit(zeros, out_shardings=everywhere),
         leaf_names=leaf_names,

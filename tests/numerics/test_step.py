@@ -59,6 +59,8 @@ def test_each_step_draws_its_own_noise_and_levels():
 
 
 def test_preparation_of_images_depends_on_the_step_and_their_numbers():
+    """The program is traced once, for the names of its metrics and for its compilation."""
+    traced = []
     mesh = parallel.make_mesh((1, 1, 1), jax.devices()[:1])
     placed = parallel.replicated(mesh)
     data = {
@@ -69,11 +71,14 @@ def test_preparation_of_images_depends_on_the_step_and_their_numbers():
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed), data
     )
     fetch = lambda data, step: {**data, "index": jnp.array([7, 5, 3]) + step}
-    prepare = lambda images, step, index: {
-        "image": (images + 100.0 * step) + index[:, None, None, None]
-    }
+
+    def prepare(images, step, index):
+        traced.append(step)
+        return {"image": (images + 100.0 * step) + index[:, None, None, None]}
+
     source = Source(True, (1, 1, 1), shapes, fetch, lambda *_: iter(()))
     program = compile_program(learner(Seen()), mesh, (), source, prepare)
+    assert len(traced) == 1
     state = program.init()
     for step in range(3):
         stop = parallel.put(np.int32(step + 1), placed)
