@@ -90,15 +90,16 @@ def op_times(compiled: jax.stages.Compiled, call: Callable[[], Any]) -> list[dic
                 jax.block_until_ready(call())
         (file,) = Path(directory).rglob("*.trace.json.gz")
         events = json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
+    timed = {name for name, own in codes.items() if class_of(own)}
     spans = [
-        (event["args"].get("hlo_op", ""), event["ts"] / 1e6, (event["ts"] + event["dur"]) / 1e6)
+        (event["args"]["hlo_op"], event["ts"] / 1e6, (event["ts"] + event["dur"]) / 1e6)
         for event in events
-        if event.get("ph") == "X" and event.get("args", {}).get("hlo_module") == module
+        if event.get("ph") == "X"
+        and event.get("args", {}).get("hlo_module") == module
+        and event["args"].get("hlo_op") in timed
     ]
     durations: dict[str, list[float]] = defaultdict(list)
-    for name, seconds in shared(
-        [span for span in spans if span[0] in codes and class_of(codes[span[0]])]
-    ):
+    for name, seconds in shared(spans):
         durations[name].append(seconds)
     rows = [
         {

@@ -41,7 +41,7 @@ def test_fsdp_takes_the_inputs_or_else_the_largest_dimension_that_divides():
     assert placed["kernel"].spec == P(None, None, None, "fsdp")
 
 
-def test_a_tpu_gathers_parameters_whole_unless_they_are_split_for_good():
+def test_a_tpu_gathers_parameters_whole_unless_the_axis_tensor_splits_them():
     """The option is one of XLA's for TPUs; other platforms refuse it."""
 
     def options(platform, tensor):
