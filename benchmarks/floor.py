@@ -46,10 +46,10 @@ def peak(shapes: Sequence[tuple[int, int, int]], device: torch.device) -> float:
     product = jax.jit(lambda a, b: a @ b)
     rates = []
     for m, k, n in shapes:
-        a, b = jnp.ones((m, k), kind), jnp.ones((k, n), kind)
+        # A GPU draws less power for ones, and runs faster.
+        a, b = (jax.random.normal(jax.random.key(0), shape, kind) for shape in ((m, k), (k, n)))
         seconds = _best(lambda a=a, b=b: jax.block_until_ready(product(a, b)))
-        x = torch.ones(m, k, dtype=torch_kind, device=device)
-        y = torch.ones(k, n, dtype=torch_kind, device=device)
+        x, y = (torch.randn(*shape, device=device).to(torch_kind) for shape in ((m, k), (k, n)))
         seconds = min(seconds, _best(lambda x=x, y=y: synchronised(x @ y)))
         rates.append(2 * m * k * n / seconds)
     return max(rates)

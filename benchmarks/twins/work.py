@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from twins import dit, uvit
+
 # The network's time input at DDPM's step t in 1..T.
 TIME_INPUTS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "t/T": lambda t, T: t / T,
@@ -55,8 +57,7 @@ class Diffusion:
         self._alpha_bar = np.concatenate([[1.0], np.cumprod(1 - betas)])  # eq. 4
         tables = np.sqrt(self._alpha_bar), np.sqrt(1 - self._alpha_bar)
         self._signal, self._sigma = (torch.tensor(x).float().to(device) for x in tables)
-        self.network = torch.compile(self.model) if mode.compiled else self.model
-        self._loss = torch.compile(self._denoising) if mode.compiled else self._denoising
+        self.network = _compiled(self.model) if mode.compiled else self.model
 
     def images(self, images: np.ndarray) -> Tensor:
         """Returns uint8 images (N, H, W, C) as (N, C, H, W) on the device."""
@@ -77,13 +78,10 @@ class Diffusion:
         signal, sigma = (c[t][:, None, None, None] for c in (self._signal, self._sigma))
         return signal * x0 + sigma * noise
 
-    def _denoising(self, x_t: Tensor, time: Tensor, noise: Tensor) -> Tensor:
-        return F.mse_loss(self.model(x_t, time), noise)
-
     def loss(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Returns the simple loss (eq. 14)."""
         with self.autocast():
-            return self._loss(self.perturbed(x0, noise, t), self.fed_time(t), noise)
+            return F.mse_loss(self.network(self.perturbed(x0, noise, t), self.fed_time(t)), noise)
 
     @torch.inference_mode()
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
@@ -124,6 +122,14 @@ class Diffusion:
                 pooled = self.network(x_t, self.fed_time(t), layers)
             batches.append({layer: feature.cpu().numpy() for layer, feature in pooled.items()})
         return {layer: np.concatenate([batch[layer] for batch in batches]) for layer in layers}
+
+
+def _compiled(model: nn.Module) -> Callable[..., Any]:
+    """Compiles a network; of a transformer its blocks, which share one program."""
+    blocks = [module for module in model.modules() if isinstance(module, (dit.Block, uvit.Block))]
+    for block in blocks:
+        block.compile()
+    return model if blocks else torch.compile(model)
 
 
 class Training:

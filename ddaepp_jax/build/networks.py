@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 
 from ddaepp_jax.base.choice import choose
 from ddaepp_jax.base.errors import InputError, first_line
-from ddaepp_jax.models.attention import IMPLEMENTATIONS
+from ddaepp_jax.models.attention import IMPLEMENTATIONS, padding
+from ddaepp_jax.models.attention import attention as attention_product
 from ddaepp_jax.models.dit import DiT
 from ddaepp_jax.models.unet import UNet
 from ddaepp_jax.models.uvit import UViT
@@ -67,11 +68,10 @@ def attention(name: str, length: int, heads: int, head_width: int, dtype: jnp.dt
         return "blocked"
     if name == "auto" and (jax.default_backend() != "gpu" or dtype != jnp.bfloat16):
         return "xla"
-    x = jnp.zeros((1, length, heads, head_width), dtype)
+    x = jnp.zeros((1, heads, length + padding(length, "cudnn"), head_width), dtype)
 
     def product(q: jax.Array) -> jax.Array:
-        out = jax.nn.dot_product_attention(q, q, q, implementation="cudnn")
-        return out.astype(jnp.float32).sum()
+        return attention_product(q, q, q, "cudnn", length).astype(jnp.float32).sum()
 
     try:
         jax.block_until_ready(jax.jit(jax.grad(product))(x))

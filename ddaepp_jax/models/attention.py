@@ -23,27 +23,55 @@ def rotated(x: Array, cos: Array, sin: Array) -> Array:
     Channels 2i and 2i + 1 turn together by an angle of the position, whose cosine and sine are
     given for each channel as ``cos`` and ``sin`` (L, D). The computation is in float32.
     """
-    # A quarter turn of all pairs, as an exact product: on a TPU, a swap of neighbouring channels
-    # takes a fifth of a step.
-    turn = np.kron(np.eye(x.shape[-1] // 2), [[0, 1], [-1, 0]]).astype(x.dtype)
-    turned = jnp.matmul(x, turn, precision="highest")
+    turned = jax.lax.platform_dependent(x, cuda=_swapped, default=_turned)
     return (x * cos[None, None] + turned * sin[None, None]).astype(x.dtype)
 
 
-def attention(q: Array, k: Array, v: Array, implementation: str) -> Array:
+def _swapped(x: Array) -> Array:
+    """Turns all pairs of channels of ``x`` by 90 degrees."""
+    pairs = x.reshape(*x.shape[:-1], -1, 2)
+    return (pairs[..., ::-1] * np.array([-1, 1], x.dtype)[(None,) * (x.ndim)]).reshape(x.shape)
+
+
+def _turned(x: Array) -> Array:
+    """Does the same by an exact product.
+
+    On a TPU, a swap of neighbouring channels takes a fifth of a step.
+    """
+    turn = np.kron(np.eye(x.shape[-1] // 2), [[0, 1], [-1, 0]]).astype(x.dtype)
+    return jnp.matmul(x, turn, precision="highest")
+
+
+def padding(length: int, implementation: str) -> int:
+    """Returns the number of tokens to add: cuDNN has no backward pass for an odd length."""
+    return length % 2 if implementation == "cudnn" else 0
+
+
+def attention(
+    q: Array, k: Array, v: Array, implementation: str, length: int | None = None
+) -> Array:
     """Computes softmax(q k^T / sqrt(D)) v, with logits and softmax in float32.
 
     Args:
       q, k, v: (B, heads, L, D).
       implementation: "xla" or "cudnn" of ``jax.nn.dot_product_attention``, or "blocked".
+      length: number of tokens, where those after it are padding; None: all L. "blocked" takes no
+        padding.
 
     Returns:
-      (B, heads, L, D) of the same type.
+      (B, heads, L, D) of the same type; what it says of padding has no meaning.
     """
     if implementation == "blocked":
         return blocked_attention(q, k, v)
-    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
-    return jax.nn.dot_product_attention(q, k, v, implementation=implementation).swapaxes(1, 2)
+    padded = length not in (None, q.shape[2])
+    lengths = jnp.full(q.shape[:1], length, jnp.int32) if padded else None
+    out = jax.nn.dot_product_attention(
+        *(x.swapaxes(1, 2) for x in (q, k, v)),
+        query_seq_lengths=lengths,
+        key_value_seq_lengths=lengths,
+        implementation=implementation,
+    )
+    return out.swapaxes(1, 2)
 
 
 @jax.custom_vjp
@@ -135,8 +163,12 @@ class Attention(nn.Module):
         """
         batch, length, width = x.shape
         init = dict(kernel_init=self.kernel_init, bias_init=self.bias_init)
-        heads = batch, length, self.num_heads, width // self.num_heads
-        qkv = SplitDense(width, 3, self.qkv_bias, self.dtype, name="qkv", **init)(x)
+        # XLA pads the tokens while it writes them; to pad q, k and v would take three copies.
+        if added := padding(length, self.implementation):
+            x = jnp.pad(x, ((0, 0), (0, added), (0, 0)))
+            rotation = rotation and tuple(jnp.pad(wave, ((0, added), (0, 0))) for wave in rotation)
+        heads = batch, length + added, self.num_heads, width // self.num_heads
+        qkv = SplitDense(width, 3, use_bias=self.qkv_bias, dtype=self.dtype, name="qkv", **init)(x)
         q, k, v = (part.reshape(heads).swapaxes(1, 2) for part in qkv)
         if self.qk_norm:
             q = self.qk_norm("q_norm")(q)
@@ -144,5 +176,6 @@ class Attention(nn.Module):
         if rotation is not None:
             q = rotated(q, *rotation)
             k = rotated(k, *rotation)
-        out = attention(q, k, v, self.implementation).swapaxes(1, 2)
-        return Dense(width, dtype=self.dtype, name="proj", **init)(out.reshape(x.shape))
+        out = attention(q, k, v, self.implementation, length).swapaxes(1, 2)
+        out = Dense(width, dtype=self.dtype, name="proj", **init)(out.reshape(x.shape))
+        return out[:, :length]

@@ -106,8 +106,12 @@ class SwiGLU(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         dense = dict(kernel_init=XAVIER, dtype=self.dtype)
-        gate, value = SplitDense(self.hidden, 2, **dense, name="w12")(x)
-        return Dense(x.shape[-1], **dense, name="w3")(nn.silu(gate) * value)
+        # Tensor cores load rows of 16 bytes: at LightningDiT-L's 2,730 channels in bfloat16 they
+        # would idle.
+        spare = -self.hidden % 8 if self.dtype == jnp.bfloat16 else 0
+        gate, value = SplitDense(self.hidden, 2, spare=spare, **dense, name="w12")(x)
+        hidden = nn.silu(gate) * value
+        return SplitDense(x.shape[-1], inputs=self.hidden, **dense, name="w3")(hidden)[0]
 
 
 class Block(nn.Module):

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.nn.initializers import Initializer
 
 LINEAR_INIT = nn.initializers.normal(0.02)
@@ -82,7 +83,18 @@ def _product(x: Array, kernel: Array, dimension_numbers: Any, **options: Any) ->
         out = jax.lax.dot_general(flat, kernel, (((1,), (0,)), ((), ())), **options)
         return out.reshape(*x.shape[:-1], kernel.shape[-1])
 
-    return jax.lax.platform_dependent(x, kernel, cpu=of_matrices, default=product)
+    return jax.lax.platform_dependent(x, kernel, cpu=of_matrices, cuda=of_matrices, default=product)
+
+
+def row_major(x: Array) -> Array:
+    """Returns ``x``, which XLA keeps in rows on a GPU.
+
+    For the gradient of an embedding of positions, a sum over images, XLA would sooner have the
+    images last, and would transpose all tokens in each block.
+    """
+    layout = Layout(tuple(range(x.ndim)))
+    rows = lambda x: with_layout_constraint(x, layout)
+    return jax.lax.platform_dependent(x, cuda=rows, default=lambda x: x)
 
 
 class Dense(nn.Dense):
@@ -100,13 +112,17 @@ class SplitDense(nn.Module):
     Attributes:
       features: number of features of each projection.
       parts: number of projections.
+      inputs: number of channels of the input, where zeros follow them; None: all.
+      spare: number of zeros that each projection has after its features.
       use_bias: whether they have biases.
       dtype: dtype of the computation.
       kernel_init, bias_init: initialisers of the joint kernel and bias.
     """
 
     features: int
-    parts: int
+    parts: int = 1
+    inputs: int | None = None
+    spare: int = 0
     use_bias: bool = True
     dtype: jnp.dtype = jnp.float32
     kernel_init: Initializer = LINEAR_INIT
@@ -114,17 +130,21 @@ class SplitDense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> list[Array]:
-        """Maps ``x`` (..., width) to ``parts`` arrays (..., features)."""
-        shape = (x.shape[-1], self.parts * self.features)
+        """Maps ``x`` (..., width) to ``parts`` arrays (..., features + spare)."""
+        inputs = self.inputs or x.shape[-1]
+        shape = (inputs, self.parts * self.features)
+        zeros = ((0, x.shape[-1] - inputs), (0, self.spare))
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(self.dtype)
+        kernels = [jnp.pad(part, zeros) for part in jnp.split(kernel, self.parts, axis=1)]
         x = x.astype(self.dtype)
         last = (((x.ndim - 1,), (0,)), ((), ()))
-        outs = [_product(x, part, last) for part in jnp.split(kernel, self.parts, axis=1)]
+        outs = [_product(x, part, last) for part in kernels]
         if not self.use_bias:
             return outs
         bias = self.param("bias", self.bias_init, shape[1:], jnp.float32).astype(self.dtype)
-        biases = jnp.split(bias.reshape(*(1,) * (x.ndim - 1), -1), self.parts, axis=-1)
-        return [out + part for out, part in zip(outs, biases, strict=True)]
+        biases = [jnp.pad(part, zeros[1:]) for part in jnp.split(bias, self.parts)]
+        aligned = (None,) * (x.ndim - 1)
+        return [out + part[aligned] for out, part in zip(outs, biases, strict=True)]
 
 
 class PatchConv(nn.Module):

@@ -14,7 +14,16 @@ from jax import Array
 
 from ddaepp_jax.models import self_conditioning
 from ddaepp_jax.models.attention import Attention
-from ddaepp_jax.models.layers import LINEAR_INIT, Dense, Mlp, PatchConv, layer_norm, sinusoid, wide
+from ddaepp_jax.models.layers import (
+    LINEAR_INIT,
+    Dense,
+    Mlp,
+    PatchConv,
+    layer_norm,
+    row_major,
+    sinusoid,
+    wide,
+)
 from ddaepp_jax.models.self_conditioning import SelfConditioning, pool
 from ddaepp_jax.models.tap import Tap
 
@@ -245,7 +254,7 @@ class UViT(nn.Module):
             [jnp.stack(extras, 1), einops.rearrange(patches, "b h w c -> b (h w) c")], axis=1
         )
         position = self.param("pos_embed", LINEAR_INIT, (1, *tokens.shape[1:]), jnp.float32)
-        return tokens + position.astype(self.dtype), len(extras)
+        return row_major(tokens + position.astype(self.dtype)), len(extras)
 
     def _self_conditioning(self) -> SelfConditioning:
         return SelfConditioning(

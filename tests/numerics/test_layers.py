@@ -98,7 +98,7 @@ def test_split_dense_is_the_split_of_flax(use_bias):
     """Parameters are equal bit by bit; outputs and gradients to float32's precision."""
     x = drawn(2, 5, 8)
     init = dict(bias_init=nn.initializers.normal(1.0))
-    ours = SplitDense(3, 2, use_bias, **init)
+    ours = SplitDense(3, 2, use_bias=use_bias, **init)
     flax = nn.Dense(6, use_bias, kernel_init=ours.kernel_init, **init)
     key = jax.random.key(0)
     params = ours.init(key, x)
