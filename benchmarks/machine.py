@@ -2,7 +2,9 @@
 
 import os
 import platform
+import re
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,7 +15,14 @@ def machine() -> dict[str, Any]:
     return {
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
-        "host": f"{platform.machine()}, {os.cpu_count()} cores",
+        "host": f"{_processor()}, {os.cpu_count()} cores",
         "jax": jax.__version__,
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+def _processor() -> str:
+    """Returns the architecture and, on Linux, the processor's model."""
+    cpuinfo = Path("/proc/cpuinfo")
+    model = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    return f"{platform.machine()} {model[1]}" if model else platform.machine()

@@ -7,7 +7,8 @@ import pytest
 from flax import linen as nn
 from scipy.special import erf, softmax
 
-from ddaepp_jax.models.attention import attention
+from ddaepp_jax.models.attention import Attention, _by_product, _by_swap, attention
+from ddaepp_jax.models.dit import SwiGLU
 from ddaepp_jax.models.layers import CONV_INIT, Dense, PatchConv, SplitDense, conv_bias_init, gelu
 
 
@@ -39,6 +40,46 @@ def test_blocked_attention_is_that_of_jax(dtype):
     np.testing.assert_allclose(
         blocked.astype(jnp.float32), xla.astype(jnp.float32), rtol=0, atol=bound
     )
+
+
+@pytest.mark.parametrize("length", [6, 7])
+@pytest.mark.parametrize("rotates", [False, True])
+def test_padding_for_cudnn_changes_nothing(monkeypatch, length, rotates):
+    """cuDNN gets an even length and the true one; its place is taken by XLA's attention here."""
+    product, lengths = jax.nn.dot_product_attention, []
+
+    def cudnn(q, *rest, query_seq_lengths, key_value_seq_lengths, implementation):
+        lengths.append(q.shape[1])
+        assert (query_seq_lengths is None) == (key_value_seq_lengths is None) == (length == 6)
+        return product(
+            q,
+            *rest,
+            query_seq_lengths=query_seq_lengths,
+            key_value_seq_lengths=key_value_seq_lengths,
+            implementation="xla",
+        )
+
+    x = drawn(2, length, 16)
+    angles = drawn(length, 4).repeat(2, axis=1)
+    rotation = (np.cos(angles), np.sin(angles)) if rotates else None
+    layers = [Attention(2, qkv_bias=True, implementation=name) for name in ("xla", "cudnn")]
+    params = jax.tree.map(lambda leaf: drawn(*leaf.shape), layers[0].init(jax.random.key(0), x))
+    run = lambda layer, x: layer.apply(params, x, rotation)
+    out, vjp = jax.vjp(lambda x: run(layers[0], x), x)
+    monkeypatch.setattr(jax.nn, "dot_product_attention", cudnn)
+    padded, padded_vjp = jax.vjp(lambda x: run(layers[1], x), x)
+    assert lengths == [length + length % 2]
+    np.testing.assert_allclose(padded, out, rtol=0, atol=1e-5)
+    g = drawn(*x.shape, seed=1)
+    np.testing.assert_allclose(padded_vjp(g)[0], vjp(g)[0], rtol=0, atol=2e-4)
+
+
+def test_quarter_turns_are_exact_in_both_forms():
+    x = drawn(2, 3, 5, 8)
+    expected = np.stack([-x[..., 1::2], x[..., ::2]], axis=-1).reshape(x.shape)
+    for turn in (_by_product, _by_swap):
+        np.testing.assert_array_equal(turn(x), expected)
+        np.testing.assert_array_equal(turn(x.astype(jnp.bfloat16)), expected.astype(jnp.bfloat16))
 
 
 @pytest.mark.parametrize("approximate", [False, True])
@@ -113,3 +154,35 @@ def test_split_dense_is_the_split_of_flax(use_bias):
         np.testing.assert_allclose(a, b, rtol=0, atol=2e-6)
     gradients = (jax.grad(lambda params, f=f: f(params)[1])(params) for f in (split, whole))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *gradients)
+
+
+def test_split_dense_with_padding_is_the_same_product():
+    """Zeros after the features are all that is added, and zeros after the input change nothing."""
+    x = drawn(2, 5, 8)
+    init = dict(bias_init=nn.initializers.normal(1.0))
+    plain = SplitDense(3, 2, **init)
+    padded = SplitDense(3, 2, inputs=8, spare=5, **init)
+    params = plain.init(jax.random.key(0), x)
+    wide = np.pad(x, ((0, 0), (0, 0), (0, 3)))
+    jax.tree.map(np.testing.assert_array_equal, params, padded.init(jax.random.key(0), wide))
+    for out, expected in zip(padded.apply(params, wide), plain.apply(params, x), strict=True):
+        np.testing.assert_allclose(out[..., :3], expected, rtol=0, atol=1e-6)
+        np.testing.assert_array_equal(out[..., 3:], np.zeros((2, 5, 5)))
+
+
+def test_swiglu_in_bfloat16_computes_on_rows_of_16_bytes():
+    """The hidden width is padded to a multiple of 8; parameters and numbers stay the same."""
+    x = drawn(2, 3, 8)
+    narrow = SwiGLU(hidden=10, dtype=jnp.bfloat16)
+    params = SwiGLU(hidden=10).init(jax.random.key(0), x)
+    shapes = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
+    assert shapes(narrow.init(jax.random.key(0), x)) == shapes(params)
+    params = jax.tree.map(lambda leaf: drawn(*leaf.shape) / 4, params)
+    expected = SwiGLU(hidden=10).apply(params, x)
+    np.testing.assert_allclose(narrow.apply(params, x), expected, rtol=0, atol=0.05)
+    products = [
+        equation.outvars[0].aval.shape[-1]
+        for equation in jax.make_jaxpr(narrow.apply)(params, x).jaxpr.eqns
+        if equation.primitive.name == "cond"
+    ]
+    assert products == [16, 16, 8]
