@@ -46,7 +46,7 @@ def as_ours(
         options = ("use_swiglu", "use_rope", "use_rmsnorm")
         arguments |= dict.fromkeys(options, arguments.pop("lightning")) | {"num_classes": 0}
     module, variables = load_reference(kind, tensors, **arguments)
-    fields = ("name", "parent", "bottleneck", "dtype", "attention", "scan")
+    fields = ("name", "parent", "bottleneck", "dtype", "attention", "scan", "swiglu_multiple")
     for field in module.__dataclass_fields__:
         if field not in fields and getattr(module, field) != getattr(network, field):
             raise ValueError(f"{field}: {getattr(network, field)}, but the twin has none")

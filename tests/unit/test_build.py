@@ -50,6 +50,18 @@ def test_attention_falls_back_where_cudnn_cannot(monkeypatch, capsys):
         build.attention("cudnn", **shape, dtype=jnp.dtype("bfloat16"))
 
 
+def test_swiglu_is_padded_on_a_gpu_in_bfloat16_alone(monkeypatch):
+    made = config()
+    with made.unlocked():
+        made.model = schema.dit(attention="xla", dtype="bfloat16")
+    multiple = lambda: build.network(made, (8, 8, 1), 10).swiglu_multiple
+    assert multiple() == 1
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert multiple() == 8
+    made.model.dtype = "float32"
+    assert multiple() == 1
+
+
 def test_runs_are_shorter_than_the_order_of_examples():
     made = config(train__batch_size=1024)
     made.train.steps = 2**22 - 1
