@@ -123,7 +123,7 @@ class Task:
       products: FLOPs of its matrix products and convolutions (of one step, where it trains).
       weight_bytes: bytes of weights, and of what the optimizer keeps, that it has to move.
       per: number by which times are divided: the train steps that a call takes.
-      compiled_flops: FLOPs of our program by XLA's count; None: not asked.
+      counted: FLOPs of our step by our own count; None: not a step.
     """
 
     ours: Callable[[], Any]
@@ -132,7 +132,7 @@ class Task:
     weight_bytes: float
     trains: bool = False
     per: int = 1
-    compiled_flops: float | None = None
+    counted: float | None = None
 
 
 class Pair:
@@ -230,7 +230,7 @@ def train(pair: Pair) -> Task:
         weight_bytes=4 * pair.weights * (2 * 4 + 2 + 2),
         trains=True,
         per=steps,
-        compiled_flops=ours.program.flops,
+        counted=ours.program.flops,
     )
 
 

@@ -20,6 +20,7 @@ benchmarks/results/train_step.jsonl, as JSON lines.
 
 import argparse
 import ast
+import dataclasses
 import json
 import resource
 import time
@@ -41,7 +42,7 @@ from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.training.clock import peak_flops
 from ddaepp_jax.training.program import Program, compile_program
 from ddaepp_jax.training.source import Source
-from ddaepp_jax.training.step import TrainState, init_state, total_loss
+from ddaepp_jax.training.step import TrainState, init_state, total_loss, train_step
 
 SHAPES = {"digits": (8, 8, 1), "cifar10": (32, 32, 3), "latents": (16, 16, 32)}
 EXAMPLES = 4096
@@ -162,19 +163,26 @@ def measure(config: ConfigDict, seconds: float) -> dict[str, Any]:
     }
 
 
-def forward_flops(config: ConfigDict, data: Dataset) -> float:
-    """Returns the FLOPs of the loss without its gradient, on one device."""
+def xla_flops(config: ConfigDict, data: Dataset) -> tuple[float, float]:
+    """Returns the FLOPs of the step and of the loss alone, by XLA's count on one device.
+
+    They are counted before compilation, and a scan is unrolled, since its body would count once.
+    """
     learner = build.learner(config, data.image_shape, data.num_classes, total=1000)
+    if getattr(learner.network, "scan", False):
+        learner = dataclasses.replace(learner, network=learner.network.clone(scan=False))
     rows = config.train.batch_size
     image = jax.ShapeDtypeStruct((rows, *data.image_shape), np.uint8)
     number = jax.ShapeDtypeStruct((rows,), np.int32)
 
-    def loss(state: TrainState, image: jax.Array, label: jax.Array, index: jax.Array) -> jax.Array:
-        batch = {"label": label, **build.prepare(config)(image, state.step, index)}
-        return total_loss(learner, state.params, state, batch)[0]
+    def batch(state: TrainState, image: jax.Array, label: jax.Array, index: jax.Array) -> Any:
+        return {"label": label, **build.prepare(config)(image, state.step, index)}
 
+    step = lambda state, *arrays: train_step(learner, state, batch(state, *arrays))
+    loss = lambda state, *arrays: total_loss(learner, state.params, state, batch(state, *arrays))
     state = jax.eval_shape(lambda: init_state(learner, data.image_shape))
-    return jax.jit(loss).lower(state, image, number, number).compile().cost_analysis()["flops"]
+    lowered = [jax.jit(part).lower(state, image, number, number) for part in (step, loss)]
+    return tuple(each.cost_analysis()["flops"] for each in lowered)
 
 
 def pair_configs(config: ConfigDict, pair: str) -> list[ConfigDict]:
@@ -193,17 +201,15 @@ def analysed(
 ) -> dict[str, float]:
     """Returns the ratios of the second config to the first in the compiler's analysis."""
     base, other = programs
-    devices = base.state.step.sharding.mesh.size
-    forward = [forward_flops(config, data) for config in configs]
-    backward = [
-        program.flops * devices - flops for program, flops in zip(programs, forward, strict=True)
-    ]
+    counts = [xla_flops(config, data) for config in configs]
+    steps, losses = np.array(counts).T
+    backward = steps - losses
     base_size, other_size = (
         sum(leaf.size for leaf in jax.tree.leaves(p.state.params)) for p in programs
     )
     return {
-        "flops_ratio": other.flops / base.flops,
-        "forward_flops_ratio": forward[1] / forward[0],
+        "flops_ratio": steps[1] / steps[0],
+        "forward_flops_ratio": losses[1] / losses[0],
         "backward_flops_ratio": backward[1] / backward[0],
         "bytes_ratio": other.bytes_accessed / base.bytes_accessed,
         "memory_ratio": other.memory / base.memory,

@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from ddaepp_jax.base import parallel
 from ddaepp_jax.training import sharding
+from ddaepp_jax.training.flops import step_flops
 from ddaepp_jax.training.source import Source
 from ddaepp_jax.training.step import Learner, TrainState, init_state, train_step
 
@@ -34,7 +35,7 @@ class Program:
       zeros: ``() -> totals`` of no steps.
       leaf_names: names of the leaves that ``totals["bad_leaves"]`` flags.
       compile_seconds: time that compilation took.
-      flops: floating-point operations of one step on one device.
+      flops: floating-point operations of one step's products on one device (``step_flops``).
       bytes_accessed: bytes that one step accesses on one device, by XLA's count, which takes the
         body of a scan once.
       memory: bytes in use on one device.
@@ -144,12 +145,7 @@ def compile_program(
     compiled = jitted.lower(state, totals, source.shapes, stop).compile(options)
     seconds = time.perf_counter() - start
     cost = compiled.cost_analysis() or {}
-    flops = cost.get("flops", 0.0)
-    if getattr(learner.network, "scan", False):
-        # XLA counts the body of a scan once, so count the blocks of the unrolled one.
-        unrolled = dataclasses.replace(learner, network=learner.network.clone(scan=False))
-        lowered = jax.jit(_step(unrolled, mesh, source, prepare)).lower(state, source.shapes)
-        flops = (lowered.cost_analysis() or {}).get("flops", 0.0) / mesh.size
+    batch = jax.eval_shape(_batch(source, prepare), source.shapes, state.step)
     return Program(
         run=compiled,
         init=jax.jit(first, out_shardings=placements),
@@ -157,7 +153,7 @@ def compile_program(
         zeros=jax.jit(zeros, out_shardings=everywhere),
         leaf_names=leaf_names,
         compile_seconds=seconds,
-        flops=flops,
+        flops=step_flops(learner, state, batch) / mesh.size,
         bytes_accessed=cost.get("bytes accessed", 0.0),
         memory=_memory(compiled),
     )
@@ -167,15 +163,25 @@ def _step(
     learner: Learner, mesh: Mesh, source: Source, prepare: Prepare
 ) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]:
     """Returns one step as a function of the state and the source's data."""
+    make_batch = _batch(source, prepare)
 
     def step(state: TrainState, data: Any) -> tuple[TrainState, dict[str, Array]]:
-        batch = dict(source.fetch(data, state.step))
-        batch |= prepare(batch["image"], state.step, batch["index"])
+        batch = make_batch(data, state.step)
         batch = jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, parallel.BATCH))
         with sharding.split_activations(mesh):
             return train_step(learner, state, batch)
 
     return step
+
+
+def _batch(source: Source, prepare: Prepare) -> Callable[[Any, Array], dict[str, Array]]:
+    """Returns the batch as a function of the source's data and the step."""
+
+    def batch(data: Any, step: Array) -> dict[str, Array]:
+        fetched = dict(source.fetch(data, step))
+        return fetched | prepare(fetched["image"], step, fetched["index"])
+
+    return batch
 
 
 def _memory(compiled: jax.stages.Compiled) -> int:

@@ -117,12 +117,8 @@ def total_loss(
       The loss, and metrics: scalars by name.
     """
     rng = jax.random.fold_in(learner.stream("train"), state.step)
-    requests: dict[str, Pass] = {}
-    for objective, _ in learner.objectives.values():
-        for name, request in objective.passes(rng, batch).items():
-            requests[name] = merge(requests[name], request) if name in requests else request
     results = {}
-    for name, request in requests.items():
+    for name, request in _requests(learner, rng, batch).items():
         weights = state.ema[request.teacher] if request.teacher else params
         dropout_rng = named(rng, f"dropout/{name}")
         results[name] = run_pass(learner, weights["network"], request, dropout_rng)
@@ -134,6 +130,28 @@ def total_loss(
         total += weight(state.step) * loss
         metrics |= {f"{name}/{key}": value for key, value in {"loss": loss, **more}.items()}
     return total, metrics
+
+
+def _requests(learner: Learner, rng: Array, batch: Mapping[str, Array]) -> dict[str, Pass]:
+    """Returns the passes that the objectives request, by name, each of them once."""
+    requests: dict[str, Pass] = {}
+    for objective, _ in learner.objectives.values():
+        for name, request in objective.passes(rng, batch).items():
+            requests[name] = merge(requests[name], request) if name in requests else request
+    return requests
+
+
+def teacher_passes(
+    learner: Learner, state: TrainState, batch: Mapping[str, Array]
+) -> list[Array | dict[str, Array]]:
+    """Runs the passes of a step through teachers alone; returns their outputs and features."""
+    rng = jax.random.fold_in(learner.stream("train"), state.step)
+    results = [
+        run_pass(learner, state.ema[request.teacher]["network"], request, named(rng, name))
+        for name, request in _requests(learner, rng, batch).items()
+        if request.teacher
+    ]
+    return [(result.out, result.features) for result in results]
 
 
 def train_step(
