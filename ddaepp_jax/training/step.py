@@ -58,6 +58,10 @@ class Learner:
         """Returns the key of a named random stream."""
         return named(jax.random.key(self.seed), name)
 
+    def step_rng(self, step: Array) -> Array:
+        """Returns the key of a step's random numbers."""
+        return jax.random.fold_in(self.stream("train"), step)
+
     @property
     def teachers(self) -> dict[str, optax.Schedule]:
         """The decay of each teacher, by the name of its objective."""
@@ -116,7 +120,7 @@ def total_loss(
     Returns:
       The loss, and metrics: scalars by name.
     """
-    rng = jax.random.fold_in(learner.stream("train"), state.step)
+    rng = learner.step_rng(state.step)
     results = {}
     for name, request in _requests(learner, rng, batch).items():
         weights = state.ema[request.teacher] if request.teacher else params
@@ -145,7 +149,7 @@ def teacher_passes(
     learner: Learner, state: TrainState, batch: Mapping[str, Array]
 ) -> list[Array | dict[str, Array]]:
     """Runs the passes of a step through teachers alone; returns their outputs and features."""
-    rng = jax.random.fold_in(learner.stream("train"), state.step)
+    rng = learner.step_rng(state.step)
     results = [
         run_pass(learner, state.ema[request.teacher]["network"], request, named(rng, name))
         for name, request in _requests(learner, rng, batch).items()
