@@ -1,5 +1,6 @@
 """The floating-point operations of a step: those of the network's products, on any device."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,12 +15,16 @@ def step_flops(learner: Learner, state: TrainState, batch: Mapping[str, Any]) ->
     """Counts the FLOPs of one step's matrix products and convolutions.
 
     A gradient takes twice the products of the forward pass: by the weights and by the inputs. A
-    teacher has none. What a program computes again to save memory does not count, nor does how it
-    computes attention, so the number is the same on a CPU, a GPU and a TPU, scanned or not.
+    teacher has none. What a program computes again to save memory, or pads for a kernel, does not
+    count, so the number is the same on a CPU, a GPU and a TPU, scanned or not.
 
     Args:
       state, batch: shapes of the state and of the batch, see ``train_step``.
     """
+    network = learner.network
+    plain = {"attention": "xla", "swiglu_multiple": 1}
+    plain = {field: value for field, value in plain.items() if hasattr(network, field)}
+    learner = dataclasses.replace(learner, network=network.clone(**plain))
     loss = lambda state, batch: total_loss(learner, state.params, state, batch)
     teachers = lambda state, batch: teacher_passes(learner, state, batch)
     forward, untrained = (
@@ -47,9 +52,6 @@ def _products(equation: JaxprEqn) -> float:
         kernel = equation.invars[1].aval
         features = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
         return 2 * equation.outvars[0].aval.size * (kernel.size / features)
-    if name == "dot_product_attention_fwd_wrapper":  # cuDNN's: the logits and the weighted values
-        query, key = (x.aval for x in equation.invars[:2])  # (B, L, heads, D)
-        return 4 * query.size * key.shape[1]
     if name == "cond":
         return products(params["branches"][-1].jaxpr)
     times = {"scan": params.get("length"), "shard_map": getattr(params.get("mesh"), "size", 1)}

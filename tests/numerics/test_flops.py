@@ -85,6 +85,8 @@ def test_a_teachers_pass_has_no_gradient():
     prepared = jax.eval_shape(build.prepare(made), image, state.step, number)
     batch = {"label": number, **prepared}
     both = step_flops(learner, state, batch)
+    on_a_gpu = dataclasses.replace(learner, network=learner.network.clone(attention="cudnn"))
+    assert step_flops(on_a_gpu, state, batch) == both
     denoising = dataclasses.replace(
         learner, objectives={"denoising": learner.objectives["denoising"]}
     )
