@@ -49,6 +49,7 @@ setup(
     ],
     extras_require={
         "cuda12": [f"jax[cuda12]{JAX}"],
+        "cuda13": [f"jax[cuda13]{JAX}"],
         "tpu": [f"jax[tpu]{JAX}"],
         "wandb": ["wandb"],
         "convert": ["safetensors>=0.6.2", "torch>=2.6"],  # to read released weights
