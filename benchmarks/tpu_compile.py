@@ -15,7 +15,6 @@ benchmarks/results/tpu_compile.jsonl, as JSON lines.
 """
 
 import argparse
-import dataclasses
 import json
 import math
 import re
@@ -33,9 +32,10 @@ from ddaepp_jax import build, config
 from ddaepp_jax.base import parallel
 from ddaepp_jax.config import recipes
 from ddaepp_jax.data.datasets import Dataset
+from ddaepp_jax.training.flops import step_flops
 from ddaepp_jax.training.program import Program, compile_program
 from ddaepp_jax.training.source import streamed
-from ddaepp_jax.training.step import init_state, train_step
+from ddaepp_jax.training.step import init_state
 
 
 class Chip(NamedTuple):
@@ -207,18 +207,15 @@ def measure(network: str, topology: str, batch_size: int, chips: int) -> dict[st
 
 
 def counted_flops(made: ConfigDict, shape: Shape) -> float:
-    """Returns the FLOPs of a step, by XLA's count of the unrolled program before compilation."""
+    """Returns the FLOPs of the products of a step."""
     learner = build.learner(made, shape, 1000 if made.model.class_conditional else 10, total=1000)
-    if made.model.name == "dit":
-        learner = dataclasses.replace(learner, network=learner.network.clone(scan=False))
     state = jax.eval_shape(lambda: init_state(learner, shape))
     rows = made.train.batch_size
     batch = {
         "image": jax.ShapeDtypeStruct((rows, *shape), "float32"),
         "label": jax.ShapeDtypeStruct((rows,), "int32"),
     }
-    lowered = jax.jit(lambda state, batch: train_step(learner, state, batch)).lower(state, batch)
-    return lowered.cost_analysis()["flops"]
+    return step_flops(learner, state, batch)
 
 
 def main() -> None:

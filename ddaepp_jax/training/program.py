@@ -100,9 +100,10 @@ def compile_program(
       source: where the batches come from.
       prepare: augmentation inside the step.
     """
-    # Both are jitted, so that they are traced once: for shapes here, and in the programs below.
+    # They are jitted, so that they are traced once: for shapes here, and in the programs below.
     first = jax.jit(lambda: init_state(learner, source.image_shape), inline=True)
-    step = jax.jit(_step(learner, mesh, source, prepare), inline=True)
+    make_batch = jax.jit(_batch(source, prepare), inline=True)
+    step = jax.jit(_step(learner, mesh, make_batch), inline=True)
     state = _placed(jax.eval_shape(first), mesh, rules)
     placements = jax.tree.map(lambda leaf: leaf.sharding, state)
     everywhere = parallel.replicated(mesh)
@@ -145,7 +146,7 @@ def compile_program(
     compiled = jitted.lower(state, totals, source.shapes, stop).compile(options)
     seconds = time.perf_counter() - start
     cost = compiled.cost_analysis() or {}
-    batch = jax.eval_shape(_batch(source, prepare), source.shapes, state.step)
+    batch = jax.eval_shape(make_batch, source.shapes, state.step)
     return Program(
         run=compiled,
         init=jax.jit(first, out_shardings=placements),
@@ -160,10 +161,9 @@ def compile_program(
 
 
 def _step(
-    learner: Learner, mesh: Mesh, source: Source, prepare: Prepare
+    learner: Learner, mesh: Mesh, make_batch: Callable[[Any, Array], dict[str, Array]]
 ) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]:
     """Returns one step as a function of the state and the source's data."""
-    make_batch = _batch(source, prepare)
 
     def step(state: TrainState, data: Any) -> tuple[TrainState, dict[str, Array]]:
         batch = make_batch(data, state.step)
