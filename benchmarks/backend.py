@@ -39,7 +39,7 @@ def config_of(name: str) -> ConfigDict:
     """Returns a tiny config that trains by SGD, which does not turn rounding into steps."""
     config = parse_config([f"--config={ROOT / 'configs' / name}"])
     config.optimizer.update(
-        name="sgd", learning_rate=0.1, schedule="constant", warmup_steps=0, clip_norm=0.0
+        name="sgd", learning_rate=0.01, schedule="constant", warmup_steps=0, clip_norm=0.0
     )
     config.model.update(dtype="float32", attention="xla")
     return config
