@@ -20,12 +20,10 @@ import numpy as np
 from machine import machine
 from ml_collections import ConfigDict
 from tabulate import tabulate
-from train_step import SHAPES, random_images
+from train_step import SHAPES, compiled, random_images
 
-from ddaepp_jax import build
 from ddaepp_jax.base import parallel
 from ddaepp_jax.config.overrides import parse_config
-from ddaepp_jax.training.program import compile_program
 from ddaepp_jax.training.sharding import path_names
 
 ROOT = Path(__file__).parents[1]
@@ -53,10 +51,7 @@ def train(config: ConfigDict, device: jax.Device) -> tuple[np.ndarray, Any, Any]
     """
     mesh = parallel.make_mesh((1, 1, 1), [device])
     data = random_images(SHAPES[config.data.name])
-    learner = build.learner(config, data.image_shape, data.num_classes, total=STEPS)
-    source = build.source(config, data, mesh)
-    prepare = build.prepare(config)
-    program = compile_program(learner, mesh, config.mesh.rules, source, prepare)
+    program, source = compiled(config, data, mesh)
     state = program.init()
     start = jax.device_get(state.params)
     batches, losses = source.open(0, STEPS), []

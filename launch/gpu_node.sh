@@ -5,9 +5,9 @@
 #   launch/gpu_node.sh --dry_run                         # print the commands alone
 #   STEPS=train CONFIG=configs/dit_s_cifar.py launch/gpu_node.sh
 #
-# "check" compares the GPU's numbers with the CPU's, "benchmark" measures train steps beside PyTorch,
-# "train" trains a run, or resumes it. Rows go to $RESULTS/*.jsonl, and the run to $RESULTS/run. The
-# first command that fails ends the script.
+# "check" compares the GPU's numbers with the CPU's, "benchmark" measures train steps beside
+# PyTorch, "train" trains a run, or resumes it. Rows go to $RESULTS/*.jsonl, and the run to
+# $RESULTS/run. The first command that fails ends the script.
 set -euo pipefail
 
 # Variables: set them in the environment, or here.
@@ -17,7 +17,7 @@ RESULTS="${RESULTS:-runs/gpu_node}"
 CASES="${CASES:-}"                          # networks of benchmarks/peers.py; none: all for GPUs
 MINUTES="${MINUTES:-0.5}"                   # of timing a network
 CONFIG="${CONFIG:-configs/uvit_cifar.py}"
-TRAIN_ARGS="${TRAIN_ARGS:-}"                # e.g. "--config.data.data_dir=/data --config.model.dtype=bfloat16"
+TRAIN_ARGS="${TRAIN_ARGS:-}"                # e.g. "--config.data.data_dir=/data"
 
 cd "$(dirname "$0")/.."
 dry_run=

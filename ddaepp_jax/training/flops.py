@@ -54,8 +54,12 @@ def _products(equation: JaxprEqn) -> float:
         return 2 * equation.outvars[0].aval.size * (kernel.size / features)
     if name == "cond":
         return products(params["branches"][-1].jaxpr)
-    times = {"scan": params.get("length"), "shard_map": getattr(params.get("mesh"), "size", 1)}
-    return times.get(name, 1) * sum(products(inner) for inner in _inner(params))
+    inside = sum(products(inner) for inner in _inner(params))
+    if name == "scan":
+        return params["length"] * inside
+    if name == "shard_map":  # It is traced with the shapes of one device.
+        return params["mesh"].size * inside
+    return inside
 
 
 def _inner(params: Mapping[str, Any]) -> Iterator[Jaxpr]:

@@ -1,12 +1,7 @@
 """What benchmarks/backend.py calls a difference between an accelerator and the CPU."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from backend import PARAMETER_BOUND, moved
 
 

@@ -1,11 +1,6 @@
 """A profile's time is divided among operations that run at once (benchmarks/op_times.py)."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from op_times import by_class, class_of, opcodes, shared
 
 
