@@ -23,6 +23,7 @@ from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.base.files import check_writable
 from ddaepp_jax.cli.arguments import (
     Parser,
+    add_processes,
     add_run,
     add_sampling,
     comma_separated,
@@ -31,8 +32,9 @@ from ddaepp_jax.cli.arguments import (
     path,
     sampling,
     source,
+    start,
 )
-from ddaepp_jax.cli.start import launch, start_backend
+from ddaepp_jax.cli.start import launch
 from ddaepp_jax.scoring import FEWEST
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
     from ddaepp_jax.reporting.scores import table
     from ddaepp_jax.scoring import by_name, references
 
-    start_backend()
+    start(args)
     run = open_run(args) if args.workdir else None
     config = _config(args, run)
     field = "--workdir" if run else "--images"
@@ -196,6 +198,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         type=output,
         help="path of the JSON, without suffix (WORKDIR/fid/NAME; for --images: none)",
     )
+    add_processes(parser)
     args = parser.parse_args(argv)
     unread = [f"--{name}" for name in RUN_ONLY if getattr(args, name) != parser.get_default(name)]
     if args.images and unread:

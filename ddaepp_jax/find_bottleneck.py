@@ -15,8 +15,16 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ddaepp_jax.cli.arguments import Parser, add_config, comma_separated, config_arguments, path
-from ddaepp_jax.cli.start import launch, start_backend
+from ddaepp_jax.cli.arguments import (
+    Parser,
+    add_config,
+    add_processes,
+    comma_separated,
+    config_arguments,
+    path,
+    start,
+)
+from ddaepp_jax.cli.start import launch
 
 
 def main(argv: Sequence[str]) -> None:
@@ -28,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
     from ddaepp_jax.search.search import search
 
     config = parse_config(config_arguments(args, overrides))
-    start_backend()
+    start(args)
     name = args.config or "uvit_digits"
     workdir = args.workdir or Path("runs") / f"{config_name(name)}_bottleneck"
     decision = search(
@@ -64,6 +72,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         type=path,
         help="where the results go (default: runs/<config's name>_bottleneck)",
     )
+    add_processes(parser)
     return parser.parse_known_args(argv)
 
 

@@ -28,6 +28,7 @@ from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.base.files import replace, write_json
 from ddaepp_jax.cli.arguments import (
     Parser,
+    add_processes,
     add_run,
     boolean,
     comma_separated,
@@ -35,8 +36,9 @@ from ddaepp_jax.cli.arguments import (
     open_run,
     output,
     path,
+    start,
 )
-from ddaepp_jax.cli.start import launch, start_backend
+from ddaepp_jax.cli.start import launch
 from ddaepp_jax.probing.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
@@ -70,7 +72,7 @@ SUFFIXES = (".json", ".csv", "-grid.png", "-layers.png")  # of --out's files
 def main(argv: Sequence[str]) -> None:
     args = _parse(argv)
     overrides = {name: vars(args)[name] for name in OVERRIDES if vars(args)[name] is not None}
-    start_backend()
+    start(args)
     run = open_run(args)
     if args.data_dir is not None:
         run.config.data.data_dir = str(args.data_dir)
@@ -199,6 +201,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         type=output,
         help="path without suffix (default: WORKDIR/probe/step<STEP>-<AVERAGE>-<PROTOCOL>)",
     )
+    add_processes(parser)
     return parser.parse_args(argv)
 
 

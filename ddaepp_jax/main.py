@@ -9,8 +9,15 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ddaepp_jax.cli.arguments import Parser, add_config, config_arguments, path
-from ddaepp_jax.cli.start import launch, start_backend
+from ddaepp_jax.cli.arguments import (
+    Parser,
+    add_config,
+    add_processes,
+    config_arguments,
+    path,
+    start,
+)
+from ddaepp_jax.cli.start import launch
 
 
 def main(argv: Sequence[str]) -> None:
@@ -20,7 +27,7 @@ def main(argv: Sequence[str]) -> None:
     from ddaepp_jax.run.train import train_and_evaluate
 
     config = parse_config(config_arguments(args, changes))
-    start_backend(args.coordinator, args.num_processes, args.process_id)
+    start(args)
     workdir = args.workdir or Path("runs") / config_name(args.config or "uvit_digits")
     train_and_evaluate(config, workdir, dry_run=args.dry_run)
 
@@ -35,14 +42,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         action="store_true",
         help="print the config, the parameters, their sharding and the memory, and stop",
     )
-    add(
-        "--coordinator",
-        default="",
-        metavar="HOST:PORT",
-        help="join several processes into one run; 'auto' on a pod or a cluster",
-    )
-    add("--num_processes", type=int, default=1, help="number of processes, with HOST:PORT")
-    add("--process_id", type=int, default=0, help="number of this process, from 0, with HOST:PORT")
+    add_processes(parser)
     return parser.parse_known_args(argv)
 
 

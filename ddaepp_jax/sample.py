@@ -29,14 +29,16 @@ from ddaepp_jax.base.files import check_writable, replacing
 from ddaepp_jax.base.results import Results
 from ddaepp_jax.cli.arguments import (
     Parser,
+    add_processes,
     add_run,
     add_sampling,
     comma_separated,
     open_run,
     output,
     sampling,
+    start,
 )
-from ddaepp_jax.cli.start import launch, start_backend
+from ddaepp_jax.cli.start import launch
 from ddaepp_jax.sampling.settings import modern_identity
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ GRID_AT_MOST = 400  # Images in the picture; the .npz file holds all.
 def main(argv: Sequence[str]) -> None:
     """Samples by the arguments of a command line."""
     args = _parse(argv)
-    start_backend()
+    start(args)
     run = open_run(args)
     labels = None
     if args.labels is not None:
@@ -160,6 +162,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         help="path without suffix "
         "(default: WORKDIR/samples/step<STEP>-<AVERAGE>-<SAMPLER>-n<N>-seed<SEED>)",
     )
+    add_processes(parser)
     args = parser.parse_args(argv)
     if args.columns < 0:
         raise InputError(f"--columns: {args.columns} is negative; 0 chooses the number")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ddaepp_jax import __version__, evaluators
 from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.base.paths import local_path
+from ddaepp_jax.cli.start import start_backend
 from ddaepp_jax.sampling.settings import Sampling
 
 if TYPE_CHECKING:
@@ -123,6 +124,24 @@ def add_config(parser: Parser, default: str) -> None:
 def config_arguments(args: argparse.Namespace, changes: Sequence[str]) -> list[str]:
     """Returns ``--config`` and its overrides, as ``config.overrides.parse_config`` takes them."""
     return [*([] if args.config is None else [f"--config={args.config}"]), *changes]
+
+
+def add_processes(parser: Parser) -> None:
+    """Adds the arguments with which several processes join; ``start`` reads them."""
+    add = parser.add_argument
+    add(
+        "--coordinator",
+        default="",
+        metavar="HOST:PORT",
+        help="join several processes into one run; 'auto' on a pod or a cluster",
+    )
+    add("--num_processes", type=int, default=1, help="number of processes, with HOST:PORT")
+    add("--process_id", type=int, default=0, help="number of this process, from 0, with HOST:PORT")
+
+
+def start(args: argparse.Namespace) -> None:
+    """Starts JAX with the processes that ``add_processes``'s arguments name; call it once."""
+    start_backend(args.coordinator, args.num_processes, args.process_id)
 
 
 def add_run(parser: Parser, required: bool = True) -> None:

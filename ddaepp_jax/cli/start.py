@@ -19,6 +19,8 @@ from ddaepp_jax.cli.huge_pages import restart_with_huge_pages
 def start_backend(coordinator: str = "", num_processes: int = 1, process_id: int = 0) -> None:
     """Starts JAX, joins the other processes, and turns on the compilation cache; call it once.
 
+    Of several processes, only process 0 prints on stdout from here on.
+
     JAX_COMPILATION_CACHE_DIR names another cache directory; if it is empty, the cache is off. It is
     off where no directory can be written, too, and for several CPU devices: there, JAX 0.10 to 0.12
     runs the collectives of a program that it reads from the cache in another order on each device,
@@ -58,6 +60,8 @@ def start_backend(coordinator: str = "", num_processes: int = 1, process_id: int
                 f"--coordinator: {coordinator!r} joins no processes ({first_line(error)}); give "
                 "the HOST:PORT of process 0"
             ) from error
+        if jax.process_index():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Process 0 prints for all.
     if jax.default_backend() == "cpu" and jax.device_count() > 1:
         jax.config.update("jax_enable_compilation_cache", False)
     elif "JAX_COMPILATION_CACHE_DIR" not in os.environ:

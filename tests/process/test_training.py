@@ -2,7 +2,6 @@
 
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -10,6 +9,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from helpers.processes import run_together
 from helpers.run import CONDITIONAL, NO_EVALS, PLAIN, command, environment, rows, snapshots
 
 from ddaepp_jax import load
@@ -105,17 +105,7 @@ def test_a_killed_run_ends_with_the_same_snapshots(tmp_path):
 
 def two_processes(workdir, fields):
     """A run of two processes that share its parameters, to its end."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{listener.getsockname()[1]}"
-    joined = [f"--workdir={workdir}", f"--coordinator={address}", "--num_processes=2"]
-    commands = [command("main", fields, *joined, f"--process_id={i}") for i in range(2)]
-    both = [subprocess.Popen(each, env=environment(2)) for each in commands]
-    try:
-        assert [process.wait(timeout=300) for process in both] == [0, 0]
-    finally:
-        for process in both:
-            process.kill()
+    run_together(command("main", fields, f"--workdir={workdir}"), processes=2, devices=2)
 
 
 def test_two_processes_train_as_one(tmp_path):
