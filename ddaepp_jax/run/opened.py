@@ -24,6 +24,7 @@ from ddaepp_jax.base.paths import local_path
 from ddaepp_jax.config import saved
 from ddaepp_jax.diffusion.process import Process, level_of
 from ddaepp_jax.probing.features import Extraction, extract, noisy
+from ddaepp_jax.run.local_copy import is_elsewhere, local_copy
 from ddaepp_jax.run.weights import choose_weights
 from ddaepp_jax.sampling.draw import make_sample_batch, sample_images
 from ddaepp_jax.sampling.settings import Sampling
@@ -44,7 +45,8 @@ def load(
     """Opens a run directory on the devices at hand, whatever devices it was trained on.
 
     Args:
-      workdir: the run directory.
+      workdir: the run directory; or a zip file of one, or an address such as gs://bucket/run, of
+        which what is opened is first copied into the user's cache.
       step: step of the checkpoint, or "heldout_loss", "probe" or "fid" for the checkpoint that is
         best by that evaluation. By default it is the newest.
       decay: average of the weights, one of ``ema.decays``; the first by default.
@@ -54,9 +56,14 @@ def load(
 
     Raises:
       InputError: the directory is no run directory, there is no such checkpoint or average, the
-        average is out of the snapshots' reach, or a checkpoint is damaged.
+        average is out of the snapshots' reach, a checkpoint is damaged, or the address cannot be
+        read.
     """
-    return Run(local_path(workdir, "workdir"), step, decay, sigma_rel)
+    if is_elsewhere(workdir):
+        directory = local_copy(os.fspath(workdir), step, snapshots=sigma_rel is not None)
+    else:
+        directory = local_path(workdir, "workdir")
+    return Run(directory, step, decay, sigma_rel)
 
 
 def weights_to_start_from(config: ConfigDict, network: Any) -> Any | None:
