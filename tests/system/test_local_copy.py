@@ -1,4 +1,7 @@
-"""Runs in zip files and at addresses, by fsspec's file system in memory; nothing is written there."""
+"""Runs in zip files and at addresses, by fsspec's file system in memory.
+
+Nothing is written there.
+"""
 
 import json
 import shutil
