@@ -38,6 +38,7 @@ setup(
         "pydantic>=2.11,<3",  # checks configs
         "grain>=0.2.18,<0.3",
         "array_record>=0.8.6",
+        "fsspec>=2025.3",  # opens runs from buckets and zip files
         "pillow>=11",
         "scikit-learn>=1.6",  # its digits are the first run's data
         "matplotlib>=3.10.7",  # older ones warn under the newest pyparsing
@@ -60,6 +61,8 @@ setup(
             "pytest-xdist>=3.8",
             "hypothesis>=6.140",
             "import-linter>=2.5",
+            "ipykernel>=7",
+            "nbclient>=0.10.4",  # runs the notebook of launch/
             "packaging>=25",
             "ruff>=0.17,<0.18",
             "safetensors>=0.6.2",

@@ -29,8 +29,8 @@ def local_path(path: str | os.PathLike, field: str) -> Path:
         raise InputError(f"{field}: {text!r} names no file; give a path")
     if _URL.match(text):
         raise InputError(
-            f"{field}: {text} is not on a local disk; give a local path, e.g. where the bucket is "
-            "mounted"
+            f"{field}: {text} is not on a local disk; give a local path, e.g. one where gcsfuse "
+            "mounts the bucket, or copy between the two"
         )
     if len(text.splitlines()) > 1 or text.endswith("\n"):
         raise InputError(f"{field}: {shown(text)} has a line break; give another path")

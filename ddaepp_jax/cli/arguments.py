@@ -54,6 +54,11 @@ def output(text: str) -> Path:
     return out
 
 
+def run_directory(text: str) -> str | Path:
+    """Parses the place of a run to read, as an argparse ``type``: a path or an address."""
+    return text if "://" in text else path(text)
+
+
 def source(text: str) -> str:
     """Parses a path or the name of a data set, NAME:SPLIT, as an argparse ``type``."""
     return str(path(text))
@@ -148,7 +153,12 @@ def add_run(parser: Parser, required: bool = True) -> None:
     """Adds the arguments that choose a run and its weights; ``open_run`` reads them."""
     add = parser.add_argument
     ranks = ", ".join(evaluators.better())
-    add("--workdir", type=path, required=required, help="run directory")
+    add(
+        "--workdir",
+        type=run_directory,
+        required=required,
+        help="run directory; or a zip file or an address such as gs://bucket/run, with --out",
+    )
     add(
         "--step",
         help="step of the checkpoint, or the name of an evaluation for the checkpoint that it "
@@ -168,9 +178,18 @@ def add_run(parser: Parser, required: bool = True) -> None:
 
 
 def open_run(args: argparse.Namespace) -> "Run":
-    """Opens the run that ``add_run``'s arguments choose."""
-    from ddaepp_jax.run import load
+    """Opens the run that ``add_run``'s arguments choose, in a program that has ``--out``.
 
+    Raises:
+      InputError: results would be written into a zip file or to an address, or see ``load``.
+    """
+    from ddaepp_jax.run import load
+    from ddaepp_jax.run.local_copy import is_elsewhere
+
+    if args.out is None and is_elsewhere(args.workdir):
+        raise InputError(
+            f"--out: none, and nothing is written to {args.workdir}; give a path on a local disk"
+        )
     return load(args.workdir, step=args.step, decay=args.decay, sigma_rel=args.sigma_rel)
 
 
@@ -190,7 +209,7 @@ def add_sampling(parser: Parser) -> None:
     )
     add(
         "--guide",
-        type=path,
+        type=run_directory,
         help="run directory of a worse network, for autoguidance; its newest checkpoint and first "
         "average are used",
     )

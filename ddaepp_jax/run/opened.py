@@ -22,11 +22,13 @@ from ddaepp_jax.base.finite import check_finite
 from ddaepp_jax.base.numbers import whole
 from ddaepp_jax.base.paths import local_path
 from ddaepp_jax.config import saved
-from ddaepp_jax.diffusion.process import level_of
+from ddaepp_jax.diffusion.process import Process, level_of
 from ddaepp_jax.probing.features import Extraction, extract, noisy
+from ddaepp_jax.run.local_copy import is_elsewhere, local_copy
 from ddaepp_jax.run.weights import choose_weights
 from ddaepp_jax.sampling.draw import make_sample_batch, sample_images
 from ddaepp_jax.sampling.settings import Sampling
+from ddaepp_jax.sampling.trajectory import trajectory
 from ddaepp_jax.scoring.extractors import hashed
 from ddaepp_jax.scoring.samples import Samples
 from ddaepp_jax.training import checkpoint, ema, graft
@@ -43,7 +45,8 @@ def load(
     """Opens a run directory on the devices at hand, whatever devices it was trained on.
 
     Args:
-      workdir: the run directory.
+      workdir: the run directory; or a zip file of one, or an address such as gs://bucket/run, of
+        which what is opened is first copied into the user's cache.
       step: step of the checkpoint, or "heldout_loss", "probe" or "fid" for the checkpoint that is
         best by that evaluation. By default it is the newest.
       decay: average of the weights, one of ``ema.decays``; the first by default.
@@ -53,9 +56,14 @@ def load(
 
     Raises:
       InputError: the directory is no run directory, there is no such checkpoint or average, the
-        average is out of the snapshots' reach, or a checkpoint is damaged.
+        average is out of the snapshots' reach, a checkpoint is damaged, or the address cannot be
+        read.
     """
-    return Run(local_path(workdir, "workdir"), step, decay, sigma_rel)
+    if is_elsewhere(workdir):
+        directory = local_copy(os.fspath(workdir), step, snapshots=sigma_rel is not None)
+    else:
+        directory = local_path(workdir, "workdir")
+    return Run(directory, step, decay, sigma_rel)
 
 
 def weights_to_start_from(config: ConfigDict, network: Any) -> Any | None:
@@ -317,14 +325,7 @@ class Run:
           InputError: an argument is wrong, or doesn't fit the run.
           NonFiniteError: an image came out with NaN or infinite numbers.
         """
-        chosen = self.sampling(guide=guide, **sampling)
-        _check(seed, n=n, batch_size=chosen.batch_size)
-        n, first = int(n), whole("first", first, 0, 2**31 - 1)  # NumPy's would overflow below.
-        if first + n > 2**31:
-            raise InputError(f"first: {first}, with n={n}, exceeds image 2**31-1; give fewer")
-        ids = np.arange(first, first + n)
-        image_labels = self._labels(labels, ids, chosen.guidance)
-        self._check_guide(guide, chosen.autoguidance)
+        chosen, ids, image_labels = self._drawing(n, seed, labels, first, guide, sampling)
         key = (json.dumps(chosen.identity, default=repr), guide)
         if key not in self._compiled:
             self._compiled[key] = make_sample_batch(
@@ -338,7 +339,7 @@ class Run:
             )
         pieces = []
         title = f"{chosen.sampler}-{chosen.steps}"
-        with progress_bar(n, "image", title, disable=not progress) as bar:
+        with progress_bar(len(ids), "image", title, disable=not progress) as bar:
             for piece, line in sample_images(
                 self._compiled[key],
                 self.params,
@@ -354,6 +355,50 @@ class Run:
                 pieces.append(piece)
                 bar.update(len(piece))
         return np.concatenate(pieces)
+
+    @property
+    def _trained(self) -> tuple[nn.Module, Process, Any]:
+        """The network, its process and its parameters."""
+        return self.module, self.process, self.params
+
+    def trajectory(
+        self,
+        n: int = 8,
+        seed: int = 0,
+        labels: Sequence[int] | int | None = None,
+        *,
+        guide: "Run | None" = None,
+        **sampling: Any,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Computes the network's estimates of the clean image along a sampling.
+
+        The images are those of ``sample`` with the same arguments. They are drawn at once, so give
+        a small number.
+
+        Args:
+          n, seed, labels, guide, sampling: see ``sample``.
+
+        Returns:
+          The noise levels (E,) at which the sampler evaluates the network, in its order, and the
+          estimates there, (E, n, H, W, C) uint8; for a run on latents float32. A sampler of second
+          order evaluates the network twice a step. The last estimate of ``ddim`` is the sample.
+
+        Raises:
+          InputError: an argument is wrong, doesn't fit the run, or leads to estimates that are not
+            finite.
+        """
+        chosen, ids, image_labels = self._drawing(n, seed, labels, 0, guide, sampling)
+        levels, estimates = trajectory(
+            self._trained,
+            self.image_shape,
+            chosen,
+            seed,
+            ids,
+            image_labels,
+            guide and guide._trained,
+        )
+        check_finite(estimates, f"sampler: {chosen.sampler}", "lower the guidance, or take another")
+        return levels, np.asarray(build.output_conversion(self.config)(estimates))
 
     def samples(self, **sampling: Any) -> Samples:
         """Returns the run's samples, as scores take them; the images are drawn when they are read.
@@ -384,6 +429,29 @@ class Run:
             average=self.average,
             weights=weights,
         )
+
+    def _drawing(
+        self,
+        n: int,
+        seed: int,
+        labels: Sequence[int] | int | None,
+        first: int,
+        guide: "Run | None",
+        sampling: Mapping[str, Any],
+    ) -> tuple[Sampling, np.ndarray, np.ndarray | None]:
+        """Checks the arguments of ``sample``; returns the sampling, and the images' ids and labels.
+
+        Both are (n,) int; the labels are None if the network takes none.
+        """
+        chosen = self.sampling(guide=guide, **sampling)
+        _check(seed, n=n, batch_size=chosen.batch_size)
+        n, first = int(n), whole("first", first, 0, 2**31 - 1)  # NumPy's would overflow below.
+        if first + n > 2**31:
+            raise InputError(f"first: {first}, with n={n}, exceeds image 2**31-1; give fewer")
+        ids = np.arange(first, first + n)
+        image_labels = self._labels(labels, ids, chosen.guidance)
+        self._check_guide(guide, chosen.autoguidance)
+        return chosen, ids, image_labels
 
     def _labels(
         self, labels: Sequence[int] | int | None, ids: np.ndarray, guidance: float

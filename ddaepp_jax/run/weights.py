@@ -76,19 +76,32 @@ def choose_weights(
     """
     decay, sigma_rel = _average(directory, config, decay, sigma_rel)
     checkpoints = directory / "checkpoints"
-    newest = checkpoint.latest_step(checkpoints)
-    if isinstance(step, str) and not step.isdecimal():
-        better = choose("step", step, evaluators.better())
-        step = checkpoint.best_step(checkpoints, step, better)
-    if isinstance(step, str):
-        step = int(step)
-    step = newest if step is None else whole("step", step, 0, 2**63 - 1)
+    step = chosen_step(checkpoints, step)
     saved = (checkpoints / str(step)).is_dir()
     combined = sigma_rel is not None and not (saved and sigma_rel in config.ema.sigma_rel)
+    newest = checkpoint.latest_step(checkpoints)
     if not saved and not combined:
         raise InputError(f"step: no checkpoint {step} in {checkpoints}; the newest is {newest}")
     meta = checkpoint.read_meta(checkpoints, step if saved else newest)
     return Weights(directory, step, decay, sigma_rel, combined, meta)
+
+
+def chosen_step(checkpoints: Path, step: int | str | None) -> int:
+    """Returns the step that ``ddaepp_jax.load``'s argument names; there may be no checkpoint of it.
+
+    Args:
+      checkpoints: the directory of the checkpoints; their meta data are enough.
+      step: a number, the name of an evaluation, or None for the newest.
+
+    Raises:
+      InputError: there is no checkpoint at all, or ``step`` is neither a number nor such a name.
+    """
+    newest = checkpoint.latest_step(checkpoints)
+    if isinstance(step, str) and not step.isdecimal():
+        better = choose("step", step, evaluators.better())
+        return checkpoint.best_step(checkpoints, step, better)
+    step = int(step) if isinstance(step, str) else step
+    return newest if step is None else whole("step", step, 0, 2**63 - 1)
 
 
 def _average(

@@ -60,15 +60,19 @@ def make_sample_batch(
         keys = image_keys(seed, "sample", ids)
         noise = image_noise(keys, image_shape)
         noise = jax.lax.with_sharding_constraint(noise, parallel.split(mesh))
-        main = partial(_denoiser, network, process, params)
-        worse = None if guide is None else partial(_denoiser, *guide, guide_params)
+        main = partial(denoiser_of, network, process, params)
+        worse = None if guide is None else partial(denoiser_of, *guide, guide_params)
         images = sampler(guidance.denoiser(main, labels, worse), noise, keys)
         return finish(images), jnp.isfinite(images).all((1, 2, 3))
 
     return jax.jit(sample_batch, out_shardings=parallel.replicated(mesh))
 
 
-def _denoiser(network: nn.Module, process: Process, params: Any, labels: Array | None) -> Denoiser:
+def denoiser_of(
+    network: nn.Module, process: Process, params: Any, labels: Array | None
+) -> Denoiser:
+    """Returns the denoiser of a network with ``labels`` (B,), or without."""
+
     def apply(x: Array, t: Array) -> Array:
         out, _ = network.apply({"params": params}, x, t, labels, capture=())
         # A DiT may output a variance in as many channels again, which no sampler reads.

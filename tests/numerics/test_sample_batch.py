@@ -10,6 +10,7 @@ from ddaepp_jax.base.parallel import make_mesh
 from ddaepp_jax.diffusion.flow import Flow
 from ddaepp_jax.sampling.draw import make_sample_batch, sample_images
 from ddaepp_jax.sampling.settings import Sampling
+from ddaepp_jax.sampling.trajectory import trajectory
 from ddaepp_jax.scoring import image_sets
 
 
@@ -51,6 +52,24 @@ def test_every_networks_parameters_are_arguments_and_a_variance_is_left_out():
         expected = pixels(guide + 2 * (main - guide) + 1.5 * labels / 10)
         assert np.abs(made - expected[:, None, None, None]).max() <= 1
     assert sample_batch._cache_size() == 1
+
+
+@pytest.mark.parametrize(("sampler", "evaluations"), [("euler", 5), ("heun_flow", 9)])
+def test_a_trajectory_has_an_estimate_for_each_evaluation(sampler, evaluations):
+    """Also for those in a branch of a step. These networks know the clean image at any level."""
+    trained = [(Pulled(learned=True), Flow(), {"to": jnp.float32(to)}) for to in (-0.2, -0.1)]
+    sampling = Sampling(sampler, 5, guidance=1.5, autoguidance=2.0)
+    levels, estimates = trajectory(
+        trained[0], (4, 2, 3), sampling, 0, np.arange(3), np.arange(3), trained[1]
+    )
+    assert estimates.shape == (evaluations, 3, 4, 2, 3)
+    expected = -0.1 + 2 * (-0.2 + 0.1) + 1.5 * np.arange(3) / 10
+    np.testing.assert_allclose(
+        estimates, np.broadcast_to(expected[:, None, None, None], estimates.shape), atol=1e-5
+    )
+    even = np.arange(5) / 5
+    between = levels if sampler == "euler" else np.append(levels[:-1:2], levels[-1])
+    np.testing.assert_allclose(between, even, atol=1e-6)
 
 
 @pytest.mark.parametrize(("n", "drawn"), [(6, 6), (70, 80), (128, 128)])

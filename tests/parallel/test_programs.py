@@ -113,6 +113,21 @@ def test_features_are_those_of_one_device(run, on_one_device, conditional):
 
 
 @pytest.mark.slow
+def test_a_run_sharded_over_eight_devices_opens_on_one(on_one_device, tmp_path):
+    """Its checkpoint was saved in parts, and by eight devices."""
+    mesh = dict(mesh__data=1, mesh__fsdp=8)
+    train_and_evaluate(config(**NO_EVALS | mesh, train__steps=3), tmp_path / "run")
+    one, eight = on_one_device(tmp_path / "run"), load(tmp_path / "run")
+    assert (one.mesh.size, eight.mesh.size) == (1, 8)
+    check_equal(one.params, eight.params)
+    images = datasets.digits("test").batch(np.arange(11))["image"]
+    features = [r.features(images, noise_level=11, layers=r.layers) for r in (one, eight)]
+    for layer in one.layers:
+        assert features[0][layer].std() > 0
+        np.testing.assert_allclose(features[0][layer], features[1][layer], atol=2e-5)
+
+
+@pytest.mark.slow
 def test_average_made_from_snapshots_is_the_same_bit_for_bit(conditional, on_one_device):
     one = on_one_device(conditional, sigma_rel=0.06)
     check_equal(load(conditional, sigma_rel=0.06).params, one.params)

@@ -2,10 +2,13 @@
 tests/parallel.
 """
 
+import copy
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.errors import expect_error
 from helpers.pixels import check_pixels_equal
 
 import ddaepp_jax
@@ -66,6 +69,49 @@ def test_guidance_by_a_worse_run(conditional, run, interval):
     np.testing.assert_array_equal(
         ours, draw(autoguidance=1.5, guide=guide, guidance_channels=1)
     )  # all there are
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@pytest.mark.parametrize("sampler", ["ddim", pytest.param("ddpm", marks=pytest.mark.slow)])
+def test_a_trajectory_leads_to_the_samples(run, sampler, guidance):
+    """DDIM's last step, to no noise, returns its estimate; and so does DDPM's."""
+    drawn = dict(n=40, seed=2**32 - 1, sampler=sampler, steps=6, guidance=guidance)
+    levels, estimates = run.trajectory(**drawn)
+    assert estimates.shape == (6, 40, 8, 8, 1) and estimates.dtype == np.uint8
+    np.testing.assert_array_equal(levels, run.process.grid(6)[:-1])
+    check_pixels_equal(estimates[-1], run.sample(**drawn))
+    assert [(estimates[0] != later).any() for later in estimates] == [False] + 5 * [True]
+
+
+def test_the_first_estimate_of_a_trajectory_is_that_of_pure_noise(conditional, run):
+    """Against the formula, with a guide."""
+    guide, labels = ddaepp_jax.load(conditional, step=24, decay=0.5), jnp.arange(3)
+    _, estimates = run.trajectory(n=3, seed=3, steps=2, guide=guide, autoguidance=1.5)
+    noise = image_noise(image_keys(3, "sample", labels), run.image_shape)
+    level = jnp.full(3, run.process.grid(2)[0])
+
+    def estimate(which):
+        network = lambda x, t: which.module.apply({"params": which.params}, x, t, labels)[0]
+        return which.process.denoised(network, noise, level)
+
+    expected = estimate(guide) + 1.5 * (estimate(run) - estimate(guide))
+    levels = np.clip((np.asarray(expected) + 1) * 127.5, 0, 255)
+    np.testing.assert_allclose(estimates[0], levels, rtol=0, atol=0.5 + 1e-2)
+
+
+def test_a_trajectory_refuses_what_sampling_refuses(run):
+    for field, arguments in (
+        ("n", dict(n=0)),
+        ("labels", dict(labels=10)),
+        ("sampler", dict(sampler="heun")),
+        ("guidance", dict(guidance=float("inf"))),
+    ):
+        with expect_error(field):
+            run.trajectory(**arguments)
+    run = copy.copy(run)
+    run.params = jax.tree.map(lambda leaf: leaf * np.nan, run.params)
+    with expect_error("sampler", "ddpm"):
+        run.trajectory(n=1, steps=2, sampler="ddpm")
 
 
 def test_features_are_what_they_say(run):

@@ -224,9 +224,7 @@ def test_images_that_are_not_finite_are_not_black(run, monkeypatch):
         run.sample(n=2, steps=5)
 
 
-@pytest.mark.parametrize(
-    "workdir", [None, 3, "", "a\0b", "gs://bucket/run", b"run", "x" * 300, "a\nb", "run\n"]
-)
+@pytest.mark.parametrize("workdir", [None, 3, "", "a\0b", b"run", "x" * 300, "a\nb", "run\n"])
 def test_a_workdir_that_is_no_local_path(workdir):
     with expect_error("workdir", "give"):
         ddaepp_jax.load(workdir)
