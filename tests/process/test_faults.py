@@ -21,7 +21,12 @@ from ddaepp_jax.training.checkpoint import steps_of
 pytestmark = pytest.mark.slow
 
 PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-LONG = NO_EVALS | dict(train__steps=10**6, train__log_every=5, train__checkpoint_every=10**6)
+LONG = NO_EVALS | dict(
+    train__steps=10**6,
+    train__log_every=5,
+    train__checkpoint_every=10**6,
+    optimizer__schedule="constant",  # The run is resumed with another length.
+)
 
 
 @contextlib.contextmanager
