@@ -15,6 +15,7 @@ from ddaepp_jax.cli.arguments import (
     add_processes,
     config_arguments,
     path,
+    seconds,
     start,
 )
 from ddaepp_jax.cli.start import launch
@@ -29,7 +30,13 @@ def main(argv: Sequence[str]) -> None:
     config = parse_config(config_arguments(args, changes))
     start(args)
     workdir = args.workdir or Path("runs") / config_name(args.config or "uvit_digits")
-    train_and_evaluate(config, workdir, dry_run=args.dry_run)
+    train_and_evaluate(
+        config,
+        workdir,
+        dry_run=args.dry_run,
+        rollback=args.rollback,
+        stuck_timeout=args.stuck_timeout,
+    )
 
 
 def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -41,6 +48,19 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "--dry_run",
         action="store_true",
         help="print the config, the parameters, their sharding and the memory, and stop",
+    )
+    add(
+        "--rollback",
+        action="store_true",
+        help="after a loss that was not finite: skip the data from the newest checkpoint up to it",
+    )
+    add(
+        "--stuck_timeout",
+        type=seconds,
+        default=600.0,
+        metavar="SECONDS",
+        help="end with exit code 75 when no step has finished for so long, evaluations and saves "
+        "left out; 0: never (default: %(default)g)",
     )
     add_processes(parser)
     return parser.parse_known_args(argv)

@@ -11,7 +11,15 @@ class InputError(ValueError):
 
 
 class NonFiniteError(RuntimeError):
-    """A loss, gradient or sampled image that is not finite; it and what follows is not saved."""
+    """A loss, gradient or sampled image that is not finite; it and what follows is not saved.
+
+    Attributes:
+      step: step of the loss or gradient; None for an image.
+    """
+
+    def __init__(self, message: str, step: int | None = None) -> None:
+        super().__init__(message)
+        self.step = step
 
 
 class SaveError(RuntimeError):

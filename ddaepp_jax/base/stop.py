@@ -7,7 +7,9 @@ import sys
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import NoReturn
+
+from ddaepp_jax.base import board
+from ddaepp_jax.base.ending import end_process
 
 SIGNALS = {
     signal.SIGINT: "interrupted",
@@ -23,19 +25,18 @@ class Signals:
     that it would wait until a computation returns, and an exception from it is lost, or crashes the
     process, if it meets a callback of the garbage collector or the import of a library.
 
-    It does nothing where it is switched off, and outside the main thread, which alone may handle
-    signals. A signal that is ignored, as after ``nohup``, stays ignored.
+    It does nothing outside the main thread, which alone may handle signals. A signal that is
+    ignored, as after ``nohup``, stays ignored.
     """
 
-    def __init__(self, take: Callable[[int], None], active: bool = True) -> None:
+    def __init__(self, take: Callable[[int], None]) -> None:
         """Describes the block.
 
         Args:
           take: is called with the number of each signal, in another thread.
-          active: False switches it off.
         """
         self._take = take
-        self._active = active and threading.current_thread() is threading.main_thread()
+        self._active = threading.current_thread() is threading.main_thread()
 
     def __enter__(self) -> "Signals":
         if self._active:
@@ -76,36 +77,37 @@ class Signals:
 class Stop(Signals):
     """Lets the loop inside the block ask whether it should stop.
 
-    The first signal asks it to; a second Ctrl-C ends the process at once.
+    The first signal asks it to; a second Ctrl-C ends the process at once. Several processes learn
+    of each other's signals.
 
     Attributes:
-      requested: number of the signal that asked; 0 if none did.
+      requested: number of the signal that asked this process; 0 if none did.
     """
 
-    def __init__(self, answer: str, active: bool = True) -> None:
+    def __init__(self, answer: str) -> None:
         """Describes the block.
 
         Args:
           answer: what the first signal prints on stderr.
-          active: False switches it off.
         """
-        super().__init__(self._request, active)
+        super().__init__(self._request)
         self.requested = 0
         self._answer = answer
+
+    def anywhere(self) -> int:
+        """Returns the number of a signal that asked this process or another one; 0 if none did."""
+        if self.requested or not board.joined():
+            return self.requested
+        return int(next(iter(board.read("signal").values()), 0))
 
     def _request(self, number: int) -> None:
         if not self.requested:
             self.requested = number
             again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
+            if board.joined():
+                note = f"signal/{board.process()}", str(number)
+                threading.Thread(target=board.write, args=note, daemon=True).start()
             with contextlib.suppress(OSError):  # The terminal may be gone.
                 print(f"\n{SIGNALS[number]}: {self._answer}{again}", file=sys.stderr, flush=True)
         elif number == signal.SIGINT:
             end_process("\nstopped; what was saved before is good", 128 + number)
-
-
-def end_process(line: str, exit_code: int) -> NoReturn:
-    """Prints a line on stderr and ends the process, whatever its other threads do."""
-    with contextlib.suppress(OSError):  # The reader of a stream may be gone.
-        print(line, file=sys.stderr, flush=True)
-        sys.stdout.flush()
-    os._exit(exit_code)

@@ -75,6 +75,14 @@ def number(text: str) -> float:
     return value
 
 
+def seconds(text: str) -> float:
+    """Parses a duration in seconds, 0 or more, as an argparse ``type``."""
+    value = number(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is negative; give seconds, 0 or more")
+    return value
+
+
 def comma_separated(kind: Callable[[str], Any]) -> Callable[[str], tuple]:
     """Returns an argparse ``type`` that parses comma-separated text to a tuple of ``kind``."""
 
@@ -142,11 +150,19 @@ def add_processes(parser: Parser) -> None:
     )
     add("--num_processes", type=int, default=1, help="number of processes, with HOST:PORT")
     add("--process_id", type=int, default=0, help="number of this process, from 0, with HOST:PORT")
+    add(
+        "--heartbeat_timeout",
+        type=int,
+        default=60,
+        metavar="SECONDS",
+        help="take a process that gives no sign for so long for dead, and end with exit code 75 "
+        "(default: %(default)s)",
+    )
 
 
 def start(args: argparse.Namespace) -> None:
     """Starts JAX with the processes that ``add_processes``'s arguments name; call it once."""
-    start_backend(args.coordinator, args.num_processes, args.process_id)
+    start_backend(args.coordinator, args.num_processes, args.process_id, args.heartbeat_timeout)
 
 
 def add_run(parser: Parser, required: bool = True) -> None:

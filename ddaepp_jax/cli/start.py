@@ -11,12 +11,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from ddaepp_jax.base import board, ending
+from ddaepp_jax.base.ending import end_process, end_together, end_without_peers, lost_peer
 from ddaepp_jax.base.errors import InputError, NonFiniteError, SaveError, Stopped, first_line
-from ddaepp_jax.base.stop import SIGNALS, Signals, end_process
+from ddaepp_jax.base.stop import SIGNALS, Signals
 from ddaepp_jax.cli.huge_pages import restart_with_huge_pages
 
 
-def start_backend(coordinator: str = "", num_processes: int = 1, process_id: int = 0) -> None:
+def start_backend(
+    coordinator: str = "", num_processes: int = 1, process_id: int = 0, heartbeat_timeout: int = 60
+) -> None:
     """Starts JAX, joins the other processes, and turns on the compilation cache; call it once.
 
     Of several processes, only process 0 prints on stdout from here on.
@@ -31,6 +35,8 @@ def start_backend(coordinator: str = "", num_processes: int = 1, process_id: int
         cluster that JAX knows; "" starts a single process.
       num_processes: number of processes, with "HOST:PORT".
       process_id: number of this process, with "HOST:PORT".
+      heartbeat_timeout: seconds after which a process that gives no sign is taken for dead, which
+        ends the others with exit code 75.
 
     Raises:
       InputError: an argument is wrong.
@@ -45,6 +51,8 @@ def start_backend(coordinator: str = "", num_processes: int = 1, process_id: int
             f"--process_id: {process_id} is not in 0..{num_processes - 1}, the numbers below "
             f"--num_processes={num_processes}; give one of these"
         )
+    if heartbeat_timeout < 1:
+        raise InputError(f"--heartbeat_timeout: {heartbeat_timeout} is below 1; give more seconds")
     _check_coordinator(coordinator)
     import jax
 
@@ -53,13 +61,18 @@ def start_backend(coordinator: str = "", num_processes: int = 1, process_id: int
     if coordinator:
         own = dict(coordinator_address=coordinator, num_processes=num_processes)
         own = {} if coordinator == "auto" else own | {"process_id": process_id}
+        # Its handler of SIGTERM would take the place of ``Signals``.
+        jax.config.update("jax_enable_preemption_service", False)
+        ending.report_aborts()
         try:
-            jax.distributed.initialize(**own)
+            jax.distributed.initialize(**own, heartbeat_timeout_seconds=heartbeat_timeout)
         except (ValueError, RuntimeError) as error:
             raise InputError(
                 f"--coordinator: {coordinator!r} joins no processes ({first_line(error)}); give "
                 "the HOST:PORT of process 0"
             ) from error
+        board.join()
+        ending.watch()
         if jax.process_index():
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Process 0 prints for all.
     if jax.default_backend() == "cpu" and jax.device_count() > 1:
@@ -97,7 +110,8 @@ def launch(program: Callable[[Sequence[str]], None]) -> NoReturn:
     An error that the user can mend is printed as one line on stderr, with exit code 2. Exit code 1
     stands for a loss that is not finite, a save that failed, and a lack of memory. Ctrl-C ends a
     program at once with exit code 130, SIGTERM with 143, and the end of its terminal (SIGHUP) with
-    129; a training first saves its state.
+    129; a training first saves its state. Exit code 75 stands for another process that died, or a
+    training that is stuck. Of several processes, all end with the code of the first.
     """
     restart_with_huge_pages()
     _open_streams()
@@ -110,32 +124,54 @@ def launch(program: Callable[[Sequence[str]], None]) -> NoReturn:
                 program(sys.argv[1:])
             finally:
                 sys.stdout.flush()
-        except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
-        except NonFiniteError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(1)
-        # Threads of a save could keep the process from here on.
-        except SaveError as error:
-            end_process(f"error: {error}", 1)
         except Stopped as stopped:
-            end_process(str(stopped), stopped.exit_code)
-        except BrokenPipeError:
-            end_process("error: nobody reads the output any more; what was saved before is good", 1)
-        except OSError as error:  # e.g. a full disk, anywhere
+            end_together(str(stopped), stopped.exit_code)
+        except Exception as error:
+            if board.joined():
+                _end_all(error)
+            line, code = _describe(error)
+            if not line:
+                raise
+            # Threads of a save could keep the process, unless its end was foreseen.
+            if not isinstance(error, InputError | NonFiniteError):
+                end_process(line, code)
+            print(line, file=sys.stderr)
+            sys.exit(code)
+    sys.exit(0)
+
+
+def _describe(error: Exception) -> tuple[str, int]:
+    """Returns the line and the exit code of an error; the line of a bug is empty."""
+    match error:
+        case InputError():
+            return f"error: {error}", 2
+        case NonFiniteError() | SaveError():
+            return f"error: {error}", 1
+        case BrokenPipeError():
+            return "error: nobody reads the output any more; what was saved before is good", 1
+        case OSError():  # e.g. a full disk, anywhere
             gone = isinstance(error, FileNotFoundError)  # without a name, as os.getcwd raises it
             where = error.filename or ("the current directory" if gone else "a file")
             reason = error.strerror or first_line(error)
-            end_process(f"error: {where}: {reason}; what was saved before is good", 1)
-        except (MemoryError, RuntimeError, ValueError, AssertionError) as error:
+            return f"error: {where}: {reason}; what was saved before is good", 1
+        case MemoryError() | RuntimeError() | ValueError() | AssertionError():
             if _jax_cannot_start(error):
-                end_process(_start_error(first_line(error)), 2)
-            if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            mend = "use a smaller batch, smaller images or a smaller network"
-            end_process(f"error: out of memory ({first_line(error)}); {mend}", 1)
-    sys.exit(0)
+                return _start_error(first_line(error)), 2
+            if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+                mend = "use a smaller batch, smaller images or a smaller network"
+                return f"error: out of memory ({first_line(error)}); {mend}", 1
+    return "", 1
+
+
+def _end_all(error: Exception) -> NoReturn:
+    """Ends one of several processes, and so all of them, with the line of an error."""
+    line, code = _describe(error)
+    if lost_peer(error) and not isinstance(error, InputError):
+        end_without_peers(first_line(error))
+    if not line:
+        traceback.print_exception(error)
+        line = f"error: {type(error).__name__} ({first_line(error)}); its traceback is above"
+    end_process(line, code)
 
 
 def _open_streams() -> None:

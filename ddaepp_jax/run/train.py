@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ddaepp_jax import build, evaluators
 from ddaepp_jax import config as schema
-from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.base.errors import InputError, NonFiniteError
 from ddaepp_jax.base.lock import locked
 from ddaepp_jax.base.paths import local_path
+from ddaepp_jax.base.processes import from_first, is_first
 from ddaepp_jax.config import saved
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.data.fingerprint import fingerprint
@@ -26,6 +28,7 @@ from ddaepp_jax.run.describe import describe, flops, gigabytes
 from ddaepp_jax.run.opened import weights_to_start_from
 from ddaepp_jax.sampling.settings import Sampling
 from ddaepp_jax.training import checkpoint, graft, loop, rows
+from ddaepp_jax.training import rollback as rollbacks
 from ddaepp_jax.training.checkpoint import Checkpoints, nbytes
 from ddaepp_jax.training.program import Program, abstract_state, compile_program
 from ddaepp_jax.training.saving import check_path
@@ -55,7 +58,12 @@ class Plan:
 
 
 def train_and_evaluate(
-    config: ConfigDict, workdir: str | os.PathLike, *, dry_run: bool = False
+    config: ConfigDict,
+    workdir: str | os.PathLike,
+    *,
+    dry_run: bool = False,
+    rollback: bool = False,
+    stuck_timeout: float = 0,
 ) -> TrainState | None:
     """Trains a run into ``workdir``, or resumes the run that is there.
 
@@ -63,6 +71,9 @@ def train_and_evaluate(
       config: the run's config.
       workdir: the run directory.
       dry_run: print a description of the run, and stop before the first step.
+      rollback: skip the data up to the step that was not finite, if one was.
+      stuck_timeout: seconds without a finished step after which the process ends with exit code
+        75; 0: never.
 
     Returns:
       The final state; None after a dry run.
@@ -82,13 +93,15 @@ def train_and_evaluate(
         describe(config, program, plan.data, plan.total)
         return None
     with contextlib.ExitStack() as stack:
-        state = _train(plan, workdir, stack)
+        state = _train(plan, workdir, stack, rollback, stuck_timeout)
     _say(f"run directory {workdir}: metrics.jsonl, samples/, checkpoints/")
     _say(f"next: python -m ddaepp_jax.linear_probe --workdir={workdir}, and sample, and report")
     return state
 
 
-def _train(plan: Plan, workdir: Path, stack: contextlib.ExitStack) -> TrainState:
+def _train(
+    plan: Plan, workdir: Path, stack: contextlib.ExitStack, rollback: bool, stuck_timeout: float
+) -> TrainState:
     """Trains the run of a plan in its directory; ``stack`` closes what is opened there."""
     config = plan.config
     weights = _initial_weights(plan, workdir)
@@ -114,11 +127,37 @@ def _train(plan: Plan, workdir: Path, stack: contextlib.ExitStack) -> TrainState
     program = _compile(plan, source)
     state, unlogged = _initial_state(program, checkpoints, weights)
     del weights  # The state holds them now.
+    if rollback:
+        state = _roll_back(state, workdir)
     if int(state.step) >= plan.total:
         mend = "" if saved.length_is_fixed(config) else "; train.steps makes it longer"
         _say(f"{workdir} has all of its {plan.total} steps{mend}")
+    skipped = int(state.skipped)
+    facts["skipped"] = skipped
     outputs = _outputs(plan, workdir, checkpoints, facts, int(state.step), stack)
-    return loop.train(program, state, source, _schedule(plan), plan.mesh, outputs, unlogged)
+    schedule = _schedule(plan)
+    try:
+        return loop.train(
+            program, state, source, schedule, plan.mesh, outputs, unlogged, stuck_timeout
+        )
+    except NonFiniteError as error:
+        if error.step is not None and is_first():
+            rollbacks.record(workdir, error.step, skipped)
+        raise
+
+
+def _roll_back(state: TrainState, workdir: Path) -> TrainState:
+    """Skips the data up to the step that was not finite, and prints how many batches."""
+    step, before = int(state.step), int(state.skipped)
+    after = from_first(lambda: rollbacks.skipped_after(workdir, step, before))
+    if after == before:
+        _say("rollback: no step after this checkpoint was not finite; no data are skipped")
+        return state
+    _say(
+        f"rollback: from step {step} on, {after - before} batches are skipped, up to that of step "
+        f"{step + after - before - 1}, which was not finite; {after} in all"
+    )
+    return state.replace(skipped=jax.device_put(np.int32(after), state.skipped.sharding))
 
 
 def _initial_weights(plan: Plan, workdir: Path) -> Any | None:

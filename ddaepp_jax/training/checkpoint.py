@@ -19,6 +19,8 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
+from ddaepp_jax.base import board
+from ddaepp_jax.base.ending import lost_peer
 from ddaepp_jax.base.errors import InputError, first_line
 from ddaepp_jax.training.saving import Saver, check_path, verify
 from ddaepp_jax.training.step import TrainState
@@ -86,8 +88,8 @@ class Checkpoints:
 
         Args:
           state: the state to save.
-          meta: JSON values to save beside it, among them its "step", and "measured", the values of
-            the ranked evaluations at this step.
+          meta: JSON values to save beside it, among them its "step" and "skipped", and "measured",
+            the values of the ranked evaluations at this step.
 
         Raises:
           SaveError: the save cannot start, or the one before failed.
@@ -126,6 +128,8 @@ class Checkpoints:
                 state = restore_state(self._directory, step, target)
                 meta = read_meta(self._directory, step)
             except Exception as error:  # A damaged file may raise anything.
+                if board.joined() and lost_peer(error):
+                    raise
                 reason = first_line(error).partition("; ")[0]  # without the mend
                 damage.append(f"{self._directory / str(step)}: cannot be read ({reason})")
                 continue
@@ -173,10 +177,12 @@ def restore_state(directory: Path, step: int, target: TrainState) -> TrainState:
     opt_state = checkpointer.restore(path / "optimizer", target.opt_state)
     meta = read_meta(directory, step)
     params, ema = _converted((params, ema), meta)
-    step_array = jax.make_array_from_callback(
-        (), target.step.sharding, lambda _: np.int32(meta["step"])
+    number = lambda value: jax.make_array_from_callback(
+        (), target.step.sharding, lambda _: np.int32(value)
     )
-    return TrainState(step_array, params, ema, opt_state)
+    # Checkpoints of version 0.1 never skipped a batch.
+    skipped = number(meta.get("skipped", 0))
+    return TrainState(number(meta["step"]), params, ema, opt_state, skipped)
 
 
 def read_meta(directory: Path, step: int) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """The train loop: it dispatches steps, reads metrics one dispatch late, evaluates and saves."""
 
 import dataclasses
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,11 +16,13 @@ from ddaepp_jax.base.errors import NonFiniteError, Stopped
 from ddaepp_jax.base.stop import Stop
 from ddaepp_jax.training.checkpoint import Checkpoints
 from ddaepp_jax.training.clock import Clock, peak_flops
+from ddaepp_jax.training.pace import Pace
 from ddaepp_jax.training.program import Program
 from ddaepp_jax.training.schedule import Due, Evaluation, Schedule
 from ddaepp_jax.training.snapshots import Snapshots
 from ddaepp_jax.training.source import Source
 from ddaepp_jax.training.step import TrainState
+from ddaepp_jax.training.watchdog import Watchdog
 from ddaepp_jax.training.writers import Writer
 
 
@@ -78,40 +79,6 @@ class Outputs:
             self.checkpoints.poll()
             if self.snapshots:
                 self.snapshots.poll()
-
-
-# Most seconds of one dispatch, after which the loop can notice a signal, unless the config's
-# ``train.steps_per_dispatch`` ends it earlier.
-DISPATCH_SECONDS = 5.0
-
-
-class _Pace:
-    """The number of steps of a dispatch that takes about ``DISPATCH_SECONDS``.
-
-    It starts with one step. The number of steps in a dispatch changes no number of the run. Several
-    processes have to dispatch the same steps, so there it sets no limit.
-    """
-
-    def __init__(self, step: int) -> None:
-        self._limited = jax.process_count() == 1
-        self._steps = 1
-        self.restart(step)
-
-    def restart(self, step: int) -> None:
-        """Begins to measure at ``step``."""
-        self._last = time.perf_counter(), step
-
-    def finished(self, step: int) -> None:
-        """Measures the steps up to ``step``, which have just finished."""
-        now = time.perf_counter()
-        last_time, last_step = self._last
-        rate = (step - last_step) / max(now - last_time, 1e-9)
-        self._steps = max(1, int(rate * DISPATCH_SECONDS))
-        self._last = now, step
-
-    def stop(self, step: int, stop: int) -> int:
-        """Returns the end of a dispatch that starts at ``step`` and would end at ``stop``."""
-        return min(stop, step + self._steps) if self._limited else stop
 
 
 class _Report:
@@ -174,7 +141,7 @@ class _Report:
         """
         totals = jax.device_get(totals)
         if totals["bad_step"] >= 0:
-            raise NonFiniteError(self._describe_bad(totals))
+            raise NonFiniteError(self._describe_bad(totals), int(totals["bad_step"]))
         return totals
 
     def _describe_bad(self, totals: dict[str, Any]) -> str:
@@ -185,8 +152,9 @@ class _Report:
         )
         return (
             f"step {int(totals['bad_step'])}: {part} is not finite; nothing was "
-            "saved since. The same command resumes from the newest checkpoint; lower "
-            "optimizer.learning_rate, or set optimizer.clip_norm, or use float32"
+            "saved since. The same command resumes from the newest checkpoint, and --rollback "
+            "skips the data since then; or lower optimizer.learning_rate, set "
+            "optimizer.clip_norm, or use float32"
         )
 
 
@@ -221,14 +189,17 @@ def train(
     mesh: Mesh,
     outputs: Outputs,
     unlogged: Mapping[str, Any] | None = None,
+    stuck_timeout: float = 0,
 ) -> TrainState:
     """Trains from ``state`` up to step ``schedule.total``.
 
-    Ctrl-C, SIGTERM or SIGHUP ends the training early, after its state is saved.
+    Ctrl-C, SIGTERM or SIGHUP to any process ends the training early in all of them, after the state
+    of one step is saved.
 
     Args:
       unlogged: totals of steps before ``state`` that are not in the metrics yet, as a stopped
         training saved them: "count", and "sums" by metric.
+      stuck_timeout: seconds without a finished step after which the process ends; 0: never.
 
     Raises:
       NonFiniteError: a loss or gradient is not finite; the message names the step and the leaf.
@@ -237,12 +208,13 @@ def train(
       Stopped: a signal ended the training; the state is saved.
     """
     everywhere = parallel.replicated(mesh)
-    step = int(state.step)
+    step = saved = int(state.step)
+    skipped = int(state.skipped)
     snapshots = outputs.snapshots
     if step and schedule.due(step).snapshot:
         # The run may have stopped between the checkpoint of this step and its snapshot.
         snapshots.save(step, state)
-    batches = source.open(step, schedule.total)
+    batches = source.open(step + skipped, schedule.total + skipped)
     totals = program.zeros()
     if unlogged:
         totals |= jax.tree.map(
@@ -253,15 +225,26 @@ def train(
     report = _Report(program, schedule, mesh, outputs.writer, step)
     in_flight = InFlight(report.bar)
     trace = _Trace(schedule, outputs.trace_dir)
-    pace = _Pace(step)
+    pace, look = Pace(step), step
+    stop_signal = Stop("the current steps are finished and saved")
+    watchdog = Watchdog(stuck_timeout)
 
-    # A signal reaches one of several processes, and all would have to save at the same step.
-    stop_signal = Stop("the current steps are finished and saved", jax.process_count() == 1)
-
-    with report.bar, stop_signal as signal:
+    with report.bar, watchdog, stop_signal as signals:
         while step < schedule.total:
+            if step == look:
+                look, signal = pace.look(step, signals)
+                if signal:
+                    report.write()
+                    with watchdog.pause():
+                        if step > saved:
+                            _save_unlogged(step, state, report.read(totals), outputs)
+                        outputs.wait()
+                    raise Stopped(
+                        f"stopped at step {step}, which is saved; the same command resumes",
+                        128 + signal,
+                    )
             trace.before(step)
-            stop = pace.stop(step, schedule.stop(step)) if source.looped else step + 1
+            stop = min(look, schedule.stop(step)) if source.looped else step + 1
             data = next(batches)
             limit = parallel.put(np.int32(stop), everywhere)
             with jax.transfer_guard("disallow"):
@@ -269,6 +252,7 @@ def train(
             report.write()  # Writes the metrics of the dispatch before, while this one runs.
             finished = in_flight.add((done, stop), stop - step)
             if finished:
+                watchdog.finished()
                 pace.finished(finished[-1][1])
             step = stop
             trace.after(step, state)
@@ -279,30 +263,26 @@ def train(
                 totals = program.zeros()
             if due.pauses:
                 report.write()
-                with report.clock.pause():
+                in_flight.finish()
+                with report.clock.pause(), watchdog.pause():
                     _evaluate_and_save(step, state, due, outputs, report.bar)
+                if due.checkpoint:
+                    saved = step
                 pace.restart(step)
-            if signal.requested and step < schedule.total:
-                report.write()
-                _save_unlogged(step, state, report.read(totals), due, outputs)
-                raise Stopped(
-                    f"stopped at step {step}, which is saved; the same command resumes",
-                    128 + signal.requested,
-                )
+                look = step  # A signal may have come meanwhile.
         report.write()
         in_flight.finish()
-        outputs.wait()
+        with watchdog.pause():
+            outputs.wait()
     return state
 
 
 def _save_unlogged(
-    step: int, state: TrainState, totals: Mapping[str, Any], due: Due, outputs: Outputs
+    step: int, state: TrainState, totals: Mapping[str, Any], outputs: Outputs
 ) -> None:
-    """Saves a checkpoint, unless there is one, with the totals that the metrics lack."""
-    if not due.checkpoint:
-        sums = {name: float(total) for name, total in totals["sums"].items()}
-        outputs.save(step, state, {}, {"count": int(totals["count"]), "sums": sums})
-    outputs.wait()
+    """Saves a checkpoint with the totals that the metrics lack."""
+    sums = {name: float(total) for name, total in totals["sums"].items()}
+    outputs.save(step, state, {}, {"count": int(totals["count"]), "sums": sums})
 
 
 def _evaluate_and_save(step: int, state: TrainState, due: Due, outputs: Outputs, bar: tqdm) -> None:

@@ -16,9 +16,9 @@ from ddaepp_jax.training.flops import step_flops
 from ddaepp_jax.training.source import Source
 from ddaepp_jax.training.step import Learner, TrainState, init_state, train_step
 
-# Maps uint8 images (B, H, W, C), the step and the indices (B,) of the images in the data set to
-# entries of a batch, among them "image" in float32. An image's augmentation depends on (step,
-# index) alone.
+# Maps uint8 images (B, H, W, C), the batch's number and the indices (B,) of the images in the data
+# set to entries of a batch, among them "image" in float32. An image's augmentation depends on
+# (number, index) alone.
 Prepare = Callable[[Array, Array, Array], dict[str, Array]]
 
 
@@ -166,7 +166,7 @@ def _step(
     """Returns one step as a function of the state and the source's data."""
 
     def step(state: TrainState, data: Any) -> tuple[TrainState, dict[str, Array]]:
-        batch = make_batch(data, state.step)
+        batch = make_batch(data, state.number)
         batch = jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, parallel.BATCH))
         with sharding.split_activations(mesh):
             return train_step(learner, state, batch)
@@ -175,11 +175,11 @@ def _step(
 
 
 def _batch(source: Source, prepare: Prepare) -> Callable[[Any, Array], dict[str, Array]]:
-    """Returns the batch as a function of the source's data and the step."""
+    """Returns the batch as a function of the source's data and the batch's number."""
 
-    def batch(data: Any, step: Array) -> dict[str, Array]:
-        fetched = dict(source.fetch(data, step))
-        return fetched | prepare(fetched["image"], step, fetched["index"])
+    def batch(data: Any, number: Array) -> dict[str, Array]:
+        fetched = dict(source.fetch(data, number))
+        return fetched | prepare(fetched["image"], number, fetched["index"])
 
     return batch
 

@@ -27,12 +27,20 @@ class TrainState:
       ema: averages of ``params`` by name (see ``ddaepp_jax.training.ema``); an objective's teacher
         is the average that has the objective's name.
       opt_state: optax's state.
+      skipped: () int32, number of batches that the run has left out (see
+        ``ddaepp_jax.training.rollback``).
     """
 
     step: Array
     params: Any
     ema: Any
     opt_state: Any
+    skipped: Array
+
+    @property
+    def number(self) -> Array:
+        """() int32, the number of the next batch, which determines the step's random numbers."""
+        return self.step + self.skipped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,9 +66,9 @@ class Learner:
         """Returns the key of a named random stream."""
         return named(jax.random.key(self.seed), name)
 
-    def step_rng(self, step: Array) -> Array:
-        """Returns the key of a step's random numbers."""
-        return jax.random.fold_in(self.stream("train"), step)
+    def step_rng(self, number: Array) -> Array:
+        """Returns the key of the random numbers of the step that takes this batch."""
+        return jax.random.fold_in(self.stream("train"), number)
 
     @property
     def teachers(self) -> dict[str, optax.Schedule]:
@@ -85,7 +93,8 @@ def init_state(learner: Learner, image_shape: tuple[int, int, int]) -> TrainStat
     }
     params = {"network": variables["params"], "objectives": heads}
     averages = ema.init(params, learner.ema_decays, learner.ema_sigma_rels, tuple(learner.teachers))
-    return TrainState(jnp.zeros((), jnp.int32), params, averages, learner.optimizer.init(params))
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(zero, params, averages, learner.optimizer.init(params), zero)
 
 
 def run_pass(learner: Learner, params: Any, request: Pass, dropout_rng: Array) -> Result:
@@ -114,13 +123,13 @@ def total_loss(
     A pass that several objectives request runs once.
 
     Args:
-      state: its step determines the random numbers, its averages are the teachers' parameters.
+      state: its number determines the random numbers, its averages are the teachers' parameters.
       batch: see ``train_step``.
 
     Returns:
       The loss, and metrics: scalars by name.
     """
-    rng = learner.step_rng(state.step)
+    rng = learner.step_rng(state.number)
     results = {}
     for name, request in _requests(learner, rng, batch).items():
         weights = state.ema[request.teacher] if request.teacher else params
@@ -149,7 +158,7 @@ def teacher_passes(
     learner: Learner, state: TrainState, batch: Mapping[str, Array]
 ) -> list[Array | dict[str, Array]]:
     """Runs the passes of a step through teachers alone; returns their outputs and features."""
-    rng = learner.step_rng(state.step)
+    rng = learner.step_rng(state.number)
     results = [
         run_pass(learner, state.ema[request.teacher]["network"], request, named(rng, name))
         for name, request in _requests(learner, rng, batch).items()
@@ -178,4 +187,4 @@ def train_step(
     params = optax.apply_updates(state.params, updates)
     averages = ema.update(state.ema, params, state.step, learner.ema_ramp, learner.teachers)
     metrics |= {"loss": loss, "grad_norm": jnp.sqrt(squares.sum()), "finite": jnp.isfinite(squares)}
-    return TrainState(state.step + 1, params, averages, opt_state), metrics
+    return TrainState(state.step + 1, params, averages, opt_state, state.skipped), metrics

@@ -98,7 +98,7 @@ def test_power_functions_do_not_change_exponential_averages():
 
 def test_every_average_starts_from_the_weights_of_another_run():
     params = {"network": {"w": jnp.zeros(3), "own": jnp.ones(2)}, "objectives": {"h": jnp.ones(1)}}
-    state = TrainState(jnp.int32(0), params, ema.init(params, (0.9,), PAIR), {})
+    state = TrainState(jnp.int32(0), params, ema.init(params, (0.9,), PAIR), {}, jnp.int32(0))
     state, _ = graft.graft(state, {"w": np.arange(3, dtype=np.float32)})
     assert list(state.ema) == ["0.9", "sigma_rel0.05", "sigma_rel0.1"]
     for average in state.ema.values():

@@ -169,7 +169,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(plain, tmp_path, mo
     """It stops at step 1, between two logged steps."""
     fields = PLAIN | NO_EVALS | dict(train__steps_per_dispatch=1)
     with monkeypatch.context() as patch, pytest.raises(Stopped, match="step 1, ") as ended:
-        patch.setattr(StopAt, "after", 0)
+        patch.setattr(StopAt, "after", 1)
         patch.setattr(run_train.loop, "Stop", StopAt)
         train_and_evaluate(config(**fields), tmp_path / "run")
     assert ended.value.exit_code == 128 + 15

@@ -26,6 +26,7 @@ def state(step):
         {"w": jnp.full(3, float(step))},
         {"0.9": {"w": jnp.zeros(3)}},
         {"m": jnp.ones(1)},
+        jnp.int32(0),
     )
     return jax.device_put(made, placed)
 
@@ -45,7 +46,8 @@ def conditioned(bias):
     parameters = {"network": network, "objectives": {}}
     placed = NamedSharding(make_mesh((1, 1, 1), jax.devices()[:1]), PartitionSpec())
     averages = {name: parameters for name in ("0.9", "sigma_rel0.05", "distillation")}
-    return jax.device_put(TrainState(jnp.int32(1), parameters, averages, moments), placed)
+    made = TrainState(jnp.int32(1), parameters, averages, moments, jnp.int32(0))
+    return jax.device_put(made, placed)
 
 
 @pytest.mark.parametrize(("version", "subtracted"), [(1, 1.0), (checkpoint.FORMAT, 0.0)])

@@ -280,7 +280,7 @@ def test_a_coordinator_that_joins_nothing(coordinator, more, field, words):
 
 
 def test_a_cluster_that_jax_does_not_know(monkeypatch):
-    def initialize():
+    def initialize(**options):
         raise ValueError("coordinator_address should be defined.")
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
