@@ -7,7 +7,9 @@ import sys
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import NoReturn
+from typing import Any, NoReturn
+
+from ddaepp_jax.base.errors import Stopped
 
 SIGNALS = {
     signal.SIGINT: "interrupted",
@@ -76,26 +78,50 @@ class Signals:
 class Stop(Signals):
     """Lets the loop inside the block ask whether it should stop.
 
-    The first signal asks it to; a second Ctrl-C ends the process at once.
+    The first signal asks it to; a second Ctrl-C ends the process at once. Inside another such block
+    it does nothing: the outer loop, e.g. a training that evaluates, stops by itself.
 
     Attributes:
       requested: number of the signal that asked; 0 if none did.
     """
 
-    def __init__(self, answer: str, active: bool = True) -> None:
+    _outer: "Stop | None" = None
+
+    def __init__(self, answer: str = "", active: bool = True) -> None:
         """Describes the block.
 
         Args:
-          answer: what the first signal prints on stderr.
+          answer: what the first signal prints on stderr; "" prints nothing.
           active: False switches it off.
         """
-        super().__init__(self._request, active)
+        super().__init__(self._request, active and Stop._outer is None)
         self.requested = 0
         self._answer = answer
+
+    def __enter__(self) -> "Stop":
+        Stop._outer = Stop._outer or self
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        if Stop._outer is self:
+            Stop._outer = None
+
+    def check(self) -> None:
+        """Ends a loop whose work another call of the program continues.
+
+        Raises:
+          Stopped: a signal asked to.
+        """
+        if self.requested:
+            line = f"{SIGNALS[self.requested]}; the same command continues from what was saved"
+            raise Stopped(line, 128 + self.requested)
 
     def _request(self, number: int) -> None:
         if not self.requested:
             self.requested = number
+            if not self._answer:
+                return
             again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
             with contextlib.suppress(OSError):  # The terminal may be gone.
                 print(f"\n{SIGNALS[number]}: {self._answer}{again}", file=sys.stderr, flush=True)
