@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from ddaepp_jax.base import parallel
 from ddaepp_jax.base.dispatch import InFlight
+from ddaepp_jax.base.errors import Stopped
 from ddaepp_jax.data.augment import crop_and_flip, to_float
 from ddaepp_jax.diffusion.noise import image_keys, step_noise
 from ddaepp_jax.diffusion.process import Process
@@ -135,7 +136,8 @@ def extract_batches(
       computed: as in ``parallel.read_rows``.
 
     Yields:
-      Features {layer: (b, C) float32} and labels (b,) of successive batches.
+      Features {layer: (b, C) float32} and labels (b,) of successive batches; where a signal stops
+      the reading, those of all batches that were read.
     """
     mesh = extraction.mesh
     feature_batch = make_feature_batch(extraction.features, mesh, extraction.pad, extraction.flip)
@@ -156,7 +158,12 @@ def extract_batches(
 
     in_flight = InFlight[tuple[list[dict[str, Array]], Array, int]]()
     for rows, count in parallel.batches(len(ids), extraction.batch_size, mesh):
-        images, labels = parallel.read_rows(mesh, rows, read, computed)
+        try:
+            images, labels = parallel.read_rows(mesh, rows, read, computed)
+        except Stopped:
+            for finished in in_flight.finish():
+                yield averaged(*finished)
+            raise
         (numbers,) = parallel.place(mesh, ids[rows].astype(np.int32))
         results = [
             feature_batch(extraction.params, seed, images, numbers, level, jnp.uint32(draw))

@@ -20,7 +20,7 @@ from ddaepp_jax.base.dispatch import InFlight, progress_bar
 from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.base.files import replace, write_json
 from ddaepp_jax.base.lock import locked
-from ddaepp_jax.base.processes import entered_by_first, from_first, in_first, is_first, together
+from ddaepp_jax.base.processes import entered_by_first, from_first, in_first, together
 from ddaepp_jax.config import saved, validation
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.data.fingerprint import fingerprint
@@ -87,10 +87,9 @@ def search(
     with entered_by_first(locked(workdir, "wait for it or use another --workdir")):
         rows = from_first(lambda: _read(workdir / "curves.jsonl", config.train.steps, made_of))
         runs = [(seed, block) for seed in seeds for block in blocks if (seed, block) not in rows]
-        hidden = not (runs and is_first())
         # Smoothing 0 shows the mean rate: a pause to compile is not a new rate.
         total = len(runs) * config.train.steps
-        with progress_bar(total, "step", smoothing=0, disable=hidden) as bar:
+        with progress_bar(total, "step", smoothing=0, disable=not runs) as bar:
             for seed, block in runs:
                 row = _train(config, seed, block, weights, data, mesh, bar)
                 rows[seed, block] = row | made_of
