@@ -24,7 +24,7 @@ from ddaepp_jax.config.overrides import parse_config
 from ddaepp_jax.diffusion.noise import image_keys, image_noise
 from ddaepp_jax.models.dit import DiT
 from ddaepp_jax.probing import heads
-from ddaepp_jax.probing.features import Extraction, extract, noisy
+from ddaepp_jax.probing.features import Extraction, extract, noisy, unlabelled
 from ddaepp_jax.probing.protocols import PROTOCOLS
 from ddaepp_jax.probing.scaling import standard_scale
 from ddaepp_jax.sampling.draw import make_draw
@@ -305,7 +305,7 @@ def features(pair: Pair) -> Task:
         return lambda: diffusion.features(images, LEVEL, layers, ours.batch_size)
 
     return Task(
-        lambda: extract(ours, lambda rows: images[rows], ids),
+        lambda: extract(ours, unlabelled(lambda rows: images[rows]), ids)[0],
         twin,
         count * pair.products(layers),
         # The weights up to the layer, taken to be as many as its products are.
@@ -332,7 +332,7 @@ def probe(pair: Pair) -> Task:
         accuracies = []
         for level in levels:
             own = extraction(pair, layers, level)
-            train, test = split(extract(own, lambda rows: images[rows], ids))
+            train, test = split(extract(own, unlabelled(lambda rows: images[rows]), ids)[0])
             scales = standard_scale(train)
             fitted = heads.fit(train, labels[:trained], scales, protocol, num_classes=classes)
             rates = heads.accuracies(fitted, test, labels[trained:], scales)
@@ -353,7 +353,8 @@ def probe(pair: Pair) -> Task:
         return call
 
     steps = heads.total_steps(trained, protocol.epochs, protocol.batch_size)
-    shapes = extract(extraction(pair, layers, LEVEL), lambda rows: images[rows], ids[:1])
+    read = unlabelled(lambda rows: images[rows])
+    shapes, _ = extract(extraction(pair, layers, LEVEL), read, ids[:1])
     width = sum(feature.shape[1] for feature in shapes.values())
     # A head's step has two products, its logits and its gradient.
     head_products = steps * 4 * protocol.batch_size * width * classes * len(protocol.learning_rates)

@@ -56,16 +56,21 @@ RUN_ONLY += ("guide", "sampler", "steps", "options", "autoguidance", "seeds", "n
 def main(argv: Sequence[str]) -> None:
     args = _parse(argv)
     from ddaepp_jax.base.parallel import make_mesh
+    from ddaepp_jax.base.processes import in_first, together
     from ddaepp_jax.reporting.scores import table
     from ddaepp_jax.scoring import by_name, references
 
     start(args)
+    if args.out is not None:
+        in_first(lambda: _check_out(args.out, "--out", "give another path"))
     run = open_run(args) if args.workdir else None
     config = _config(args, run)
     field = "--workdir" if run else "--images"
-    scored = run.samples(**sampling(args)) if run else _images(args, config)
-    source = by_name.reference_source(args.reference or config.data.split, config, run is not None)
-    references.check_comparable(scored.image_shape, source, field)
+    scored = run.samples(**sampling(args)) if run else together(lambda: _images(args, config))
+    source = together(
+        lambda: by_name.reference_source(args.reference or config.data.split, config, bool(run))
+    )
+    together(lambda: references.check_comparable(scored.image_shape, source, field))
     data = by_name.ClassifierData.of_config(config, args.classifier_images)
     mesh = run.mesh if run else make_mesh((-1, 1, 1))
     extractor = by_name.extractor(args.extractor, data, mesh, args.resizing)
@@ -89,14 +94,19 @@ def _images(args: argparse.Namespace, config: "ConfigDict") -> "ImageSet":
 def _score_images(
     args: argparse.Namespace, images: "ImageSet", extractor: "Extractor", source: "Path | ImageSet"
 ) -> dict[str, Any]:
+    from ddaepp_jax.base.processes import in_first
     from ddaepp_jax.scoring import by_name
     from ddaepp_jax.scoring.score import score_images
 
     batch_size = args.batch_size or BATCH
     reference = by_name.reference(source, extractor, batch_size)
-    facts = reference.provenance.get("images", {})
-    if facts.get("fingerprint") == images.provenance["fingerprint"]:
-        print("note: --images and --reference are the same images", file=sys.stderr)
+
+    def note() -> None:
+        facts = reference.provenance.get("images", {})
+        if facts.get("fingerprint") == images.provenance["fingerprint"]:
+            print("note: --images and --reference are the same images", file=sys.stderr)
+
+    in_first(note)
     return score_images(images, extractor, reference, batch_size, args.out)
 
 
@@ -107,25 +117,29 @@ def _score_run(
     extractor: "Extractor",
     source: "Path | ImageSet",
 ) -> dict[str, Any]:
+    from ddaepp_jax.base.processes import from_first, in_first
     from ddaepp_jax.scoring import by_name, references
     from ddaepp_jax.scoring.samples import check_space, score_samples
 
     n = args.n or N
+    seeds = args.seeds
     out = args.out
     if out is None:
-        name, _ = references.described(source)
+        name, _ = from_first(lambda: references.described(source))
         tag = f"{samples.sampling.tag}-{n}-{extractor.kind}{extractor.suffix}-{name}"
         out = run.workdir / "fid" / f"step{run.step}-{run.average}-{tag}".replace("/", "_")
-        _check_out(out, "--workdir", "give another place by --out")
-    check_space(samples, extractor, out, n=n, seeds=len(args.seeds), npz=args.npz)
+        in_first(lambda: _check_out(out, "--workdir", "give another place by --out"))
+    in_first(lambda: check_space(samples, extractor, out, n=n, seeds=len(seeds), npz=args.npz))
     reference = by_name.reference(source, extractor, args.batch_size or BATCH)
-    results = score_samples(samples, extractor, reference, out, n=n, seeds=args.seeds, npz=args.npz)
+    results = score_samples(samples, extractor, reference, out, n=n, seeds=seeds, npz=args.npz)
     print(f"all numbers are in {out}.json")
     return results
 
 
 def _check_out(out: Path, field: str, mend: str) -> None:
     """Refuses results that could not be written; finished ones need no writing."""
+    if out.is_dir():
+        raise InputError(f"{field}: {out} is a folder; give the path of a file in it")
     if not out.with_name(f"{out.name}.json").exists():
         check_writable(out.parent, field, mend)
 
@@ -235,10 +249,6 @@ def _check(args: argparse.Namespace) -> None:
     different = len(set(args.seeds)) == len(args.seeds)
     if not different or any(seed not in range(2**32) for seed in args.seeds):
         raise InputError(f"--seeds: {args.seeds} is wrong; give different numbers in 0..2**32-1")
-    if args.out is not None:
-        if args.out.is_dir():
-            raise InputError(f"--out: {args.out} is a folder; give the path of a file in it")
-        _check_out(args.out, "--out", "give another path")
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ from ddaepp_jax.probing.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
     from ddaepp_jax import Run
+    from ddaepp_jax.data.datasets import Dataset
     from ddaepp_jax.probing.settings import Settings, TrainedNetwork
 
 # Arguments that override settings: the type and the help text.
@@ -82,18 +83,15 @@ def main(argv: Sequence[str]) -> None:
     own = run.workdir / "probe" / f"step{run.step}-{run.average}-{chosen.tag}"
     out = Path(args.out or own)
 
+    from ddaepp_jax.base.processes import in_first
     from ddaepp_jax.reporting import probes
 
     try:
-        _check_out(out)
-        out.parent.mkdir(parents=True, exist_ok=True)
+        in_first(lambda: _check_out(out))
         results = probe(run, chosen, out)
-        for name, figure in probes.figures(results).items():
-            picture = io.BytesIO()
-            figure.savefig(picture, dpi=160)
-            replace(_file(out, f"-{name}.png"), picture.getvalue())
+        in_first(lambda: _write_figures(results, out))
         if not args.out:
-            _choose(run, results, out)
+            in_first(lambda: _choose(run, results, out))
     except BrokenPipeError:
         raise  # It is of the terminal.
     except OSError as error:
@@ -110,12 +108,22 @@ def _file(out: Path, suffix: str) -> Path:
 
 
 def _check_out(out: Path) -> None:
-    """Refuses a path whose files could not be written at the end."""
+    """Refuses a path whose files could not be written at the end, and makes their directory."""
     if not out.name:
         raise InputError(f"--out: {out} has no last part, with which the files' names begin")
     for suffix in SUFFIXES:
         if _file(out, suffix).is_dir():
             raise InputError(f"--out: {_file(out, suffix)} is a folder; give another path")
+    out.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _write_figures(results: dict[str, Any], out: Path) -> None:
+    from ddaepp_jax.reporting import probes
+
+    for name, figure in probes.figures(results).items():
+        picture = io.BytesIO()
+        figure.savefig(picture, dpi=160)
+        replace(_file(out, f"-{name}.png"), picture.getvalue())
 
 
 def _choose(run: "Run", results: dict[str, Any], out: Path) -> None:
@@ -156,16 +164,24 @@ def probe(run: "Run", settings: "Settings", out: Path) -> dict[str, Any]:
     Raises:
       InputError: as there, or the split that tests holds training images.
     """
-    from ddaepp_jax import build
+    from ddaepp_jax.base.processes import together
     from ddaepp_jax.probing.probe import probe
 
-    data = run.config.data
-    train = build.dataset(run.config, data.split)
+    train, test = together(lambda: _data(run))
+    print(f"heads learn from: {train.described}\nand are tested on: {test.described}")
+    device_bytes = run.config.data.device_bytes
+    return probe(trained(run), train, test, settings, out, device_bytes)
+
+
+def _data(run: "Run") -> tuple["Dataset", "Dataset"]:
+    """Opens the split that trains heads and the split that tests, which share no image."""
+    from ddaepp_jax import build
+
+    train = build.dataset(run.config, run.config.data.split)
     test = build.held_out(run.config, train)
     if overlap := build.overlap(train, test):
         raise InputError(overlap)
-    print(f"heads learn from: {train.described}\nand are tested on: {test.described}")
-    return probe(trained(run), train, test, settings, out, data.device_bytes)
+    return train, test
 
 
 def trained(run: "Run") -> "TrainedNetwork":

@@ -50,6 +50,8 @@ GRID_AT_MOST = 400  # Images in the picture; the .npz file holds all.
 def main(argv: Sequence[str]) -> None:
     """Samples by the arguments of a command line."""
     args = _parse(argv)
+    from ddaepp_jax.base.processes import from_first, in_first
+
     start(args)
     run = open_run(args)
     labels = None
@@ -70,13 +72,13 @@ def main(argv: Sequence[str]) -> None:
     out = args.out or run.workdir / "samples" / _name(args, run, run.sampling(**chosen).tag)
     settings = Results(Path(f"{out}.json"), identity, "samples", modern=modern_identity)
     with _writing(out):  # Before the work, so that nobody waits for an error.
-        _check_out(out, settings, args.n * math.prod(run.image_shape))
+        in_first(lambda: _check_out(out, settings, args.n * math.prod(run.image_shape)))
     images = run.sample(
         n=args.n, seed=args.seed, labels=labels, first=args.first, progress=True, **chosen
     )
     with _writing(out):
-        settings.write({})
-        line = _write(run, images, labels, args.columns, out)
+        in_first(lambda: settings.write({}))
+        line = from_first(lambda: _write(run, images, labels, args.columns, out))
     print(line)
 
 

@@ -15,8 +15,10 @@ SAVE_SECONDS = 30.0
 T = TypeVar("T")
 
 
-def progress_bar(total: int, unit: str, title: str = "", initial: int = 0, **options: Any) -> tqdm:
-    """Makes a progress bar, shown by the first process.
+def progress_bar(
+    total: int, unit: str, title: str = "", initial: int = 0, disable: bool = False, **options: Any
+) -> tqdm:
+    """Makes a progress bar, shown by the first process unless it is disabled.
 
     A log file gets a line every 30 seconds.
     """
@@ -27,7 +29,8 @@ def progress_bar(total: int, unit: str, title: str = "", initial: int = 0, **opt
         initial=initial,
         mininterval=0.5 if sys.stderr.isatty() else 30,
         dynamic_ncols=True,
-        **{"disable": jax.process_index() != 0, **options},
+        disable=disable or jax.process_index() != 0,
+        **options,
     )
 
 

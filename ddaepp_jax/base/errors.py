@@ -40,6 +40,9 @@ class Stopped(KeyboardInterrupt):
         super().__init__(message)
         self.exit_code = exit_code
 
+    def __reduce__(self) -> tuple[type, tuple[str, int]]:
+        return Stopped, (str(self), self.exit_code)  # One process tells the others.
+
 
 def shown(value: object) -> str:
     """Returns the repr of a value on one line; beyond 100 characters, its two ends."""

@@ -1,6 +1,7 @@
 """The device mesh, and where arrays live on it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.base.processes import together
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = P(("data", "fsdp"))  # A training batch is split over both axes.
@@ -66,6 +68,62 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
 def place(mesh: Mesh, *arrays: np.ndarray) -> list[jax.Array]:
     """Moves host arrays, which every process holds whole, to the devices, split by rows."""
     return [put(array, split(mesh)) for array in arrays]
+
+
+def held_rows(sharding: NamedSharding, n: int) -> np.ndarray:
+    """Returns which of ``n`` rows the devices of this process hold, ascending."""
+    indices = sharding.addressable_devices_indices_map((n,))
+    return np.unique(np.concatenate([np.arange(n)[index] for index in indices.values()]))
+
+
+def read_rows(
+    mesh: Mesh,
+    rows: np.ndarray,
+    read: Callable[[np.ndarray], Sequence[np.ndarray]],
+    computed: bool = False,
+) -> list[jax.Array]:
+    """Reads a batch to the devices, split by rows; a process reads what its own devices hold.
+
+    All processes have to call it. What reading raises in one of them is raised in all.
+
+    Args:
+      mesh: the devices.
+      rows: (B,) numbers of the rows.
+      read: maps numbers (b,) to arrays with b rows.
+      computed: whether ``read`` computes on all devices, so that every process calls it with all
+        rows.
+    """
+    placed = split(mesh)
+    held = np.arange(len(rows)) if computed else held_rows(placed, len(rows))
+    arrays = together(lambda: read(rows[held]))
+
+    def put_rows(array: np.ndarray) -> jax.Array:
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            start, stop, _ = index[0].indices(len(rows))
+            first = np.searchsorted(held, start)
+            return array[first : first + stop - start]
+
+        return jax.make_array_from_callback((len(rows), *array.shape[1:]), placed, part)
+
+    return [put_rows(array) for array in arrays]
+
+
+def on_host(array: jax.Array) -> jax.Array:
+    """Returns an array that every process can read, from one that is split over all devices.
+
+    With a single process it is the same array.
+    """
+    return array if array.is_fully_addressable else _gather(array.sharding.mesh)(array)
+
+
+@lru_cache(maxsize=16)
+def _gather(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(lambda array: array, out_shardings=replicated(mesh))
+
+
+def local(tree: Any) -> Any:
+    """Returns the copies of arrays that the first device of this process holds whole."""
+    return jax.tree.map(lambda array: array.addressable_data(0), tree)
 
 
 def batches(n: int, batch_size: int, mesh: Mesh) -> Iterator[tuple[np.ndarray, int]]:

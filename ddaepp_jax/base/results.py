@@ -1,15 +1,12 @@
 """Results in JSON files that a later run of the same program continues."""
 
-import contextlib
 import json
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ddaepp_jax.base import lock
 from ddaepp_jax.base.errors import InputError
-from ddaepp_jax.base.files import replace, write_json
+from ddaepp_jax.base.files import write_json
 
 SHOWN = 3  # differences that an error lists
 
@@ -95,42 +92,3 @@ class Results:
         """Writes the whole content atomically; the identity is added."""
         identity = {self._under: self.identity} if self._under else self.identity
         write_json(self.file, {**identity, **content})
-
-
-@contextlib.contextmanager
-def workspace(directory: Path, mend: str) -> Iterator[Path]:
-    """Holds a directory of unfinished work for this process, and removes it when the block ends.
-
-    If the block raises, the directory stays for a later call.
-
-    Args:
-      directory: the directory; it may be new.
-      mend: what the user can do if another process works there.
-
-    Raises:
-      InputError: another process works there.
-      OSError: the directory cannot be written.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    with lock.locked(directory, mend):
-        yield directory
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-def partial_directory(out: Path, identity: Mapping[str, Any]) -> Path:
-    """Opens the directory in which a stopped program left its partial work for ``out``.
-
-    Partial work with another identity is removed.
-    """
-    directory = out.with_name(f"{out.name}-partial")
-    directory.mkdir(parents=True, exist_ok=True)
-    file = directory / "settings.json"
-    content = json.dumps(identity).encode()
-    if not (file.is_file() and file.read_bytes() == content):
-        for entry in directory.iterdir():
-            if entry.is_dir():
-                shutil.rmtree(entry)
-            elif entry.name != lock.NAME:
-                entry.unlink()
-        replace(file, content)
-    return directory

@@ -7,9 +7,11 @@ import sys
 import threading
 from collections.abc import Callable
 from types import TracebackType
+from typing import Any
 
 from ddaepp_jax.base import board
 from ddaepp_jax.base.ending import end_process
+from ddaepp_jax.base.errors import Stopped
 
 SIGNALS = {
     signal.SIGINT: "interrupted",
@@ -78,21 +80,34 @@ class Stop(Signals):
     """Lets the loop inside the block ask whether it should stop.
 
     The first signal asks it to; a second Ctrl-C ends the process at once. Several processes learn
-    of each other's signals.
+    of each other's signals. Inside another such block it does nothing: the outer loop, e.g. a
+    training that evaluates, stops by itself.
 
     Attributes:
       requested: number of the signal that asked this process; 0 if none did.
     """
 
-    def __init__(self, answer: str) -> None:
+    _outer: "Stop | None" = None
+
+    def __init__(self, answer: str = "") -> None:
         """Describes the block.
 
         Args:
-          answer: what the first signal prints on stderr.
+          answer: what the first signal prints on stderr; "" prints nothing.
         """
         super().__init__(self._request)
+        self._active = self._active and Stop._outer is None
         self.requested = 0
         self._answer = answer
+
+    def __enter__(self) -> "Stop":
+        Stop._outer = Stop._outer or self
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        if Stop._outer is self:
+            Stop._outer = None
 
     def anywhere(self) -> int:
         """Returns the number of a signal that asked this process or another one; 0 if none did."""
@@ -100,9 +115,21 @@ class Stop(Signals):
             return self.requested
         return int(next(iter(board.read("signal").values()), 0))
 
+    def check(self) -> None:
+        """Ends a loop whose work another call of the program continues.
+
+        Raises:
+          Stopped: a signal asked to.
+        """
+        if self.requested:
+            line = f"{SIGNALS[self.requested]}; the same command continues from what was saved"
+            raise Stopped(line, 128 + self.requested)
+
     def _request(self, number: int) -> None:
         if not self.requested:
             self.requested = number
+            if not self._answer:
+                return
             again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
             if board.joined():
                 note = f"signal/{board.process()}", str(number)

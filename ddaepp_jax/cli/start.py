@@ -110,8 +110,9 @@ def launch(program: Callable[[Sequence[str]], None]) -> NoReturn:
     An error that the user can mend is printed as one line on stderr, with exit code 2. Exit code 1
     stands for a loss that is not finite, a save that failed, and a lack of memory. Ctrl-C ends a
     program at once with exit code 130, SIGTERM with 143, and the end of its terminal (SIGHUP) with
-    129; a training first saves its state. Exit code 75 stands for another process that died, or a
-    training that is stuck. Of several processes, all end with the code of the first.
+    129; a training, and a loop that stores features, first save their state. Exit code 75 stands
+    for another process that died, or a training that is stuck. Of several processes, all end with
+    the code of the first.
     """
     restart_with_huge_pages()
     _open_streams()

@@ -48,6 +48,7 @@ def make(settings: Settings, context: "Context") -> "Evaluation | None":
     import jax
     from tqdm import tqdm
 
+    from ddaepp_jax.base.processes import from_first
     from ddaepp_jax.probing.diagnostics import collapse, diagnose
     from ddaepp_jax.probing.one_layer import OneLayer
     from ddaepp_jax.training.schedule import Evaluation
@@ -58,7 +59,8 @@ def make(settings: Settings, context: "Context") -> "Evaluation | None":
     views = layer.views(settings.images)
 
     def measure(params: Any) -> dict[str, float]:
-        values = diagnose(*views(params))
+        both = views(params)
+        values = from_first(lambda: diagnose(*both))
         warning = collapse(values)
         if warning and jax.process_index() == 0:
             tqdm.write(f"warning: {layer.name}: {warning}")

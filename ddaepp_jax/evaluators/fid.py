@@ -39,19 +39,18 @@ def make(settings: Settings, context: "Context") -> "Evaluation":
     """Returns the evaluation; its main value is the Frechet distance.
 
     Raises:
-      InputError: the data have too few images, there is no such extractor, or several processes
-        would train it or write its statistics of the data.
+      InputError: the data have too few images, or there is no such extractor.
     """
     from functools import cache
     from pathlib import Path
     from tempfile import TemporaryDirectory
 
-    import jax
     import numpy as np
 
     from ddaepp_jax.base.errors import InputError
+    from ddaepp_jax.base.processes import from_first
     from ddaepp_jax.sampling.draw import make_draw
-    from ddaepp_jax.scoring import by_name, extractors, image_sets, metrics, references
+    from ddaepp_jax.scoring import by_name, image_sets, metrics, references
     from ddaepp_jax.scoring.extractors import Extractor
     from ddaepp_jax.scoring.image_sets import ImageSet
     from ddaepp_jax.scoring.references import Reference
@@ -67,10 +66,9 @@ def make(settings: Settings, context: "Context") -> "Evaluation":
             f"images to compare with, and scores need {FEWEST}; turn it off (0), or train on more"
         )
     # The directory is looked up now, so that a mistake ends the run before training.
-    directory = by_name.extractor_directory(settings.extractor, classified)
-    present = extractors.exists(directory)
-    kind = extractors.kind_of(directory) if present else settings.extractor
-    if not present:
+    kind = from_first(lambda: by_name.kind(settings.extractor, classified))
+    if not kind:
+        kind = settings.extractor
         context.held_out()  # The training of the classifier ends with its accuracy there.
 
     @cache
@@ -82,16 +80,9 @@ def make(settings: Settings, context: "Context") -> "Evaluation":
         return image_sets.of_dataset(data, data.split)
 
     @cache
-    def reference() -> Reference:
+    def reference() -> Reference | None:
         return references.compute_or_read(images(), extractor(), sampling.batch_size)
 
-    if jax.process_count() > 1 and not (
-        present and references.file_of(images(), extractor()).exists()
-    ):
-        raise InputError(
-            f"evals.fid: {directory} has no statistics of the data yet, and several processes "
-            "would write them; run ddaepp_jax.fid once, by itself"
-        )
     draw = make_draw(
         context.network, context.process, sampling, image_shape=data.image_shape, mesh=context.mesh
     )

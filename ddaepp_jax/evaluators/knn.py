@@ -41,6 +41,7 @@ PANELS = (Panel("kNN while training", "knn/.+", "accuracy, %", alone=False),)
 
 def make(settings: Settings, context: "Context") -> "Evaluation | None":
     """Returns the evaluation; None if the data have no labels or too few images."""
+    from ddaepp_jax.base.processes import from_first
     from ddaepp_jax.probing.neighbours import knn_accuracy
     from ddaepp_jax.probing.one_layer import FEWEST, OneLayer
     from ddaepp_jax.training.schedule import Evaluation
@@ -51,7 +52,7 @@ def make(settings: Settings, context: "Context") -> "Evaluation | None":
     split = layer.split(settings.images)
 
     def measure(params: Any) -> dict[str, float]:
-        (bank, bank_labels), (query, query_labels) = split(params)
-        return {layer.name: 100 * knn_accuracy(bank, bank_labels, query, query_labels, settings.k)}
+        bank, query = split(params)
+        return {layer.name: 100 * from_first(lambda: knn_accuracy(*bank, *query, settings.k))}
 
     return Evaluation(settings.every, measure)

@@ -44,6 +44,7 @@ PANELS = (
 
 def make(settings: Settings, context: "Context") -> "Evaluation | None":
     """Returns the evaluation; None if the data have no labels or too few images."""
+    from ddaepp_jax.base.processes import from_first
     from ddaepp_jax.probing.heads import linear_accuracy
     from ddaepp_jax.probing.one_layer import FEWEST, OneLayer
     from ddaepp_jax.probing.protocols import PROTOCOLS
@@ -58,6 +59,7 @@ def make(settings: Settings, context: "Context") -> "Evaluation | None":
 
     def measure(params: Any) -> dict[str, float]:
         train, test = split(params)
-        return {layer.name: 100 * linear_accuracy(train, test, protocol, context.data.num_classes)}
+        accuracy = lambda: linear_accuracy(train, test, protocol, context.data.num_classes)
+        return {layer.name: 100 * from_first(accuracy)}
 
     return Evaluation(settings.every, measure, layer.name)

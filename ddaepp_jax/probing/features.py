@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from ddaepp_jax.base import parallel
 from ddaepp_jax.base.dispatch import InFlight
+from ddaepp_jax.base.errors import Stopped
 from ddaepp_jax.data.augment import crop_and_flip, to_float
 from ddaepp_jax.diffusion.noise import image_keys, step_noise
 from ddaepp_jax.diffusion.process import Process
@@ -26,7 +27,8 @@ from ddaepp_jax.probing.diagnostics import PIXELS
 # {layer: (B, C) float32}
 Features = Callable[[Any, Array, Array, Array, Array], dict[str, Array]]
 FeatureBatch = Callable[..., dict[str, Array]]
-ReadImages = Callable[[np.ndarray], np.ndarray]  # (B,) positions -> (B, H, W, C) images
+# (B,) positions or numbers of images -> images (B, H, W, C) and labels (B,) int32
+Read = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 PIXEL_SIZE = 32  # Larger images are reduced to this many pixels a side.
 
@@ -109,56 +111,84 @@ def make_feature_batch(features: Features, mesh: Mesh, pad: int, flip: bool) -> 
     return jax.jit(feature_batch, out_shardings=parallel.replicated(mesh))
 
 
+def unlabelled(read: Callable[[np.ndarray], np.ndarray]) -> Read:
+    """Returns a function that reads images (B, H, W, C) with labels of 0."""
+    return lambda rows: (read(rows), np.zeros(len(rows), np.int32))
+
+
 def extract_batches(
-    extraction: Extraction, read: ReadImages, ids: np.ndarray, draws: Sequence[int] = (0,)
-) -> Iterator[dict[str, np.ndarray]]:
+    extraction: Extraction,
+    read: Read,
+    ids: np.ndarray,
+    draws: Sequence[int] = (0,),
+    computed: bool = False,
+) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
     """Computes features of images, averaged over draws of the noise.
+
+    All processes call it, and get all features.
 
     Args:
       extraction: how the features are computed.
-      read: maps (B,) positions in ``ids`` to images.
+      read: maps (B,) positions in ``ids`` to images and labels; a process reads what its own
+        devices hold.
       ids: (N,) int, the images' numbers, which decide their noise, crops and mirroring.
       draws: numbers of the draws.
+      computed: as in ``parallel.read_rows``.
 
     Yields:
-      Features {layer: (b, C) float32} of successive batches.
+      Features {layer: (b, C) float32} and labels (b,) of successive batches; where a signal stops
+      the reading, those of all batches that were read.
     """
     mesh = extraction.mesh
     feature_batch = make_feature_batch(extraction.features, mesh, extraction.pad, extraction.flip)
     seed = jnp.uint32(extraction.seed)
     level = jnp.asarray(extraction.level)
 
-    def averaged(results: list[dict[str, Array]], count: int) -> dict[str, np.ndarray]:
+    def averaged(
+        results: list[dict[str, Array]], labels: Array, count: int
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         if len(results) == 1:
-            return {layer: np.asarray(feature)[:count] for layer, feature in results[0].items()}
-        return {
-            layer: np.mean([result[layer] for result in results], axis=0)[:count]
-            for layer in results[0]
-        }
+            features = {layer: np.asarray(values)[:count] for layer, values in results[0].items()}
+        else:
+            features = {
+                layer: np.mean([result[layer] for result in results], axis=0)[:count]
+                for layer in results[0]
+            }
+        return features, np.asarray(labels)[:count]
 
-    in_flight = InFlight[tuple[list[dict[str, Array]], int]]()
+    in_flight = InFlight[tuple[list[dict[str, Array]], Array, int]]()
     for rows, count in parallel.batches(len(ids), extraction.batch_size, mesh):
-        images, numbers = parallel.place(mesh, read(rows), ids[rows].astype(np.int32))
+        try:
+            images, labels = parallel.read_rows(mesh, rows, read, computed)
+        except Stopped:
+            for finished in in_flight.finish():
+                yield averaged(*finished)
+            raise
+        (numbers,) = parallel.place(mesh, ids[rows].astype(np.int32))
         results = [
             feature_batch(extraction.params, seed, images, numbers, level, jnp.uint32(draw))
             for draw in draws
         ]
-        for finished in in_flight.add((results, count)):
+        for finished in in_flight.add((results, parallel.on_host(labels), count)):
             yield averaged(*finished)
     for finished in in_flight.finish():
         yield averaged(*finished)
 
 
 def extract(
-    extraction: Extraction, read: ReadImages, ids: np.ndarray, draws: Sequence[int] = (0,)
-) -> dict[str, np.ndarray]:
-    """Computes features {layer: (N, C) float32}; the arguments are ``extract_batches``'s."""
-    batches = list(extract_batches(extraction, read, ids, draws))
-    return {layer: np.concatenate([batch[layer] for batch in batches]) for layer in batches[0]}
+    extraction: Extraction, read: Read, ids: np.ndarray, draws: Sequence[int] = (0,)
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Computes features {layer: (N, C) float32} and reads labels (N,).
+
+    The arguments are ``extract_batches``'s.
+    """
+    batches, labels = zip(*extract_batches(extraction, read, ids, draws), strict=True)
+    features = {layer: np.concatenate([batch[layer] for batch in batches]) for layer in batches[0]}
+    return features, np.concatenate(labels)
 
 
 def views(
-    extraction: Extraction, read: ReadImages, ids: np.ndarray
+    extraction: Extraction, read: Read, ids: np.ndarray
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Computes features of two views of each image, which are two draws of noise, crop and mirror.
 
@@ -167,5 +197,5 @@ def views(
     Returns:
       {layer: two arrays (N, C) float32}.
     """
-    first, second = (extract(extraction, read, ids, (draw,)) for draw in range(2))
+    first, second = (extract(extraction, read, ids, (draw,))[0] for draw in range(2))
     return {layer: (first[layer], second[layer]) for layer in first}

@@ -1,7 +1,6 @@
 """Probes all layers of a network at one noise level."""
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,13 +8,16 @@ from typing import Any
 import numpy as np
 
 from ddaepp_jax.base.finite import check_finite
+from ddaepp_jax.base.parallel import local
+from ddaepp_jax.base.processes import from_first, in_first
 from ddaepp_jax.probing import heads as linear
 from ddaepp_jax.probing import neighbours, online, scaling
 from ddaepp_jax.probing.diagnostics import PIXELS, diagnose
 from ddaepp_jax.probing.features import Extraction, noisy, pixels, views
+from ddaepp_jax.probing.protocols import Protocol
 from ddaepp_jax.probing.settings import Settings, TrainedNetwork
 from ddaepp_jax.probing.splits import Splits
-from ddaepp_jax.probing.stored import store
+from ddaepp_jax.probing.stored import layer_widths, store
 
 # Number of images that set the scale, if no other use reads more training images.
 SCALED_BY = 16384
@@ -43,6 +45,9 @@ def probe_level(
 ) -> list[dict[str, Any]]:
     """Probes all layers at one noise level.
 
+    All devices of all processes compute features, and train the heads of a fresh protocol. Process
+    0 does the rest, on its first device: that takes seconds, and the stored features are its files.
+
     Args:
       trained: the network.
       settings: how it is probed.
@@ -58,7 +63,7 @@ def probe_level(
       InputError: a feature or a head is not finite.
     """
     protocol = settings.protocol
-    title = PIXELS if level is None else f"level {level:g}"
+    title = _title(level)
     extraction = Extraction(
         pixels if level is None else noisy(trained.network, trained.process, settings.layers),
         trained.params,
@@ -69,23 +74,30 @@ def probe_level(
     augmented = dataclasses.replace(extraction, pad=settings.pad, flip=settings.flip)
     parts = _store_parts(extraction, settings, images, trained.image_shape, directory, title)
     both_views = views(
-        augmented, lambda rows: images.read(images.diagnosed[rows])[0], images.diagnosed
+        augmented, lambda rows: images.read(images.diagnosed[rows]), images.diagnosed
     )
-    features = {name: part.features for name, part in parts.items()}
-    for arrays in (features, both_views):
-        check_finite(arrays, f"features at {title}", "leave out this layer or level, or clean data")
-    widths = {layer: feature.shape[1] for layer, feature in parts["train"].features.items()}
-    count = sum(len(part.labels) for part in parts.values())
-    rows = []
-    # A fresh protocol never has all features on the device at once.
-    for layers in group_layers(widths, count, math.inf if protocol.fresh else device_bytes):
-        group = {name: part.only(layers) for name, part in parts.items()}
-        train = group["train"]
-        scales = scaling.standard_scale(train.features) if protocol.standardise else {}
-        heads = _fit(augmented, images, train, scales, settings, directory, title)
-        check_finite(heads.params, f"learning_rates: heads at {title}", "give smaller ones")
-        rows += _rows(heads, group, scales, settings, level)
-    return [row | diagnose(*both_views[row["layer"]]) for row in rows]
+    in_first(lambda: _check_features(parts, both_views, title))
+    if protocol.fresh:
+        scales = from_first(lambda: _scales(parts["train"], protocol))
+        widths = layer_widths(extraction, trained.image_shape)
+        heads = online.fit(
+            augmented,
+            images.read,
+            images.parts["train"],
+            linear.init(widths, images.num_classes, len(protocol.learning_rates)),
+            scales,
+            protocol,
+            directory / "heads.msgpack",
+            f"heads, {title}",
+        )
+        compute = lambda: _rows(local(heads), parts, scales, settings, level)
+    else:
+        compute = lambda: _cached_rows(parts, settings, images.num_classes, level, device_bytes)
+    return from_first(lambda: [row | diagnose(*both_views[row["layer"]]) for row in compute()])
+
+
+def _title(level: int | float | None) -> str:
+    return PIXELS if level is None else f"level {level:g}"
 
 
 def _store_parts(
@@ -95,11 +107,11 @@ def _store_parts(
     image_shape: tuple[int, int, int],
     directory: Path,
     title: str,
-) -> dict[str, Labelled]:
+) -> dict[str, Labelled] | None:
     """Computes the features of the images by part (train, held_out, test), and stores them on disk.
 
-    A stopped computation continues from ``directory``. A fresh protocol without neighbours stores
-    only the training images that set the scale.
+    Process 0 gets them, and the others None. A stopped computation continues from ``directory``. A
+    fresh protocol without neighbours stores only the training images that set the scale.
     """
     protocol = settings.protocol
     part_ids = dict(images.parts)
@@ -107,9 +119,10 @@ def _store_parts(
         # Only the scale needs stored features of training images.
         part_ids["train"] = part_ids["train"][: SCALED_BY if protocol.standardise else 0]
     ids = np.concatenate(list(part_ids.values()))
-    features, labels = store(
-        directory, extraction, images.read, ids, image_shape, f"features, {title}"
-    )
+    stored = store(directory, extraction, images.read, ids, image_shape, f"features, {title}")
+    if stored is None:
+        return None
+    features, labels = stored
     parts = {}
     start = 0
     for name, own_ids in part_ids.items():
@@ -120,40 +133,49 @@ def _store_parts(
     return parts
 
 
-def _fit(
-    augmented: Extraction,
-    images: Splits,
-    train: Labelled,
-    scales: scaling.Scales,
-    settings: Settings,
-    directory: Path,
+def _check_features(
+    parts: Mapping[str, Labelled],
+    both_views: Mapping[str, tuple[np.ndarray, np.ndarray]],
     title: str,
-) -> linear.Heads:
-    """Trains the heads on fresh features, or on those of ``train``."""
+) -> None:
+    """Refuses features that are not finite."""
+    for arrays in ({name: part.features for name, part in parts.items()}, both_views):
+        check_finite(arrays, f"features at {title}", "leave out this layer or level, or clean data")
+
+
+def _scales(train: Labelled, protocol: Protocol) -> scaling.Scales:
+    return scaling.standard_scale(train.features) if protocol.standardise else {}
+
+
+def _cached_rows(
+    parts: Mapping[str, Labelled],
+    settings: Settings,
+    num_classes: int,
+    level: int | float | None,
+    device_bytes: int,
+) -> list[dict[str, Any]]:
+    """Trains heads on stored features, and returns a row of accuracies for each layer."""
     protocol = settings.protocol
-    if not protocol.fresh:
-        return linear.fit(
+    widths = {layer: feature.shape[1] for layer, feature in parts["train"].features.items()}
+    count = sum(len(part.labels) for part in parts.values())
+    rows = []
+    for layers in group_layers(widths, count, device_bytes):
+        group = {name: part.only(layers) for name, part in parts.items()}
+        train = group["train"]
+        scales = _scales(train, protocol)
+        heads = linear.fit(
             train.features,
             train.labels,
             scales,
             protocol,
-            num_classes=images.num_classes,
+            num_classes=num_classes,
             seed=settings.seed,
         )
-    widths = {layer: feature.shape[1] for layer, feature in train.features.items()}
-    return online.fit(
-        augmented,
-        images.read,
-        images.parts["train"],
-        linear.init(widths, images.num_classes, len(protocol.learning_rates)),
-        scales,
-        protocol,
-        directory / "heads.msgpack",
-        f"heads, {title}",
-    )
+        rows += _rows(heads, group, scales, settings, level)
+    return rows
 
 
-def group_layers(widths: Mapping[str, int], n: int, device_bytes: float) -> list[list[str]]:
+def group_layers(widths: Mapping[str, int], n: int, device_bytes: int) -> list[list[str]]:
     """Groups layers {layer: width} whose features of ``n`` images fit the device together.
 
     A layer that does not fit is a group of its own.
@@ -177,7 +199,13 @@ def _rows(
     settings: Settings,
     level: int | float | None,
 ) -> list[dict[str, Any]]:
-    """Returns a row of accuracies for each layer."""
+    """Returns a row of accuracies for each layer.
+
+    Raises:
+      InputError: a head is not finite.
+    """
+    title = _title(level)
+    check_finite(heads.params, f"learning_rates: heads at {title}", "give smaller ones")
     train = parts["train"]
     tested = {name: part for name, part in parts.items() if name != "train" and len(part.labels)}
     accuracies = {

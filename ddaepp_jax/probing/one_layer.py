@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from ddaepp_jax.base.errors import NonFiniteError
 from ddaepp_jax.build import layers
 from ddaepp_jax.data.augment import crop_pad
 from ddaepp_jax.diffusion.process import level_of
-from ddaepp_jax.probing.features import Extraction, extract, noisy, views
+from ddaepp_jax.probing.features import Extraction, Read, extract, noisy, views
 from ddaepp_jax.probing.splits import split_rows
 
 if TYPE_CHECKING:
@@ -71,12 +70,12 @@ class OneLayer:
         rows = split_rows(len(self._data), HELD_OUT, self._extraction.seed)
         train, test = (part[:images] for part in rows)
         ids = np.concatenate([train, test])
-        gather = cache(lambda: self._data.gather(ids))
+        read = self._kept(ids)
 
         def compute(params: Any) -> tuple[Labelled, Labelled]:
-            pixels, labels = gather()
             extraction = dataclasses.replace(self._extraction, params=params)
-            features = extract(extraction, lambda rows: pixels[rows], ids)[self._layer]
+            by_layer, labels = extract(extraction, read, ids)
+            features = by_layer[self._layer]
             self._check(features)
             end = len(train)
             return (features[:end], labels[:end]), (features[end:], labels[end:])
@@ -92,18 +91,33 @@ class OneLayer:
           images: largest number of images.
         """
         ids = split_rows(len(self._data), 0, self._extraction.seed)[0][:images]
-        gather = cache(lambda: self._data.gather(ids)[0])
+        read = self._kept(ids)
         pad = crop_pad(self._data.image_shape)
 
         def compute(params: Any) -> tuple[np.ndarray, np.ndarray]:
             extraction = dataclasses.replace(
                 self._extraction, params=params, pad=pad, flip=self._flip
             )
-            both = views(extraction, lambda rows: gather()[rows], ids)[self._layer]
+            both = views(extraction, read, ids)[self._layer]
             self._check(*both)
             return both
 
         return compute
+
+    def _kept(self, ids: np.ndarray) -> Read:
+        """Returns a function that reads batches by their positions in ``ids`` (N,), and keeps them.
+
+        Every evaluation has the same batches, and a process keeps what its own devices hold.
+        """
+        kept = {}
+
+        def read(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            key = rows.tobytes()
+            if key not in kept:
+                kept[key] = self._data.gather(ids[rows])
+            return kept[key]
+
+        return read
 
     def _check(self, *features: np.ndarray) -> None:
         if not all(np.isfinite(values).all() for values in features):

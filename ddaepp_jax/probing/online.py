@@ -18,16 +18,18 @@ from jax.sharding import Mesh
 
 from ddaepp_jax.base import parallel
 from ddaepp_jax.base.dispatch import InFlight, progress_bar
+from ddaepp_jax.base.errors import Stopped
 from ddaepp_jax.base.files import replace
+from ddaepp_jax.base.processes import Delayed, from_first, is_first, together
+from ddaepp_jax.base.stop import Stop
 from ddaepp_jax.data.augment import crop_and_flip, to_float
 from ddaepp_jax.data.order import batch_indices
 from ddaepp_jax.diffusion.noise import image_keys
 from ddaepp_jax.probing import heads as linear
-from ddaepp_jax.probing.features import Extraction, Features
+from ddaepp_jax.probing.features import Extraction, Features, Read
 from ddaepp_jax.probing.heads import Heads
 from ddaepp_jax.probing.protocols import Protocol
 from ddaepp_jax.probing.scaling import Scales, scaled
-from ddaepp_jax.probing.stored import Read
 
 OnlineStep = Callable[..., tuple[Heads, Array]]
 Batch = tuple[Array, Array, Array]  # Images (B, H, W, C), labels (B,) and the images' numbers (B,).
@@ -71,10 +73,10 @@ def fit(
     saved: Path,
     title: str,
 ) -> Heads:
-    """Trains heads on images, and saves them at intervals.
+    """Trains heads on images, on all devices of all processes, and saves them at intervals.
 
     An epoch is N / batch_size steps, rounded up over the whole training; the order is that of
-    ``data.order``.
+    ``data.order``. A signal ends the training after the next step.
 
     Args:
       extraction: how features are computed; its batch size is not used.
@@ -85,36 +87,57 @@ def fit(
       protocol: how heads are trained.
       saved: file of the unfinished training, which continues a stopped one.
       title: title of the progress bar.
+
+    Raises:
+      Stopped: a signal ended the training.
     """
     mesh = extraction.mesh
-    first, heads = _read(saved, heads)
+    first, heads = from_first(lambda: _read(saved, jax.device_get(heads)))
     steps = linear.total_steps(len(ids), protocol.epochs, protocol.batch_size)
     constants = {
         "seed": np.uint32(extraction.seed),
-        "level": extraction.level,
+        "level": np.asarray(jnp.asarray(extraction.level)),
         "steps": np.float32(steps),
         "rates": np.asarray(protocol.learning_rates, np.float32),
     }
-    heads, scales, constants = jax.device_put((heads, scales, constants), parallel.replicated(mesh))
+    heads, scales, constants = parallel.put((heads, scales, constants), parallel.replicated(mesh))
     online_step = make_online_step(
         extraction.features, mesh, extraction.pad, extraction.flip, protocol.l2
     )
+    writing = Delayed()
 
     def save() -> None:
-        content = serialization.to_bytes((number + 1, jax.device_get(heads)))
-        replace(saved, hashlib.sha256(content).digest() + content)
+        if is_first():
+            content = serialization.to_bytes((done, jax.device_get(heads)))
+            replace(saved, hashlib.sha256(content).digest() + content)
 
-    with progress_bar(steps, "step", title, initial=first) as bar:
+    def check() -> None:
+        writing.check()
+        stop.check()
+
+    def read_batch(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        check()
+        return read(rows)
+
+    done = first
+    with Stop() as stop, progress_bar(steps, "step", title, initial=first) as bar:
         in_flight = InFlight(bar, save)
-        for number in range(first, steps):
-            order = batch_indices(extraction.seed, number, protocol.batch_size, len(ids))
-            rows = ids[order].astype(np.int32)
-            batch = tuple(parallel.place(mesh, *read(rows), rows))
-            heads, moved = online_step(
-                extraction.params, heads, batch, scales, constants, jnp.int32(number)
-            )
-            in_flight.add(moved)
-        in_flight.finish()
+        try:
+            for number in range(first, steps):
+                order = batch_indices(extraction.seed, number, protocol.batch_size, len(ids))
+                rows = ids[order].astype(np.int32)
+                batch = (*parallel.read_rows(mesh, rows, read_batch), *parallel.place(mesh, rows))
+                heads, moved = online_step(
+                    extraction.params, heads, batch, scales, constants, jnp.int32(number)
+                )
+                done = number + 1
+                with writing:
+                    in_flight.add(moved)
+            in_flight.finish()
+            together(check)
+        except Stopped:
+            save()
+            raise
     return heads
 
 

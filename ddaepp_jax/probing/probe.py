@@ -5,6 +5,7 @@ import io
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.base.files import replace
 from ddaepp_jax.base.finite import check_finite
 from ddaepp_jax.base.numbers import finite
-from ddaepp_jax.base.results import Results, partial_directory, refuse_other, workspace
+from ddaepp_jax.base.processes import from_first, in_first
+from ddaepp_jax.base.results import Results, refuse_other
+from ddaepp_jax.base.unfinished import partial_directory, workspace
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.probing.diagnostics import PIXELS
 from ddaepp_jax.probing.level import probe_level
@@ -33,7 +36,8 @@ def probe(
     """Probes a trained network at each noise level, and at raw pixels.
 
     ``out``.json and ``out``.csv are written after every level, and a later call continues them.
-    Levels of earlier calls are kept beside those of this one.
+    Levels of earlier calls are kept beside those of this one. All processes call it, and process 0
+    reads and writes the files.
 
     Args:
       trained: the network.
@@ -68,12 +72,11 @@ def probe(
         under="settings",
         modern=lambda identity: {**fingerprints, **identity},
     )
-    unfinished = out.with_name(f"{out.name}-partial")
-    with workspace(unfinished, "wait for it or give another --out"):
-        rows, seconds = _finished(results, images)
-        partial = partial_directory(out, results.identity)
+    with workspace(out.with_name(f"{out.name}-partial"), "wait for it or give another --out"):
+        rows, seconds = from_first(lambda: _finished(results, images))
+        unfinished = from_first(lambda: partial_directory(out, results.identity))
         for level in (None, *settings.levels):  # None: raw pixels
-            directory = partial / f"level-{level}"
+            directory = unfinished / f"level-{level}"
             if str(level) not in seconds:
                 start = time.perf_counter()
                 rows += probe_level(trained, settings, images, level, directory, device_bytes)
@@ -88,9 +91,7 @@ def probe(
                 "seconds": seconds,
                 "rows": rows,
             }
-            _write_csv(out.with_name(f"{out.name}.csv"), rows)
-            results.write(content)
-            shutil.rmtree(directory, ignore_errors=True)
+            in_first(partial(_write, out, results, content, directory))
     return content
 
 
@@ -190,9 +191,12 @@ def best_row(
     return {"metric": f"linear_probe/{place}/{settings.tag}", "chosen_by": chosen_by, **best}
 
 
-def _write_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def _write(out: Path, results: Results, content: Mapping[str, Any], directory: Path) -> None:
+    """Writes the results, and removes the directory of a level's unfinished work."""
     table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, list(rows[0]))
+    writer = csv.DictWriter(table, list(content["rows"][0]))
     writer.writeheader()
-    writer.writerows(rows)
-    replace(file, table.getvalue().encode())
+    writer.writerows(content["rows"])
+    replace(out.with_name(f"{out.name}.csv"), table.getvalue().encode())
+    results.write(content)
+    shutil.rmtree(directory, ignore_errors=True)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.base.processes import from_first
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.data.fingerprint import fingerprint
 from ddaepp_jax.data.order import batch_indices
@@ -74,7 +75,9 @@ class Splits:
         self.chosen_by = "held_out" if held_out else "test"
         choosing = self.parts[self.chosen_by]
         self.diagnosed = choosing[:: -(-len(choosing) // DIAGNOSED)]
-        self.fingerprints = {"train_images": fingerprint(train), "test_images": fingerprint(test)}
+        self.fingerprints = from_first(
+            lambda: {"train_images": fingerprint(train), "test_images": fingerprint(test)}
+        )
         if len(set(self.fingerprints.values())) == 1:
             raise InputError(
                 f"data.eval_split: the images of {test.split!r} are those of {train.split!r}, on "

@@ -1,6 +1,7 @@
 """Stores features of a set of images on disk, in a memory-mapped file for each layer.
 
-A stopped extraction continues where it ended.
+A stopped extraction continues where it ended. Process 0 alone opens the files: other hosts need not
+see its disk, and those that do would have to wait until what it wrote arrives there.
 """
 
 import dataclasses
@@ -8,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,14 @@ import numpy as np
 from ddaepp_jax.base.dispatch import InFlight, progress_bar
 from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.base.files import write_json
-from ddaepp_jax.probing.features import Extraction, extract_batches
+from ddaepp_jax.base.processes import Delayed, from_first, in_first, together
+from ddaepp_jax.base.stop import Stop
+from ddaepp_jax.probing.features import Extraction, Read, extract_batches
 
-# (B,) numbers of images -> (B, H, W, C) uint8 and (B,) int32 labels
-Read = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+Arrays = Mapping[str, np.ndarray]
 
 
-def _widths(extraction: Extraction, image_shape: tuple[int, int, int]) -> dict[str, int]:
+def layer_widths(extraction: Extraction, image_shape: tuple[int, int, int]) -> dict[str, int]:
     """Returns the width C of each layer, without computing features."""
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
     number = jax.ShapeDtypeStruct((), jnp.int32)
@@ -46,7 +48,7 @@ class _Whole:
     rows: int
     hashes: Mapping[str, Any]
 
-    def after(self, rows: Mapping[str, np.ndarray]) -> "_Whole":
+    def after(self, rows: Arrays) -> "_Whole":
         """Returns what is whole after some more rows."""
         hashes = {name: content.copy() for name, content in self.hashes.items()}
         for name, array in rows.items():
@@ -59,6 +61,37 @@ class _Whole:
         return {"rows": self.rows, "digests": digests}
 
 
+class _Files:
+    """The open files of a directory.
+
+    Attributes:
+      arrays: memory-mapped features and labels, by the file's name.
+      whole: the rows that are whole.
+    """
+
+    def __init__(self, directory: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.whole = _whole(directory, shapes)
+        if not self.whole.rows:
+            _make_files(directory, shapes)
+        self.arrays = {name: np.load(_file(directory, name), mmap_mode="r+") for name in shapes}
+        self._directory = directory
+
+    def append(self, rows: Arrays) -> None:
+        """Writes rows after those that are whole."""
+        start = self.whole.rows
+        place = slice(start, start + len(rows["labels"]))
+        for name, array in self.arrays.items():
+            array[place] = rows[name]
+        self.whole = self.whole.after({name: array[place] for name, array in self.arrays.items()})
+
+    def save(self) -> None:
+        """Brings the rows to the disk, and then their number."""
+        for array in self.arrays.values():
+            array.flush()
+        write_json(self._directory / "whole.json", self.whole.described())
+
+
 def store(
     directory: Path,
     extraction: Extraction,
@@ -66,61 +99,72 @@ def store(
     ids: np.ndarray,
     image_shape: tuple[int, int, int],
     title: str,
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    computed: bool = False,
+) -> tuple[dict[str, np.ndarray], np.ndarray] | None:
     """Computes features of images and keeps them in the files of a directory.
 
     A stopped extraction is continued after the rows that are whole. If the files are not what was
-    written, a line says so, and all features are computed again.
+    written, a line says so, and all features are computed again. A signal ends the extraction after
+    the next batch.
 
     Args:
-      directory: directory of the files, in which no other process writes.
+      directory: directory of the files, in which no other program writes.
       extraction: how features are computed.
       read: reads images and labels by their numbers.
       ids: (N,) int, the images' numbers.
       image_shape: (H, W, C).
       title: title of the progress bar.
+      computed: as in ``parallel.read_rows``.
 
     Returns:
-      Features {layer: (N, C) float32} and labels (N,) int32, memory-mapped.
+      Features {layer: (N, C) float32} and labels (N,) int32, memory-mapped, in process 0; None in
+      the other processes.
 
     Raises:
       InputError: the disk is too small.
       OSError: the directory cannot be written.
+      Stopped: a signal ended the extraction.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    widths = _widths(extraction, image_shape)
+    widths = layer_widths(extraction, image_shape)
     shapes = {layer: (len(ids), width) for layer, width in widths.items()} | {"labels": (len(ids),)}
-    whole = _whole(directory, shapes)
-    if not whole.rows:
-        _make_files(directory, shapes)
-    features = {name: np.load(_file(directory, name), mmap_mode="r+") for name in shapes}
-    labels = features.pop("labels")
-    first = whole.rows
+    files = in_first(lambda: _Files(directory, shapes))
+    first = from_first(lambda: files.whole.rows)
     remaining = ids[first:]
-
-    def read_images(rows: np.ndarray) -> np.ndarray:
-        images, labels[first + rows] = read(remaining[rows])
-        return images
+    writing = Delayed()
 
     def save() -> None:
-        for array in (*features.values(), labels):
-            array.flush()
-        write_json(directory / "whole.json", whole.described())
+        if files:
+            files.save()
+
+    def check() -> None:
+        writing.check()
+        stop.check()
+
+    def read_remaining(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if computed:  # Nobody may begin to compute alone.
+            together(check)
+        else:
+            check()
+        return read(remaining[rows])
 
     try:
-        with progress_bar(len(ids), "image", title, initial=first, delay=1) as bar:
+        with Stop() as stop, progress_bar(len(ids), "image", title, initial=first, delay=1) as bar:
             written = InFlight(bar, save, ahead=0)  # A batch counts once it is in the files.
-            for batch in extract_batches(extraction, read_images, remaining):
-                size = len(next(iter(batch.values())))
-                rows = slice(whole.rows, whole.rows + size)
-                for layer, array in features.items():
-                    array[rows] = batch[layer]
-                arrays = {**features, "labels": labels}
-                whole = whole.after({name: array[rows] for name, array in arrays.items()})
-                written.add(batch, size)
-    finally:
+            batches = extract_batches(extraction, read_remaining, remaining, computed=computed)
+            for features, labels in batches:
+                with writing:
+                    if files:
+                        files.append({**features, "labels": labels})
+                    written.add(None, len(labels))
+        together(check)
+    except BaseException:
         save()  # An error loses the last batch alone.
-    return features, labels
+        raise
+    together(save)
+    if files is None:
+        return None
+    features = dict(files.arrays)
+    return features, features.pop("labels")
 
 
 def _file(directory: Path, name: str) -> Path:

@@ -21,11 +21,12 @@ from ddaepp_jax.base.errors import InputError, NonFiniteError, shown
 from ddaepp_jax.base.finite import check_finite
 from ddaepp_jax.base.numbers import whole
 from ddaepp_jax.base.paths import local_path
+from ddaepp_jax.base.processes import from_first
 from ddaepp_jax.config import saved
 from ddaepp_jax.diffusion.process import Process, level_of
-from ddaepp_jax.probing.features import Extraction, extract, noisy
+from ddaepp_jax.probing.features import Extraction, extract, noisy, unlabelled
 from ddaepp_jax.run.local_copy import is_elsewhere, local_copy
-from ddaepp_jax.run.weights import choose_weights
+from ddaepp_jax.run.weights import Weights, choose_weights
 from ddaepp_jax.sampling.draw import make_sample_batch, sample_images
 from ddaepp_jax.sampling.settings import Sampling
 from ddaepp_jax.sampling.trajectory import trajectory
@@ -43,6 +44,8 @@ def load(
     sigma_rel: float | None = None,
 ) -> "Run":
     """Opens a run directory on the devices at hand, whatever devices it was trained on.
+
+    Of several processes, all have to call it, and the functions of the run.
 
     Args:
       workdir: the run directory; or a zip file of one, or an address such as gs://bucket/run, of
@@ -117,22 +120,11 @@ class Run:
         sigma_rel: float | None = None,
     ) -> None:
         file = workdir / "config.json"
-        check_path(workdir)
-        try:
-            text = file.read_text(errors="replace") if file.is_file() else None
-        except OSError as error:
-            raise InputError(
-                f"{file}: cannot be read ({error.strerror}); make it readable"
-            ) from None
-        if text is None:
-            raise InputError(
-                f"{workdir}: not a run directory (no config.json); "
-                "give the --workdir of a training run"
-            )
+        # One process decides for all: meanwhile, a training may save a newer checkpoint there.
+        text, weights = from_first(lambda: _choose(workdir, step, decay, sigma_rel))
         self.workdir = workdir
         self._checkpoints = workdir / "checkpoints"
         self.config = saved.from_json(text, str(file))
-        weights = choose_weights(workdir, self.config, step, decay, sigma_rel)
         self.decay = weights.decay
         self.sigma_rel = weights.sigma_rel
         self.image_shape = tuple(weights.meta["image_shape"])
@@ -209,7 +201,8 @@ class Run:
             int(batch_size),
         )
         ids = np.arange(len(images))
-        features = extract(extraction, lambda rows: images[rows], ids, draws=range(draws))
+        read = unlabelled(lambda rows: images[rows])
+        features, _ = extract(extraction, read, ids, draws=range(draws))
         check_finite(features, f"noise_level: {noise_level}", "give another level or step")
         return {layer: features[layer] for layer in layers}
 
@@ -522,6 +515,24 @@ class Run:
         learner = build.learner(self.config, self.image_shape, self.num_classes, total=1)
         target = abstract_state(learner, self.mesh, self.image_shape, ())
         return checkpoint.restore_state(self._checkpoints, self.step, target)
+
+
+def _choose(
+    workdir: Path, step: int | str | None, decay: float | None, sigma_rel: float | None
+) -> tuple[str, Weights]:
+    """Returns the text of a run's config, and the choice of its weights."""
+    file = workdir / "config.json"
+    check_path(workdir)
+    try:
+        text = file.read_text(errors="replace") if file.is_file() else None
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror}); make it readable") from None
+    if text is None:
+        raise InputError(
+            f"{workdir}: not a run directory (no config.json); give the --workdir of a training run"
+        )
+    config = saved.from_json(text, str(file))
+    return text, choose_weights(workdir, config, step, decay, sigma_rel)
 
 
 def _check_params(

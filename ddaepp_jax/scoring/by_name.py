@@ -15,6 +15,7 @@ from ddaepp_jax import build
 from ddaepp_jax.base.choice import choose
 from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.base.paths import local_path
+from ddaepp_jax.base.processes import from_first, is_first
 from ddaepp_jax.data import folders
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.scoring import classifier, extractors, image_sets, references
@@ -95,10 +96,27 @@ def extractor(
             raise InputError(
                 f"--resizing: {resizing!r}, but a classifier takes images as they are; leave it out"
             )
-    directory = extractor_directory(name, data)
-    if name == "classifier" and not extractors.exists(directory):
+    # Process 0 knows the directory, which other hosts need not see, and reads all images for it.
+    directory, exists = from_first(lambda: _place(name, data))
+    if name == "classifier" and not exists:
         classifier.make(directory, data.train(), data.held_out(), mesh, data.images)
     return extractors.load(directory, mesh, resizing)
+
+
+def _place(name: str, data: ClassifierData) -> tuple[Path, bool]:
+    """Returns an extractor's directory, and whether it is there."""
+    directory = extractor_directory(name, data)
+    return directory, extractors.exists(directory)
+
+
+def kind(name: str, data: ClassifierData) -> str:
+    """Returns the kind of an extractor; "" if it is a classifier that is not trained yet.
+
+    Raises:
+      InputError: as ``extractor_directory``.
+    """
+    directory = extractor_directory(name, data)
+    return extractors.kind_of(directory) if extractors.exists(directory) else ""
 
 
 def extractor_home(name: str) -> Path:
@@ -176,7 +194,7 @@ def _folder(path: Path, field: str, config: ConfigDict) -> ImageSet:
     size = tuple(config.data.size) if any(config.data.size) else None
     with _named(field, field):
         images = folders.folder(path, folders.ALL, size, field)
-    if images.note:
+    if images.note and is_first():
         print(f"{field}: {images.described}", file=sys.stderr)
     return image_sets.of_dataset(images, path.resolve().name)
 
@@ -215,8 +233,10 @@ def reference_source(text: str, config: ConfigDict, own: bool) -> Path | ImageSe
     return images
 
 
-def reference(source: Path | ImageSet, extractor: Extractor, batch_size: int) -> Reference:
+def reference(source: Path | ImageSet, extractor: Extractor, batch_size: int) -> Reference | None:
     """Reads the statistics of a reference; those of images are computed once.
+
+    Process 0 gets the reference, and the others None.
 
     Args:
       source: what ``reference_source`` returns.

@@ -17,9 +17,18 @@ from jax.sharding import Mesh
 
 from ddaepp_jax.base import parallel
 from ddaepp_jax.base.dispatch import InFlight, progress_bar
-from ddaepp_jax.base.errors import InputError, first_line
+from ddaepp_jax.base.errors import InputError, Stopped, first_line
 from ddaepp_jax.base.files import replace
 from ddaepp_jax.base.lock import locked
+from ddaepp_jax.base.processes import (
+    Delayed,
+    entered_by_first,
+    from_first,
+    in_first,
+    is_first,
+    together,
+)
+from ddaepp_jax.base.stop import Stop
 from ddaepp_jax.data.augment import horizontal_flip, random_crop, to_float
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.data.order import batch_indices
@@ -132,7 +141,8 @@ def train(
 ) -> tuple[WideResNet, Any]:
     """Trains a classifier; up to rounding it is the same on any number of devices.
 
-    The training is saved now and then, and continued if it was stopped.
+    The training is saved now and then, and continued if it was stopped. A signal ends it after the
+    next step. All devices of all processes share the work, and process 0 alone has the file.
 
     Args:
       data: the training split.
@@ -148,6 +158,7 @@ def train(
 
     Raises:
       InputError: the data have no labels, or a single class.
+      Stopped: a signal ended the training.
     """
     if data.num_classes < 2:
         raise InputError(
@@ -159,30 +170,50 @@ def train(
     params = init(jax.random.key(seed), jnp.zeros((1, *data.image_shape), jnp.float32))["params"]
     state = jax.device_get((params, recipe.optimizer().init(params)))
     identity = repr((data, recipe, flip, seed))
-    first, state = _restored(saved, identity, state)
-    state, seed_word = jax.device_put((state, np.uint32(seed)), parallel.replicated(mesh))
+    first, state = from_first(lambda: _restored(saved, identity, state))
+    state, seed_word = parallel.put((state, np.uint32(seed)), parallel.replicated(mesh))
     pad = max(data.image_shape[:2]) // 8
     step = make_step(module, recipe, flip=flip, pad=pad, mesh=mesh)
     read = (data.resident() if data.nbytes <= RESIDENT_BYTES else data).gather
     (padded, _), *_ = parallel.batches(recipe.batch_size, recipe.batch_size, mesh)
 
+    writing = Delayed()
+
     def save() -> None:
         content = {
             "identity": identity,
-            "number": number + 1,
+            "number": done,
             "state": serialization.to_state_dict(state),
         }
-        replace(saved, serialization.msgpack_serialize(jax.device_get(content)))
+        if is_first():
+            replace(saved, serialization.msgpack_serialize(jax.device_get(content)))
 
-    with progress_bar(recipe.steps, "step", f"classifier of {data.name}", first) as bar:
+    def check() -> None:
+        writing.check()
+        stop.check()
+
+    def read_batch(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        check()
+        return read(ids)
+
+    done = first
+    title = f"classifier of {data.name}"
+    with Stop() as stop, progress_bar(recipe.steps, "step", title, first) as bar:
         in_flight = InFlight(bar, save)
-        for number in range(first, recipe.steps):
-            ids = batch_indices(seed, number, recipe.batch_size, len(data))[padded]
-            batch = parallel.place(mesh, *read(ids), ids)
-            state, loss = step(state, *batch, seed_word, jnp.int32(number))
-            for finished in in_flight.add(loss):
-                bar.set_postfix(loss=f"{float(finished):.3f}", refresh=False)
-        in_flight.finish()
+        try:
+            for number in range(first, recipe.steps):
+                ids = batch_indices(seed, number, recipe.batch_size, len(data))[padded]
+                batch = (*parallel.read_rows(mesh, ids, read_batch), *parallel.place(mesh, ids))
+                state, loss = step(state, *batch, seed_word, jnp.int32(number))
+                done = number + 1
+                with writing:
+                    for finished in in_flight.add(loss):
+                        bar.set_postfix(loss=f"{float(finished):.3f}", refresh=False)
+            in_flight.finish()
+            together(check)
+        except Stopped:
+            save()
+            raise
     return module, state[0]
 
 
@@ -217,10 +248,10 @@ def accuracy(
 ) -> float:
     """Returns the accuracy on all images of ``data``, in percent."""
     correct = _make_correct(module, mesh)
-    params = jax.device_put(params, parallel.replicated(mesh))
+    params = parallel.put(params, parallel.replicated(mesh))
     total = 0
     for rows, count in parallel.batches(len(data), batch_size, mesh):
-        batch = parallel.place(mesh, *data.gather(rows))
+        batch = parallel.read_rows(mesh, rows, data.gather)
         total += int(np.asarray(correct(params, *batch))[:count].sum())
     return 100 * total / len(data)
 
@@ -259,8 +290,8 @@ def make(
         flush=True,
     )
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with locked(directory, "wait until it ends"):
+        in_first(lambda: directory.mkdir(parents=True, exist_ok=True))
+        with entered_by_first(locked(directory, "wait until it ends")):
             module, params = train(train_data, recipe, flip=flip, seed=0, mesh=mesh, saved=saved)
             percent = accuracy(module, params, test_data, batch_size=256, mesh=mesh)
             provenance = {
@@ -271,8 +302,12 @@ def make(
                 "flip": flip,
                 "recipe": dataclasses.asdict(recipe),
             }
-            extractors.save(directory, module, params, provenance, train_data.image_shape)
-            saved.unlink(missing_ok=True)
+
+            def finish() -> None:
+                extractors.save(directory, module, params, provenance, train_data.image_shape)
+                saved.unlink(missing_ok=True)
+
+            in_first(finish)
     except OSError as error:
         raise InputError(
             f"--extractor: cannot write {directory} ({error.strerror}); give another directory"

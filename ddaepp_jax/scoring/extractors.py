@@ -23,6 +23,7 @@ from ddaepp_jax.base import parallel
 from ddaepp_jax.base.errors import InputError, first_line
 from ddaepp_jax.base.files import replace, write_json
 from ddaepp_jax.base.finite import check_finite
+from ddaepp_jax.base.processes import from_first
 from ddaepp_jax.probing.features import Features
 from ddaepp_jax.scoring.inception import SIZE, Inception
 from ddaepp_jax.scoring.wide_resnet import WideResNet
@@ -189,7 +190,7 @@ def kind_of(directory: Path) -> str:
 
 
 def load(directory: Path, mesh: Mesh, resizing: str | None = None) -> Extractor:
-    """Loads an extractor from its directory.
+    """Loads an extractor from its directory, which only process 0 has to see.
 
     Args:
       directory: directory that ``save`` wrote.
@@ -200,6 +201,32 @@ def load(directory: Path, mesh: Mesh, resizing: str | None = None) -> Extractor:
       InputError: there is no extractor, it is damaged, a weight is not finite, or ``resizing`` is
         set for an extractor that isn't Inception.
     """
+    facts, params = from_first(lambda: _read(directory, resizing))
+    module = _module(facts)
+    if resizing is not None:
+        module = module.clone(resizing=resizing)
+    return Extractor(
+        facts["kind"],
+        module,
+        parallel.put(params, parallel.replicated(mesh)),
+        mesh,
+        facts["hash"],
+        dict(facts["made"]),
+        directory,
+        _image_shape(facts),
+    )
+
+
+def _module(facts: Mapping[str, Any]) -> nn.Module:
+    return MODULES[facts["kind"]](**facts["arguments"])
+
+
+def _image_shape(facts: Mapping[str, Any]) -> tuple[int, int, int] | None:
+    return facts["image_shape"] and tuple(facts["image_shape"])
+
+
+def _read(directory: Path, resizing: str | None) -> tuple[dict[str, Any], Any]:
+    """Reads and checks what ``save`` wrote: the facts and the parameters."""
     if not exists(directory):
         raise InputError(
             f"--extractor: {directory} holds no extractor (no extractor.json); "
@@ -207,26 +234,20 @@ def load(directory: Path, mesh: Mesh, resizing: str | None = None) -> Extractor:
         )
     try:
         facts = json.loads((directory / "extractor.json").read_text())
-        module = MODULES[facts["kind"]](**facts["arguments"])
+        module = _module(facts)
         params = serialization.msgpack_restore((directory / "params.msgpack").read_bytes())
         if hashed(params) != facts["hash"]:
             raise ValueError("the hash of its weights differs")
-        image_shape = facts["image_shape"] and tuple(facts["image_shape"])
-        if _shapes(module, image_shape)[1] != jax.tree.map(np.shape, params):
+        if _shapes(module, _image_shape(facts))[1] != jax.tree.map(np.shape, params):
             raise ValueError("its weights have other shapes than its arguments give")
-        provenance = dict(facts["made"])
+        dict(facts["made"])
     except Exception as error:  # Wrong arguments of a network can raise anything.
         raise InputError(
             f"--extractor: {directory} is damaged ({first_line(error)}); remove it"
         ) from None
     check_finite(params, f"--extractor: {directory}", "remove it")
-    if resizing is not None:
-        if not isinstance(module, Inception):
-            raise InputError(
-                f"--resizing: {resizing!r}, but a classifier takes images as they are; leave it out"
-            )
-        module = module.clone(resizing=resizing)
-    params = jax.device_put(params, parallel.replicated(mesh))
-    return Extractor(
-        facts["kind"], module, params, mesh, facts["hash"], provenance, directory, image_shape
-    )
+    if resizing is not None and not isinstance(module, Inception):
+        raise InputError(
+            f"--resizing: {resizing!r}, but a classifier takes images as they are; leave it out"
+        )
+    return facts, params

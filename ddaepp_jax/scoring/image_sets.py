@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from ddaepp_jax.base.errors import InputError, first_line
+from ddaepp_jax.base.processes import in_first
 from ddaepp_jax.data.datasets import Dataset
-from ddaepp_jax.probing.features import Extraction
+from ddaepp_jax.probing.features import Extraction, unlabelled
 from ddaepp_jax.probing.stored import store
 from ddaepp_jax.scoring import FEWEST
 from ddaepp_jax.scoring.extractors import Extractor
@@ -33,6 +34,7 @@ class ImageSet:
       image_shape: (H, W, C).
       count: number of images.
       read: maps ids (B,) to images (B, H, W, C) uint8.
+      drawn: whether reading computes on all devices, so that all processes read the same ids.
     """
 
     name: str
@@ -40,6 +42,7 @@ class ImageSet:
     image_shape: tuple[int, int, int]
     count: int
     read: Read = dataclasses.field(repr=False)
+    drawn: bool = False
 
     def __len__(self) -> int:
         return self.count
@@ -106,7 +109,7 @@ def of_draw(draw: Read, name: str, image_shape: tuple[int, int, int], count: int
         beyond = different[-1] + 1 + np.arange(len(ids) - len(different))
         return draw(np.concatenate([different, beyond]))[positions]
 
-    return ImageSet(name, {}, image_shape, count, read)
+    return ImageSet(name, {}, image_shape, count, read, drawn=True)
 
 
 def subset(images: ImageSet, n: int) -> ImageSet:
@@ -122,9 +125,8 @@ def subset(images: ImageSet, n: int) -> ImageSet:
         )
     chosen = np.sort(np.random.RandomState(0).permutation(len(images))[:n])
     source = {"drawn_of": len(images), **images.source}
-    return ImageSet(
-        images.name, source, images.image_shape, n, lambda ids: images.read(chosen[ids])
-    )
+    read = lambda ids: images.read(chosen[ids])
+    return dataclasses.replace(images, source=source, count=n, read=read)
 
 
 def check_count(images: ImageSet, field: str) -> None:
@@ -181,8 +183,8 @@ def partial(images: ImageSet, extractor: Extractor) -> Path:
 
 def collect(
     images: ImageSet, extractor: Extractor, directory: Path, batch_size: int
-) -> dict[str, np.ndarray]:
-    """Computes the features of all images, in files of ``directory``.
+) -> dict[str, np.ndarray] | None:
+    """Computes the features of all images on all devices, in files of ``directory``.
 
     A stopped collection is continued; every image counts once.
 
@@ -194,7 +196,7 @@ def collect(
 
     Returns:
       Memory-mapped float32 arrays by layer: "pool" (N, D), "logits" (N, K), and "spatial" (N, S)
-      if the extractor has it.
+      if the extractor has it; None in other processes than process 0, which alone has the files.
 
     Raises:
       InputError: there are too few images, the extractor doesn't take them, a feature is not
@@ -204,16 +206,25 @@ def collect(
     check_count(images, images.name)
     if batch_size < 1:
         raise InputError(f"--batch_size: {batch_size} is not positive; give 1 or more")
-
-    def read(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return images.read(ids), np.zeros(len(ids), np.int32)
-
     extraction = Extraction(
         extractor.features, extractor.params, extractor.mesh, batch_size=batch_size
     )
-    ids = np.arange(len(images))
-    title = f"{images.name} by {extractor.kind}"
-    features, _ = store(directory, extraction, read, ids, images.image_shape, title)
+    stored = store(
+        directory,
+        extraction,
+        unlabelled(images.read),
+        np.arange(len(images)),
+        images.image_shape,
+        f"{images.name} by {extractor.kind}",
+        images.drawn,
+    )
+    features = stored and stored[0]
+    in_first(lambda: _check_finite(images, features))
+    return features
+
+
+def _check_finite(images: ImageSet, features: Mapping[str, np.ndarray]) -> None:
+    """Refuses features that are not finite; the message names the first image."""
     for layer, values in features.items():
         with np.errstate(invalid="ignore"):  # inf - inf
             bad = ~np.isfinite(values.sum(axis=1, dtype=np.float64))
@@ -222,4 +233,3 @@ def collect(
                 f"{images.name}: image {np.argmax(bad)} has a feature ({layer}) that is not "
                 f"finite, {bad.sum()} in all; give other images or another extractor"
             )
-    return features

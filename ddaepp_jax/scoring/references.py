@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from ddaepp_jax.base.errors import InputError, first_line
-from ddaepp_jax.base.results import workspace
+from ddaepp_jax.base.processes import from_first, in_first, is_first, together
+from ddaepp_jax.base.unfinished import workspace
 from ddaepp_jax.scoring import FEWEST, frechet, image_sets
 from ddaepp_jax.scoring.extractors import Extractor
 from ddaepp_jax.scoring.frechet import Gaussian
@@ -56,36 +57,47 @@ def fixed_subset(features: np.ndarray) -> np.ndarray:
     return features[np.sort(np.random.RandomState(0).permutation(len(features))[:FEATURES_AT_MOST])]
 
 
-def compute_or_read(images: ImageSet, extractor: Extractor, batch_size: int) -> Reference:
+def compute_or_read(images: ImageSet, extractor: Extractor, batch_size: int) -> Reference | None:
     """Computes the statistics of images, or reads them if they are in the extractor's directory.
+
+    All devices compute features. Process 0 alone has the files, and compares with them.
 
     Args:
       images: images of the reference; all of them are used.
       extractor: the network whose features are compared.
       batch_size: number of images that are read at once.
 
+    Returns:
+      The reference in process 0, None in the others.
+
     Raises:
       InputError: the directory can't be written; or as ``image_sets.collect``.
     """
-    file = file_of(images, extractor)
-    reference = _stored(file, images, extractor, batch_size)
-    if reference is not None:
+    reference = in_first(lambda: _stored(images, extractor))
+    if from_first(lambda: reference is not None):
         return reference
+    partial, file = from_first(
+        lambda: (image_sets.partial(images, extractor), file_of(images, extractor))
+    )
     mend = "copy the extractor to a directory that you can write, and give that by --extractor"
     try:
-        with workspace(image_sets.partial(images, extractor), f"wait, or {mend}") as directory:
+        with workspace(partial, f"wait, or {mend}") as directory:
             features = image_sets.collect(images, extractor, directory / "features", batch_size)
-            _check_different(features["pool"], images)
-            gaussians = {
-                layer: frechet.gaussian(features[layer]) for layer in MOMENTS if layer in features
-            }
-            provenance = {"images": images.provenance, "extractor": extractor.identity}
-            kept = fixed_subset(features["pool"])
-            reference = Reference(images.name, provenance, gaussians, kept)
-            file.parent.mkdir(exist_ok=True)
-            _save(reference, file)
+            return in_first(lambda: _computed(images, extractor, features, file))
     except OSError as error:
         raise InputError(f"--extractor: cannot write {file} ({error.strerror}); {mend}") from None
+
+
+def _computed(
+    images: ImageSet, extractor: Extractor, features: Mapping[str, np.ndarray], file: Path
+) -> Reference:
+    """Computes the statistics of images from their features, and writes them to a file."""
+    _check_different(features["pool"], images)
+    gaussians = {layer: frechet.gaussian(features[layer]) for layer in MOMENTS if layer in features}
+    provenance = {"images": images.provenance, "extractor": extractor.identity}
+    reference = Reference(images.name, provenance, gaussians, fixed_subset(features["pool"]))
+    file.parent.mkdir(exist_ok=True)
+    _save(reference, file)
     return reference
 
 
@@ -98,14 +110,13 @@ def _check_different(features: np.ndarray, images: ImageSet) -> None:
         )
 
 
-def _stored(
-    file: Path, images: ImageSet, extractor: Extractor, batch_size: int
-) -> Reference | None:
+def _stored(images: ImageSet, extractor: Extractor) -> Reference | None:
     """Reads the stored statistics of images; None if there are none, or they are unusable."""
+    file = file_of(images, extractor)
     if not file.exists():
         return None
     try:
-        reference = read(file, extractor, batch_size)
+        reference = _read(file, extractor)
         same = reference.provenance["images"]["fingerprint"] == images.provenance["fingerprint"]
     except (InputError, KeyError, TypeError) as error:
         print(f"computing the statistics of {images.name} again: {error}", file=sys.stderr)
@@ -129,7 +140,7 @@ def _save(reference: Reference, file: Path) -> None:
     partial.rename(file)
 
 
-def read(file: Path, extractor: Extractor, batch_size: int) -> Reference:
+def read(file: Path, extractor: Extractor, batch_size: int) -> Reference | None:
     """Reads statistics from an .npz file.
 
     The file is this package's, or ADM's, EDM's or pytorch-fid's, with ``mu`` and ``sigma`` and
@@ -141,9 +152,23 @@ def read(file: Path, extractor: Extractor, batch_size: int) -> Reference:
       extractor: the network whose features are compared.
       batch_size: number of images that are read at once.
 
+    Returns:
+      The reference in process 0, None in the others.
+
     Raises:
       InputError: the file is damaged, or its features are another extractor's.
     """
+    reference = in_first(lambda: _read(file, extractor))
+    if from_first(lambda: "arr_0" in _names(file)):
+        images = together(lambda: image_sets.of_npz(file))
+        of_images = compute_or_read(images, extractor, batch_size)
+        if reference:
+            reference = dataclasses.replace(reference, features=of_images.features)
+    return reference
+
+
+def _read(file: Path, extractor: Extractor) -> Reference:
+    """Reads what a file holds beside images."""
     names = _names(file)
     if "made" in names:
         name, provenance = _own_provenance(file, extractor)
@@ -160,8 +185,6 @@ def read(file: Path, extractor: Extractor, batch_size: int) -> Reference:
     if "features" in names:
         features = image_sets.read_array(file, "features")
         _check_features(file, features, extractor.widths["pool"])
-    if "arr_0" in names:
-        features = compute_or_read(image_sets.of_npz(file), extractor, batch_size).features
     return Reference(name, provenance, gaussians, features)
 
 
@@ -234,6 +257,8 @@ def check_comparable(image_shape: tuple[int, ...], source: Path | ImageSet, fiel
             "sharpness alone sets them apart; bring both to one size (--size=HEIGHT,WIDTH does so "
             "for folders and data sets)"
         )
+    if not is_first():
+        return
     print(
         f"note: {field} has images of {image_shape[2]} channels, and the reference of {theirs[2]}; "
         "a grey image counts as three equal channels",

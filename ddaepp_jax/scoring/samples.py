@@ -13,7 +13,9 @@ import numpy as np
 
 from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.base.numbers import finite, whole
-from ddaepp_jax.base.results import Results, partial_directory, workspace
+from ddaepp_jax.base.processes import from_first, in_first
+from ddaepp_jax.base.results import Results
+from ddaepp_jax.base.unfinished import partial_directory, workspace
 from ddaepp_jax.sampling.settings import Sampling, modern_identity
 from ddaepp_jax.scoring import image_sets
 from ddaepp_jax.scoring.extractors import Extractor
@@ -58,7 +60,7 @@ class Samples:
 def score_samples(
     samples: Samples,
     extractor: Extractor,
-    reference: Reference,
+    reference: Reference | None,
     out: Path,
     *,
     n: int,
@@ -68,12 +70,13 @@ def score_samples(
     """Samples a network and scores the samples of each seed.
 
     ``out``.json is written after every seed. A later call with the same settings adds its seeds to
-    the file, and continues in the middle of a seed where an earlier call stopped.
+    the file, and continues in the middle of a seed where an earlier call stopped. All processes
+    call it; process 0 reads and writes the files, and compares.
 
     Args:
       samples: the network's samples.
       extractor: the network whose features are compared.
-      reference: the reference with which the samples are compared.
+      reference: the reference with which the samples are compared; process 0 alone needs it.
       out: path of the results, without suffix.
       n: number of samples of each seed.
       seeds: seeds of the samples' start noise.
@@ -87,19 +90,17 @@ def score_samples(
       InputError: ``out`` holds scores with other settings, or can't be written; or as ``score``.
     """
     scoring = _Scoring(samples, extractor, reference, out, n, npz)
-    finished = scoring.finished()
-    if not finished.hold(seeds):
+    missing = lambda: from_first(lambda: scoring.missing(seeds))
+    if missing():
         try:
             with workspace(unfinished(out), "wait, or give another --out") as directory:
-                finished = scoring.finished()  # Another process may have added some meanwhile.
-                for seed in seeds:
-                    if not finished.hold([seed]):
-                        scoring.add(seed, finished, directory)
+                for seed in missing():  # Another program may have added some meanwhile.
+                    scoring.add(seed, directory)
         except OSError as error:
             raise InputError(
                 f"--out: cannot write {out} ({error.strerror}); give another"
             ) from None
-    return scoring.content(finished)
+    return from_first(lambda: scoring.content(scoring.finished()))
 
 
 def unfinished(out: Path) -> Path:
@@ -154,18 +155,21 @@ class _Finished:
     pictured: set[int]
     npz: bool
 
-    def hold(self, seeds: Sequence[int]) -> bool:
-        """Returns whether all ``seeds`` are finished."""
-        return set(seeds) <= (self.pictured & self.rows.keys() if self.npz else self.rows.keys())
+    def holds(self, seed: int) -> bool:
+        """Returns whether a seed is finished."""
+        return seed in self.rows and (seed in self.pictured or not self.npz)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Scoring:
-    """The arguments of ``score_samples``, and what is done for each seed."""
+    """The arguments of ``score_samples``, and what is done for each seed.
+
+    All processes call ``add``; the rest is for process 0.
+    """
 
     samples: Samples
     extractor: Extractor
-    reference: Reference
+    reference: Reference | None
     out: Path
     n: int
     npz: bool
@@ -188,6 +192,11 @@ class _Scoring:
     def pictures(self, seed: int) -> Path:
         """Returns the file of a seed's samples."""
         return self.out.with_name(f"{self.out.name}-seed{seed}.npz")
+
+    def missing(self, seeds: Sequence[int]) -> list[int]:
+        """Returns the seeds that are not finished."""
+        finished = self.finished()
+        return [seed for seed in seeds if not finished.holds(seed)]
 
     def finished(self) -> _Finished:
         """Reads what is finished, and checks it."""
@@ -219,20 +228,32 @@ class _Scoring:
             f"{file}: has rows that are no scores of this program; remove it or give another --out"
         )
 
-    def add(self, seed: int, finished: _Finished, directory: Path) -> None:
+    def add(self, seed: int, directory: Path) -> None:
         """Scores a seed's samples and writes the file; unfinished work is in ``directory``."""
-        identity = self.results.identity | {"npz": self.npz}
-        partial = partial_directory(directory / f"seed{seed}", identity)
+        partial = from_first(
+            lambda: partial_directory(
+                directory / f"seed{seed}", self.results.identity | {"npz": self.npz}
+            )
+        )
         images = self.samples.images(seed, self.n)
+        memory = None
         if self.npz:
-            memory = _memory(partial / "images.npy", (self.n, *images.image_shape))
+            memory = in_first(
+                lambda: _memory(partial / "images.npy", (self.n, *images.image_shape))
+            )
             images = _keeping(images, memory)
         batch_size = self.samples.sampling.batch_size
-        features = partial / "features"
-        values = score(images, self.extractor, self.reference, features, batch_size)
+        values = score(images, self.extractor, self.reference, partial / "features", batch_size)
+        in_first(lambda: self._write(seed, values, partial, memory))
+
+    def _write(
+        self, seed: int, values: Mapping[str, float], partial: Path, memory: np.ndarray | None
+    ) -> None:
+        """Adds a seed to the file, and removes the directory of its unfinished work."""
+        finished = self.finished()
         finished.rows[seed] = {"seed": seed, **values}
         self._check(finished.rows)
-        if self.npz:
+        if memory is not None:
             _save(self.pictures(seed), partial, memory, self.samples.num_classes)
             finished.pictured.add(seed)
         self.results.write(self.content(finished))
@@ -250,13 +271,15 @@ def _modern(identity: dict[str, Any]) -> dict[str, Any]:
     return identity | {"sampling": modern_identity(identity["sampling"])}
 
 
-def _keeping(images: ImageSet, memory: np.ndarray) -> ImageSet:
-    """Returns the same images, which are written into ``memory`` (N, H, W, C) when read."""
+def _keeping(images: ImageSet, memory: np.ndarray | None) -> ImageSet:
+    """Returns the same images, which process 0 writes into ``memory`` (N, H, W, C) when read."""
 
     def read(ids: np.ndarray) -> np.ndarray:
-        memory[ids] = images.read(ids)
-        memory.flush()  # They reach the disk before their features count.
-        return memory[ids]
+        pixels = images.read(ids)
+        if memory is not None:
+            memory[ids] = pixels
+            memory.flush()  # They reach the disk before their features count.
+        return pixels
 
     return dataclasses.replace(images, read=read)
 

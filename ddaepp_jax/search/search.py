@@ -20,6 +20,7 @@ from ddaepp_jax.base.dispatch import InFlight, progress_bar
 from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.base.files import replace, write_json
 from ddaepp_jax.base.lock import locked
+from ddaepp_jax.base.processes import entered_by_first, from_first, in_first, together
 from ddaepp_jax.config import saved, validation
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.data.fingerprint import fingerprint
@@ -49,6 +50,8 @@ def search(
 ) -> dict[str, Any]:
     """Trains every candidate with every seed and decides; a stopped search continues.
 
+    All devices of all processes train a run together; process 0 reads and writes the files.
+
     A run is the config with another seed and bottleneck, fewer steps and a warm-up of a fifth of
     them at most. Runs of one seed have the same data, noise and initial values.
 
@@ -69,7 +72,7 @@ def search(
     """
     _check(config, steps, seeds)
     mesh = build.mesh(config)
-    data = build.dataset(config, config.data.split)
+    data = together(lambda: build.dataset(config, config.data.split))
     own = build.total_steps(config, len(data))
     if steps > own:
         print(f"--steps: the config's own run has {own} steps, so short runs have no more")
@@ -77,22 +80,20 @@ def search(
     blocks, weights = _candidates(config, data, candidates)
     if data.nbytes <= config.data.device_bytes:
         data = data.resident()  # Read once, not once a run.
-    made_of = {"images": fingerprint(data)}
+    made_of = {"images": from_first(lambda: fingerprint(data))}
     if weights is not None:
         made_of["initial weights"] = hashed(weights)[:16]
-    saved.claim(workdir / "short_run.json", config, "a search", _differences)
-    with locked(workdir, "wait for it or use another --workdir"):
-        rows = _read(workdir / "curves.jsonl", config.train.steps, made_of)
+    in_first(lambda: saved.claim(workdir / "short_run.json", config, "a search", _differences))
+    with entered_by_first(locked(workdir, "wait for it or use another --workdir")):
+        rows = from_first(lambda: _read(workdir / "curves.jsonl", config.train.steps, made_of))
         runs = [(seed, block) for seed in seeds for block in blocks if (seed, block) not in rows]
-        hidden = not runs or jax.process_index() != 0
         # Smoothing 0 shows the mean rate: a pause to compile is not a new rate.
         total = len(runs) * config.train.steps
-        with progress_bar(total, "step", smoothing=0, disable=hidden) as bar:
+        with progress_bar(total, "step", smoothing=0, disable=not runs) as bar:
             for seed, block in runs:
                 row = _train(config, seed, block, weights, data, mesh, bar)
                 rows[seed, block] = row | made_of
-                with _writing(workdir), (workdir / "curves.jsonl").open("a") as file:
-                    file.write(json.dumps(rows[seed, block]) + "\n")
+                in_first(lambda row=rows[seed, block]: _append(workdir, row))
         curves = {block: {seed: rows[seed, block] for seed in seeds} for block in blocks}
         record = {
             "config": name,
@@ -100,7 +101,13 @@ def search(
             "warmup_steps": config.optimizer.warmup_steps,
             "seeds": list(seeds),
         }
-        return _conclude(workdir, curves, record)
+        return from_first(lambda: _conclude(workdir, curves, record))
+
+
+def _append(workdir: Path, row: Mapping[str, Any]) -> None:
+    """Writes the row of a run that has ended."""
+    with _writing(workdir), (workdir / "curves.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
 
 
 @contextlib.contextmanager

@@ -193,7 +193,8 @@ def read_meta(directory: Path, step: int) -> dict[str, Any]:
     """
     path = (directory / str(step) / "meta").absolute()
     try:
-        meta = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(path)
+        # Unlike a Checkpointer, its handler waits for no other process.
+        meta = ocp.JsonCheckpointHandler().restore(path)
         # A snapshot's step is that of its directory alone.
         of_step = int(meta.get("step", step))
     except Exception as error:

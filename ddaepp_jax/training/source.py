@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding
 
@@ -79,7 +78,7 @@ def streamed(data: Dataset, seed: int, batch_size: int, mesh: Mesh, threads: int
     split = NamedSharding(mesh, parallel.BATCH)
 
     def open(start: int, stop: int) -> Iterator[dict[str, Any]]:
-        rows = _local_rows(split, batch_size)
+        rows = parallel.held_rows(split, batch_size)
         for batch in stream(data, seed, batch_size, start, stop, rows, threads):
             yield {
                 name: jax.make_array_from_process_local_data(
@@ -91,9 +90,3 @@ def streamed(data: Dataset, seed: int, batch_size: int, mesh: Mesh, threads: int
     shapes = _shapes((batch_size, *data.image_shape), split)
     shapes["index"] = shapes["label"]
     return Source(False, data.image_shape, shapes, lambda batch, step: batch, open)
-
-
-def _local_rows(split: NamedSharding, batch_size: int) -> np.ndarray:
-    """Returns the positions in the global batch that this process's devices hold, ascending."""
-    indices = split.addressable_devices_indices_map((batch_size,))
-    return np.unique(np.concatenate([np.arange(batch_size)[index] for index in indices.values()]))

@@ -19,7 +19,7 @@ def free_address() -> str:
 def start_together(
     command: Sequence[str], processes: int, devices: int, **options: object
 ) -> list[subprocess.Popen]:
-    """Starts a program as several processes.
+    """Starts a program as several processes; as a single one, without a coordinator.
 
     Args:
       command: the command of the program.
@@ -27,36 +27,29 @@ def start_together(
       devices: devices of each process.
       options: further arguments of ``subprocess.Popen``.
     """
+    options = {"env": environment(devices), "text": True, **options}
+    if processes == 1:
+        return [subprocess.Popen(list(command), **options)]
     joined = [f"--coordinator={free_address()}", f"--num_processes={processes}"]
     return [
-        subprocess.Popen(
-            [*command, *joined, f"--process_id={number}"],
-            **{"env": environment(devices), "text": True, **options},
-        )
+        subprocess.Popen([*command, *joined, f"--process_id={number}"], **options)
         for number in range(processes)
     ]
 
 
 def run_together(command: Sequence[str], processes: int, devices: int) -> list[str]:
-    """Runs a program as several processes to its end, and checks that all of them succeed.
-
-    With one process, the program is started without a coordinator.
+    """Runs a program as ``start_together`` does, to its end, and checks that all succeed.
 
     Returns:
       What each process printed on stdout.
     """
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    if processes == 1:
-        all_of_them = [
-            subprocess.Popen(list(command), env=environment(devices), text=True, **pipes)
-        ]
-    else:
-        all_of_them = start_together(command, processes, devices, **pipes)
+    started = start_together(command, processes, devices, **pipes)
     try:
-        printed = [process.communicate(timeout=SECONDS) for process in all_of_them]
+        printed = [process.communicate(timeout=SECONDS) for process in started]
     finally:
-        for process in all_of_them:
+        for process in started:
             process.kill()
-    for process, (_, errors) in zip(all_of_them, printed, strict=True):
+    for process, (_, errors) in zip(started, printed, strict=True):
         assert process.returncode == 0, errors
     return [output for output, _ in printed]

@@ -23,7 +23,7 @@ from safetensors.numpy import save_file
 
 from ddaepp_jax import convert, fid, load
 from ddaepp_jax.base import dispatch, parallel
-from ddaepp_jax.base.results import workspace
+from ddaepp_jax.base.unfinished import workspace
 from ddaepp_jax.data import datasets
 from ddaepp_jax.released import inception_fid
 from ddaepp_jax.run import Run
