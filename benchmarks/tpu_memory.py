@@ -24,7 +24,6 @@ from tpu_compile import CHIPS, counted_flops, figures, plain, program
 
 from ddaepp_jax.base import parallel
 from ddaepp_jax.training import memory
-from ddaepp_jax.training.memory import GIB
 
 
 class Case(NamedTuple):
