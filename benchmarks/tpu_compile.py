@@ -90,6 +90,10 @@ NETWORKS: dict[str, tuple[Callable[[], ConfigDict], Shape]] = {
         lambda: _lightningdit(width=1024, depth=24, num_heads=16, bottleneck="block_12"),
         (16, 16, 32),
     ),
+    "lightningdit_xl": (
+        lambda: _lightningdit(width=1152, depth=28, num_heads=16, bottleneck="block_14"),
+        (16, 16, 32),
+    ),
 }
 
 
@@ -172,26 +176,38 @@ def collectives(text: str) -> dict[str, dict[str, float]]:
     }
 
 
-def measure(network: str, topology: str, batch_size: int, chips: int) -> dict[str, Any]:
-    """Compiles a network's step, and returns the row of its figures on one of the chips."""
+def plain(network: str, batch_size: int, **model: Any) -> tuple[ConfigDict, Shape]:
+    """Returns the config of a network without self-conditioning, in bfloat16, and its images."""
     make, shape = NETWORKS[network]
     made = make()
-    made.model.update(self_condition=False, dtype="bfloat16", attention="xla")
-    made.train.batch_size = batch_size * chips
+    made.model.update(self_condition=False, dtype="bfloat16", attention="xla", **model)
+    made.train.batch_size = batch_size
+    return made, shape
+
+
+def measure(network: str, topology: str, batch_size: int, chips: int) -> dict[str, Any]:
+    """Compiles a network's step, and returns the row of its figures on one of the chips."""
+    made, shape = plain(network, batch_size * chips)
     devices = topologies.get_topology_desc(topology, "tpu").devices
-    compiled = program(made, shape, parallel.make_mesh((1, chips, 1), devices[:chips]))
+    mesh = parallel.make_mesh((1, chips, 1), devices[:chips])
+    chip = CHIPS[topology.partition(":")[0]]
+    return {
+        "network": network,
+        "chips": chips,
+        "batch_size": batch_size,
+        **figures(program(made, shape, mesh), counted_flops(made, shape) / chips, chip, mesh),
+    }
+
+
+def figures(compiled: Program, flops: float, chip: Chip, mesh: Mesh) -> dict[str, Any]:
+    """Returns the figures of a compiled step on one of the chips, which computes ``flops``."""
     text = compiled.run.as_text()
     cycles = estimated_cycles(text)
     memory = compiled.run.memory_analysis()
-    chip = CHIPS[topology.partition(":")[0]]
-    flops = counted_flops(made, shape) / chips
     moved = memory.argument_size_in_bytes + memory.output_size_in_bytes
     floors = {"flops": flops / chip.flops, "bytes": moved / chip.bytes}
     return {
-        "network": network,
-        "device": devices[0].device_kind,
-        "chips": chips,
-        "batch_size": batch_size,
+        "device": mesh.devices.flat[0].device_kind,
         "cycles": cycles.total(),
         "flops": flops,
         "state_bytes": moved,

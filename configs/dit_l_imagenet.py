@@ -11,7 +11,7 @@ configs/dit_b_imagenet.py.
 from ddaepp_jax import config
 from ddaepp_jax.config import recipes
 
-L = dict(width=1024, depth=24, num_heads=16, bottleneck="block_12", remat=True)
+L = dict(width=1024, depth=24, num_heads=16, bottleneck="block_12", remat="block")
 
 
 def get_config(variant: str = ""):

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -19,12 +20,15 @@ BATCH = P(("data", "fsdp"))  # A training batch is split over both axes.
 def make_mesh(sizes: Sequence[int], devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Makes a mesh with the axes data, fsdp and tensor.
 
+    Several slices of TPUs, between which transfers are slow, lie along ``data``.
+
     Args:
       sizes: devices along each axis; one size may be -1, which takes the remaining devices.
       devices: all devices by default.
 
     Raises:
-      InputError: the product of the sizes is not the number of devices.
+      InputError: the product of the sizes is not the number of devices, or the axes fsdp and
+        tensor do not lie within a slice.
     """
     devices = jax.devices() if devices is None else devices
     sizes = list(sizes)
@@ -39,7 +43,20 @@ def make_mesh(sizes: Sequence[int], devices: Sequence[jax.Device] | None = None)
             f"{text}: there are {n} devices, and the product of the sizes must be {n}; "
             "one size may be -1, which takes the rest"
         )
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    types = (AxisType.Auto,) * 3
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
+    data, *inner = sizes
+    if data % slices:
+        raise InputError(
+            f"{text}: the devices are {slices} slices of {n // slices}, and a slice has to hold "
+            f"whole parameters; let mesh.fsdp * mesh.tensor divide {n // slices}"
+        )
+    arranged = mesh_utils.create_hybrid_device_mesh(
+        (data // slices, *inner), (slices, 1, 1), devices
+    )
+    return Mesh(arranged, AXES, axis_types=types)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -18,6 +18,7 @@ from ddaepp_jax.build.networks import (
     check_trainable,
     layers,
     network,
+    remats,
     unlabelled_network,
 )
 from ddaepp_jax.build.training import learner, mesh, objectives, total_steps, unreached
@@ -41,6 +42,7 @@ __all__ = [
     "photometric",
     "prepare",
     "process",
+    "remats",
     "source",
     "total_steps",
     "unlabelled_network",

@@ -14,6 +14,7 @@ from ddaepp_jax.base.errors import InputError, first_line
 from ddaepp_jax.models.attention import IMPLEMENTATIONS, padding
 from ddaepp_jax.models.attention import attention as attention_product
 from ddaepp_jax.models.dit import DiT
+from ddaepp_jax.models.remat import POLICIES
 from ddaepp_jax.models.unet import UNet
 from ddaepp_jax.models.uvit import UViT
 
@@ -23,11 +24,21 @@ NETWORKS: dict[str, type[nn.Module]] = {"uvit": UViT, "unet": UNet, "dit": DiT}
 def unlabelled_network(config: ConfigDict) -> nn.Module:
     """Returns the network of ``config.model`` with ``num_classes`` 0.
 
-    ``network`` sets the number from the data.
+    ``network`` sets the number from the data. Where ``remat`` is "auto", it is the first of
+    ``remats``.
     """
     module = choose("model.name", config.model.name, NETWORKS)
     fields = {k: v for k, v in config.model.items() if k not in ("name", "class_conditional")}
-    return module(**fields | {"dtype": jnp.dtype(config.model.dtype)})
+    changes = {"dtype": jnp.dtype(config.model.dtype), "remat": remats(config)[0]}
+    return module(**fields | changes)
+
+
+def remats(config: ConfigDict) -> tuple[str, ...]:
+    """Returns the policies that ``model.remat`` allows, from the most memory to the least."""
+    if config.model.remat != "auto":
+        return (config.model.remat,)
+    # A scan keeps the results of products, but not attention's, where it may keep everything.
+    return ("none", "block") if config.model.get("scan") else tuple(POLICIES)
 
 
 def network(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:

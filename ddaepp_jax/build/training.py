@@ -1,6 +1,6 @@
 """Builds objectives, optimizer, averages and the device mesh from a config."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -145,24 +145,42 @@ def learner(
     rate = optimizer.learning_rate(
         rule.pop("learning_rate"), rule.pop("schedule"), rule.pop("warmup_steps"), total
     )
+    made = objectives(config, noise, null_class, total)
     return Learner(
         network=network(config, image_shape, num_classes),
         process=noise,
-        objectives=objectives(config, noise, null_class, total),
+        objectives=made,
         optimizer=optimizer.make_optimizer(learning_rate=rate, **rule),
         ema_decays=tuple(config.ema.decays),
         ema_ramp=config.ema.ramp,
         ema_sigma_rels=tuple(config.ema.sigma_rel),
         seed=config.seed,
+        parts=_parts(config, made),
     )
+
+
+def _parts(config: ConfigDict, objectives: Mapping[str, tuple[Any, Any]]) -> int:
+    """Returns the number of parts that a batch is taken in, 1 where it is to be found.
+
+    Raises:
+      InputError: an objective needs the whole batch.
+    """
+    parts = max(1, config.train.accumulate)
+    for name, (objective, _) in objectives.items():
+        if parts > 1 and not objective.per_example:
+            raise InputError(
+                f"train.accumulate: {parts}, but objectives.{name} compares all images of a batch; "
+                "set it to 1, and save memory by model.remat=block or mesh.fsdp"
+            )
+    return parts
 
 
 def mesh(config: ConfigDict) -> Mesh:
     """Returns the device mesh.
 
     Raises:
-      InputError: the mesh does not match the number of devices, or the devices do not divide the
-        batch.
+      InputError: the mesh does not match the number of devices, or the devices, or they and the
+        parts, do not divide the batch.
     """
     axes = parallel.make_mesh((config.mesh.data, config.mesh.fsdp, config.mesh.tensor))
     split = axes.shape["data"] * axes.shape["fsdp"]
@@ -170,5 +188,12 @@ def mesh(config: ConfigDict) -> Mesh:
         raise InputError(
             f"train.batch_size: {config.train.batch_size} is not a multiple of {split}, the number "
             "of devices that share it"
+        )
+    parts = max(1, config.train.accumulate)
+    if config.train.batch_size % (split * parts):
+        raise InputError(
+            f"train.accumulate: {parts} parts of train.batch_size={config.train.batch_size} on "
+            f"{split} devices that share it: the batch is not a multiple of {parts * split}; "
+            "change one of the two"
         )
     return axes

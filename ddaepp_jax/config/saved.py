@@ -65,7 +65,7 @@ def _tuples(value: Any) -> Any:
 # training.
 LATER_GROUPS = ("model", "data", "objectives", "evals", "probe", "sampling", "logging", "profile")
 LATER_EMA = ("sigma_rel", "snapshot_every")
-LATER_TRAIN = ("checksums",)
+LATER_TRAIN = ("checksums", "accumulate")
 
 
 def _completed(config: ConfigDict) -> ConfigDict:
@@ -74,6 +74,9 @@ def _completed(config: ConfigDict) -> ConfigDict:
     probe_has_epochs = "epochs" in config.get("evals", {}).get("probe", {})
     if config.model.name in MODELS:
         whole.model = MODELS[config.model.name]()
+    if isinstance(config.model.get("remat"), bool):  # It was a switch in version 0.1.0.
+        with config.model.ignore_type():
+            config.model.remat = "block" if config.model.remat else "none"
     for name in LATER_GROUPS:
         group = whole[name].copy_and_resolve_references()
         group.update(config.get(name, {}))
@@ -97,6 +100,7 @@ def _completed(config: ConfigDict) -> ConfigDict:
 LENGTHS = ("train.steps", "train.epochs", "train.images")
 MAY_CHANGE = (
     *LENGTHS,
+    "train.accumulate",
     "train.steps_per_dispatch",
     "train.log_every",
     "train.checkpoint_every",

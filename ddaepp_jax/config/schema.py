@@ -27,6 +27,7 @@ from ddaepp_jax import build, evaluators
 from ddaepp_jax.base.ranges import FloatOrOff, OrOff, Probability, Share
 from ddaepp_jax.data import photometric
 from ddaepp_jax.diffusion.samplers import SAMPLERS
+from ddaepp_jax.models.remat import POLICIES
 from ddaepp_jax.training.ema import WIDTHS
 
 # A weight is multiplied by factors that are linear between the points (step, factor); (): by 1.
@@ -35,6 +36,11 @@ Schedule = Annotated[
     Field(
         description="((step, factor), ..) with rising steps, e.g. ((0, 0.0), (5000, 1.0)), or ()"
     ),
+]
+
+Remat = Annotated[
+    Literal[*POLICIES, "auto"],
+    Field(description=f"one of {', '.join(POLICIES)}, auto (block is what True was)"),
 ]
 
 
@@ -81,6 +87,8 @@ class Train:
     epochs: PositiveFloat | None = None
     images: PositiveInt | None = None
     batch_size: PositiveInt = 64
+    # parts that a step's batch is taken in, one after the other, to save memory; 0: as few as fit
+    accumulate: NonNegativeInt = 1
     steps_per_dispatch: PositiveInt = 50
     log_every: PositiveInt = 100
     checkpoint_every: PositiveInt = 2500
@@ -266,6 +274,8 @@ def _network(name: str, module: type) -> type:
         self_condition=(bool, True),
         # auto: cuDNN's on a GPU in bfloat16 if it takes the shape, else XLA's
         attention=(Literal["auto", "xla", "cudnn", "blocked"], "auto"),
+        # what the backward pass computes again, to save memory; auto: as little as must be
+        remat=(Remat, "none"),
         # dtype of the computation; parameters are float32
         dtype=(Literal["float32", "bfloat16"], "float32"),
     )

@@ -21,7 +21,7 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from ddaepp_jax.models import self_conditioning
+from ddaepp_jax.models import remat, self_conditioning
 from ddaepp_jax.models.attention import Attention
 from ddaepp_jax.models.layers import Dense, Mlp, SplitDense, layer_norm, sinusoid, wide
 from ddaepp_jax.models.self_conditioning import SelfConditioning, pool
@@ -190,8 +190,8 @@ class DiT(nn.Module):
       attention: implementation of the attention product, see ``attention.attention``.
       scan: whether one compiled block serves all; otherwise the scan is unrolled, which compiles
         depth times the code.
-      remat: whether the backward pass recomputes each block whole. A scan without it keeps the
-        results of the products with parameters and recomputes the rest.
+      remat: what the backward pass computes again, one of ``remat.POLICIES``. A scan with "none"
+        keeps the results of the products with parameters and computes the rest again.
       dtype: dtype of the computation; parameters, norms, softmax, the condition and the output are
         float32.
     """
@@ -216,7 +216,7 @@ class DiT(nn.Module):
     time_scale: bool = True
     attention: str = "xla"
     scan: bool = True
-    remat: bool = False
+    remat: str = "none"
     dtype: jnp.dtype = jnp.float32
 
     @nn.nowrap
@@ -374,12 +374,13 @@ class DiT(nn.Module):
             return block.apply({"params": params}, tokens, condition, turns)
 
         params = self.param("blocks", lambda rng: jax.vmap(init)(jax.random.split(rng, self.depth)))
-        if self.remat or self.scan:
+        policy = remat.policy(self.remat)
+        if self.scan and policy is None:
             # A scan copies what it keeps for the backward pass into stacks. The results of products
-            # are worth that; what lies between them is sooner computed again. There, the
-            # recomputation can share nothing with code outside the body.
-            products = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-            policy = None if self.remat else products
+            # are worth that; what lies between them is sooner computed again.
+            policy = remat.policy("dots_with_no_batch_dims_saveable")
+        if policy:
+            # In a scan, the recomputation can share nothing with code outside the body.
             apply = jax.checkpoint(apply, prevent_cse=not self.scan, policy=policy)
         return apply, params
 

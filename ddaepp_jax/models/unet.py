@@ -15,7 +15,7 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from ddaepp_jax.models import self_conditioning
+from ddaepp_jax.models import remat, self_conditioning
 from ddaepp_jax.models.attention import Attention
 from ddaepp_jax.models.layers import CONV_INIT, conv_bias_init, sinusoid, wide
 from ddaepp_jax.models.self_conditioning import SelfConditioning, pool
@@ -217,7 +217,8 @@ class UNet(nn.Module):
       bottleneck: name of the block whose pooled output is the feature ``bottleneck``.
       projection, time_scale: see ``SelfConditioning``.
       attention: implementation of the attention product, see ``attention.attention``.
-      remat: whether the backward pass recomputes each block.
+      remat: what the backward pass computes again of a block, one of ``remat.POLICIES``.
+        Convolutions are no matrix products.
       dtype: dtype of the computation; parameters, norms, softmax, the condition and the output are
         float32.
     """
@@ -236,7 +237,7 @@ class UNet(nn.Module):
     projection: str = "linear"
     time_scale: bool = True
     attention: str = "xla"
-    remat: bool = False
+    remat: str = "none"
     dtype: jnp.dtype = jnp.float32
 
     @nn.nowrap
@@ -383,7 +384,8 @@ class UNet(nn.Module):
             return _conv(h, width, stage.name, self.dtype, stride=2)
         if stage.resample == "up" and not self.residual_updown:
             return _conv(h, width, stage.name, self.dtype, doubled=True)
-        block = (nn.remat(Block) if self.remat else Block)(
+        policy = remat.policy(self.remat)
+        block = (nn.remat(Block, policy=policy) if policy else Block)(
             width,
             width // (self.head_channels or width) if stage.attend else 0,
             stage.resample,

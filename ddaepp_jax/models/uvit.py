@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from ddaepp_jax.models import self_conditioning
+from ddaepp_jax.models import remat, self_conditioning
 from ddaepp_jax.models.attention import Attention
 from ddaepp_jax.models.layers import (
     LINEAR_INIT,
@@ -84,7 +84,7 @@ class UViT(nn.Module):
         there as a "token" of its own.
       projection, time_scale: see ``SelfConditioning``.
       attention: implementation of the attention product, see ``attention.attention``.
-      remat: whether the backward pass recomputes each block.
+      remat: what the backward pass computes again of a block, one of ``remat.POLICIES``.
       dtype: dtype of the computation; parameters, norms, softmax and the output are float32.
     """
 
@@ -106,7 +106,7 @@ class UViT(nn.Module):
     projection: str = "linear"
     time_scale: bool = True
     attention: str = "xla"
-    remat: bool = False
+    remat: str = "none"
     dtype: jnp.dtype = jnp.float32
 
     @nn.nowrap
@@ -197,7 +197,8 @@ class UViT(nn.Module):
         return out, tap.features(outputs)
 
     def _block(self, name: str) -> nn.Module:
-        block = nn.remat(Block) if self.remat else Block
+        policy = remat.policy(self.remat)
+        block = nn.remat(Block, policy=policy) if policy else Block
         return block(
             self.num_heads, self.mlp_ratio, self.qkv_bias, self.attention, self.dtype, name=name
         )

@@ -27,6 +27,7 @@ class Denoising:
     null_class: int | None = None
     label_dropout: float = 0.1
     teacher_decay: ClassVar[None] = None  # This objective has no teacher.
+    per_example: ClassVar[bool] = True  # The loss is a mean over examples.
 
     def init(self, rng: Array, shapes: Mapping[str, tuple[int, ...]]) -> dict:
         """Returns the parameters of the heads: none."""

@@ -8,7 +8,7 @@ student's weights that serves this objective only.
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -82,6 +82,7 @@ class Distillation:
     predictor: Head
     temperature: float
     teacher_decay: optax.Schedule
+    per_example: ClassVar[bool] = False  # Negatives and batch norms join all images of a batch.
 
     def init(self, rng: Array, shapes: Mapping[str, tuple[int, ...]]) -> dict:
         """Returns the initial parameters of the heads.

@@ -49,7 +49,7 @@ class Arguments(dit.Arguments):
             rope=self.use_rope,
             rmsnorm=self.use_rmsnorm,
             shift=not self.wo_shift,
-            remat=self.use_checkpoint,
+            remat="block" if self.use_checkpoint else "none",
         )
 
 

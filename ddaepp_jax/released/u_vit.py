@@ -77,7 +77,7 @@ class Arguments:
             mlp_time_embed=self.mlp_time_embed,
             skip=self.skip,
             conv=self.conv,
-            remat=self.use_checkpoint,
+            remat="block" if self.use_checkpoint else "none",
         )
 
 

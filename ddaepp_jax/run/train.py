@@ -25,16 +25,16 @@ from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.data.fingerprint import fingerprint
 from ddaepp_jax.evaluators import Context
 from ddaepp_jax.run.describe import describe, flops, gigabytes
+from ddaepp_jax.run.fitting import compile_fitting
 from ddaepp_jax.run.opened import weights_to_start_from
 from ddaepp_jax.sampling.settings import Sampling
 from ddaepp_jax.training import checkpoint, graft, loop, rows
 from ddaepp_jax.training import rollback as rollbacks
 from ddaepp_jax.training.checkpoint import Checkpoints, nbytes
-from ddaepp_jax.training.program import Program, abstract_state, compile_program
+from ddaepp_jax.training.program import Program, abstract_state
 from ddaepp_jax.training.saving import check_path
 from ddaepp_jax.training.schedule import Evaluation, Schedule
 from ddaepp_jax.training.snapshots import Snapshots, snapshot_content
-from ddaepp_jax.training.source import Source
 from ddaepp_jax.training.step import Learner, TrainState
 from ddaepp_jax.training.writers import Writer
 
@@ -89,7 +89,7 @@ def train_and_evaluate(
         _say(f"warning: {line}")
     if dry_run:
         _initial_weights(plan, workdir)
-        program = _compile(plan, build.source(config, plan.data, plan.mesh))
+        program = _compile(plan)
         describe(config, program, plan.data, plan.total)
         return None
     with contextlib.ExitStack() as stack:
@@ -124,7 +124,7 @@ def _train(
     )
     stack.enter_context(contextlib.closing(checkpoints))
     source = build.source(config, plan.data, plan.mesh)
-    program = _compile(plan, source)
+    program = _compile(plan)
     state, unlogged = _initial_state(program, checkpoints, weights)
     del weights  # The state holds them now.
     if rollback:
@@ -167,12 +167,12 @@ def _initial_weights(plan: Plan, workdir: Path) -> Any | None:
     return weights_to_start_from(plan.config, plan.shapes.params["network"])
 
 
-def _compile(plan: Plan, source: Source) -> Program:
+def _compile(plan: Plan) -> Program:
     """Compiles the train program, and prints what it costs."""
     _say("compiling the train step; large networks take minutes the first time")
-    program = compile_program(
-        plan.learner, plan.mesh, plan.config.mesh.rules, source, build.prepare(plan.config)
-    )
+    program, form = compile_fitting(plan.config, plan.learner, plan.data, plan.mesh)
+    if plan.config.model.remat == "auto" or not plan.config.train.accumulate:
+        _say(f"fits with model.remat={form.remat}, train.accumulate={form.parts}")
     _say_costs(plan, program)
     return program
 

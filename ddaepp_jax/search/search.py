@@ -25,11 +25,12 @@ from ddaepp_jax.config import saved, validation
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.data.fingerprint import fingerprint
 from ddaepp_jax.reporting.bottleneck import Curves, figure
+from ddaepp_jax.run.fitting import compile_fitting
 from ddaepp_jax.run.opened import weights_to_start_from
 from ddaepp_jax.scoring.extractors import hashed
 from ddaepp_jax.search.decision import decide, score
 from ddaepp_jax.training import graft
-from ddaepp_jax.training.program import Program, compile_program
+from ddaepp_jax.training.program import Program
 from ddaepp_jax.training.source import Source
 from ddaepp_jax.training.step import TrainState
 
@@ -202,7 +203,7 @@ def _train(
     learner = build.learner(config, data.image_shape, data.num_classes, config.train.steps)
     source = build.source(config, data, mesh)
     bar.set_description(f"seed {seed}, {block}, compiling")
-    program = compile_program(learner, mesh, config.mesh.rules, source, build.prepare(config))
+    program, _ = compile_fitting(config, learner, data, mesh)
     bar.set_description(f"seed {seed}, {block}")
     before = bar.n
     start = time.perf_counter()

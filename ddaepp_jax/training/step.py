@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from jax import Array
 from ddaepp_jax.base.streams import named
 from ddaepp_jax.diffusion.process import Process
 from ddaepp_jax.objectives.passes import Pass, Result, merge
-from ddaepp_jax.training import ema
+from ddaepp_jax.training import ema, parts
 
 
 @struct.dataclass
@@ -51,6 +52,8 @@ class Learner:
       objectives: objectives by name, each with its weight as a function of the step.
       ema_decays, ema_ramp, ema_sigma_rels: see ``ddaepp_jax.training.ema``.
       seed: determines every random number of the run.
+      parts: number of parts that a batch is taken in. With several, each objective's loss has to be
+        a mean over examples.
     """
 
     network: nn.Module
@@ -61,6 +64,7 @@ class Learner:
     ema_ramp: bool
     ema_sigma_rels: tuple[float, ...]
     seed: int
+    parts: int = 1
 
     def stream(self, name: str) -> Array:
         """Returns the key of a named random stream."""
@@ -129,9 +133,16 @@ def total_loss(
     Returns:
       The loss, and metrics: scalars by name.
     """
+    requests = _requests(learner, learner.step_rng(state.number), batch)
+    return _loss_of_passes(learner, params, state, requests)
+
+
+def _loss_of_passes(
+    learner: Learner, params: Any, state: TrainState, requests: Mapping[str, Pass]
+) -> tuple[Array, dict[str, Array]]:
     rng = learner.step_rng(state.number)
     results = {}
-    for name, request in _requests(learner, rng, batch).items():
+    for name, request in requests.items():
         weights = state.ema[request.teacher] if request.teacher else params
         dropout_rng = named(rng, f"dropout/{name}")
         results[name] = run_pass(learner, weights["network"], request, dropout_rng)
@@ -180,8 +191,10 @@ def train_step(
       The new state, and metrics: scalars by name, and "finite", (number of leaves,) bool, which
       tells whether the gradient of each leaf is finite.
     """
-    loss_fn = lambda params: total_loss(learner, params, state, batch)
-    (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    loss_fn = lambda params, requests: _loss_of_passes(learner, params, state, requests)
+    gradient = partial(jax.value_and_grad(loss_fn, has_aux=True), state.params)
+    requests = _requests(learner, learner.step_rng(state.step), batch)
+    (loss, metrics), grads = parts.mean(gradient, requests, learner.parts)
     squares = jnp.stack([jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)])
     updates, opt_state = learner.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)

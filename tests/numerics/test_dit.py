@@ -15,6 +15,7 @@ from helpers.references import state_dict
 from ddaepp_jax.convert import load_reference
 from ddaepp_jax.models.attention import rotated
 from ddaepp_jax.models.dit import DiT, block_names, position_embedding, rotation
+from ddaepp_jax.models.remat import POLICIES
 from ddaepp_jax.released import dit, lightningdit
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -203,8 +204,7 @@ def loss(network, params, x, t, y, capture=None):
 
 @pytest.mark.parametrize(
     ("scan", "remat"),
-    [(True, False), (True, True), (False, True)],
-    ids=["scan", "scan and remat", "remat"],
+    [(True, remat) for remat in POLICIES] + [(False, remat) for remat in list(POLICIES)[1:]],
 )
 @pytest.mark.parametrize(
     ("options", "conditioned"),
@@ -222,7 +222,7 @@ def test_scan_remat_and_capture_change_no_number(options, conditioned, scan, rem
     gradient = jax.jit(jax.grad(lambda p: loss(network, p, x, t, y, names)))(params)
     size = np.sqrt(sum(jnp.square(g).sum() for g in jax.tree.leaves(gradient)))
     other = network.clone(scan=scan, remat=remat)
-    for capture in (("block_1",), None) if not remat else ():
+    for capture in (("block_1",), None) if remat == "none" else ():
         out, features = jax.jit(other.apply, static_argnames="capture")(
             {"params": params}, x, t, y, capture=capture
         )
@@ -258,7 +258,7 @@ def test_a_captured_layers_loss_needs_no_memory_that_grows_with_depth():
     """What a loss on one block's tokens adds to a training step's temporaries, at two depths."""
 
     def added(depth):
-        network = DiT(**SMALL | dict(depth=depth, width=32), remat=True)
+        network = DiT(**SMALL | dict(depth=depth, width=32), remat="block")
         x, t, y = jnp.zeros((16, 16, 16, 3)), jnp.zeros(16), jnp.zeros(16, int)
         params = jax.eval_shape(network.init, jax.random.key(0), x, t)["params"]
         token_bytes = 16 * 64 * 32 * 4

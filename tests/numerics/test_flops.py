@@ -44,7 +44,7 @@ def test_scan_recomputation_and_dtype_do_not_change_the_count():
     forms = [
         {},
         {"scan": False},
-        {"remat": True},
+        {"remat": "block"},
         {"dtype": jnp.bfloat16},
         {"attention": "blocked"},
     ]

@@ -176,3 +176,36 @@ def test_averages_include_the_parameters_after_the_step():
     assert abs(new - old) > 0.1 and moved.step == 1
     average = moved.ema["0.9"]["network"]["scale"]
     np.testing.assert_allclose(average, 0.9 * old + 0.1 * new, rtol=1e-6)
+
+
+class Halved(nn.Module):
+    """A network that drops out half of its inputs and half of its products."""
+
+    @nn.compact
+    def __call__(self, x, t, y=None, augment_label=None, train=False, capture=None, stop=False):
+        drop = lambda x: nn.Dropout(0.5, deterministic=not train)(x)
+        return drop(nn.Dense(x.shape[-1])(drop(x))), OrderedDict()
+
+
+def test_a_batch_in_parts_drops_out_and_learns_what_the_whole_batch_does():
+    whole = dataclasses.replace(
+        learner(Denoising(DDPM())), network=Halved(), optimizer=optax.sgd(1.0)
+    )
+    state = init_state(whole, (4, 4, 3))
+    keys = jax.random.split(jax.random.key(1))
+    batch = {"image": jax.random.normal(keys[0], (12, 4, 4, 3)), "label": jnp.arange(12)}
+    new, metrics = train_step(whole, state, batch)
+    for parts in (2, 6):
+        other, others = train_step(dataclasses.replace(whole, parts=parts), state, batch)
+        assert others.keys() == metrics.keys() and others["finite"].all()
+        np.testing.assert_allclose(others["loss"], metrics["loss"], rtol=1e-6)
+        np.testing.assert_allclose(others["grad_norm"], metrics["grad_norm"], rtol=1e-5)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+            other.params,
+            new.params,
+        )
+    # Other masks would have given other gradients.
+    reordered = jax.tree.map(lambda array: array[::-1], batch)
+    _, others = train_step(whole, state, reordered)
+    assert abs(others["grad_norm"] / metrics["grad_norm"] - 1) > 1e-3

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from helpers.drawn import drawn_inputs, drawn_params
 
+from ddaepp_jax.models.remat import POLICIES
 from ddaepp_jax.models.uvit import UViT, block_names
 from ddaepp_jax.released import u_vit
 
@@ -156,7 +157,7 @@ def test_conditioning_is_what_the_module_says():
         pytest.param(dict(inject="token"), marks=pytest.mark.slow),
         pytest.param(dict(pool="cls"), marks=pytest.mark.slow),
         pytest.param(
-            dict(bottleneck="in_2", num_classes=3, augment_dim=9, remat=True),
+            dict(bottleneck="in_2", num_classes=3, augment_dim=9, remat="block"),
             marks=pytest.mark.slow,
         ),
     ],
@@ -264,7 +265,9 @@ def test_remat_gives_the_same_gradients():
             plain, recomputed, rtol=1e-5, atol=1e-6 * max(1, np.abs(plain).max())
         )
 
-    jax.tree.map(check, gradient(False), gradient(True))
+    plain = gradient("none")
+    for remat in list(POLICIES)[1:]:
+        jax.tree.map(check, plain, gradient(remat))
 
 
 @pytest.mark.parametrize("inject", ["add", "token"])

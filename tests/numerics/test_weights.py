@@ -372,7 +372,7 @@ def test_a_dit_without_a_null_class_gets_one_of_zeros():
 def test_networks_follow_the_references_arguments():
     assert u_vit.Arguments(num_classes=11, depth=13).network().num_classes == 10
     network = u_vit.Arguments(use_checkpoint=True).network()
-    assert isinstance(network, UViT) and network.remat
+    assert isinstance(network, UViT) and network.remat == "block"
     assert u_vit.Arguments(img_size=32).input_shape == (32, 32, 3)
     network = ddae_unet.Arguments().network()
     assert isinstance(network, UNet) and network.bottleneck == "out_6"

@@ -57,9 +57,19 @@ def parts(name: str, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
     return []
 
 
-@pytest.mark.parametrize("name", ["uvit", "dit", pytest.param("unet", marks=pytest.mark.slow)])
-def test_only_parameters_and_gradients_move(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "in_parts"),
+    [
+        ("uvit", 1),
+        ("dit", 1),
+        pytest.param("unet", 1, marks=pytest.mark.slow),
+        pytest.param("uvit", 5, marks=pytest.mark.slow),
+        pytest.param("dit", 5, marks=pytest.mark.slow),
+    ],
+)
+def test_only_parameters_and_gradients_move(name: str, in_parts: int) -> None:
     tiny = config(**NO_EVALS, train__batch_size=BATCH, optimizer__weight_decay=0.0)
+    tiny.train.accumulate = in_parts
     tiny.model = NETWORKS[name]
     program, _, _ = compiled(tiny, (1, 8, 1))
     leaves = jax.tree.leaves(program.state.params)

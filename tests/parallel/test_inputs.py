@@ -12,12 +12,13 @@ from ddaepp_jax.run import train as training
     ("override", "field", "words"),
     [
         ("train.batch_size=12", "train.batch_size", ["12", "multiple of 8"]),
+        ("train.accumulate=3", "train.accumulate", ["3 parts", "multiple of 24"]),
         ("mesh.data=3", "mesh.data=3", ["8 devices"]),
         ("mesh.fsdp=0", "mesh.data", ["mesh.fsdp=0", "8 devices"]),
     ],
 )
 def test_bad_field(override, field, words, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "compile_program", lambda *_, **__: pytest.fail("compiled"))
+    monkeypatch.setattr(training, "compile_fitting", lambda *_, **__: pytest.fail("compiled"))
     with expect_error(field, *words):
         main.main([TINY, f"--workdir={tmp_path / 'run'}", f"--config.{override}"])
     assert not (tmp_path / "run").exists()

@@ -59,7 +59,7 @@ def dit(**model):
 def test_dit_scanned_recomputed_and_on_eight_devices():
     looped = train(dit(scan=False))
     check_same(looped, train(dit(scan=True)))
-    check_same(looped, train(dit(scan=True, remat=True), (2, 4, 1)))
+    check_same(looped, train(dit(scan=True, remat="block"), (2, 4, 1)))
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """The mesh, and the rules that shard parameters."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import jax
@@ -31,6 +32,32 @@ def test_mesh_sizes():
     for sizes in [(3, 1, 1), (-1, 3, 1), (-1, -1, 1), (0, 8, 1), (-2, 1, 1)]:
         with pytest.raises(InputError, match=r"mesh\.data"):
             parallel.make_mesh(sizes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """A device of one of several slices."""
+
+    id: int
+    slice_index: int
+    process_index: int = 0
+    platform: str = "cpu"
+    device_kind: str = "none"
+
+
+@pytest.mark.parametrize("sizes", [(-1, 4, 1), (-1, 2, 2), (2, 4, 1), (-1, 1, 1)])
+def test_slices_lie_along_data(sizes):
+    """Also where the devices of two slices come in turns."""
+    mesh = parallel.make_mesh(sizes, [Device(i, i % 2) for i in range(8)])
+    assert set(mesh.devices.flat) == {Device(i, i % 2) for i in range(8)}
+    slices = np.vectorize(lambda device: device.slice_index)(mesh.devices)
+    assert [set(row.flat) for row in np.split(slices, 2)] == [{0}, {1}]
+
+
+@pytest.mark.parametrize("sizes", [(-1, 8, 1), (1, -1, 2)])
+def test_parameters_lie_within_a_slice(sizes):
+    with pytest.raises(InputError, match=r"mesh\.fsdp.*2 slices of 4.*divide 4"):
+        parallel.make_mesh(sizes, [Device(i, i // 4) for i in range(8)])
 
 
 def test_fsdp_takes_the_inputs_or_else_the_largest_dimension_that_divides():

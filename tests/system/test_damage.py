@@ -50,7 +50,7 @@ def test_resume_from_a_foreign_checkpoint(damage, damaged):
 
 
 def test_metrics_that_cannot_be_written_are_named_before_compiling(damaged, monkeypatch):
-    monkeypatch.setattr(train, "compile_program", None)
+    monkeypatch.setattr(train, "compile_fitting", None)
     (damaged / "metrics.jsonl").unlink()
     (damaged / "metrics.jsonl").mkdir()
     with expect_error(f"{damaged / 'metrics.jsonl'}: is not a file", "remove"):

@@ -22,13 +22,13 @@ def rows(workdir):
 @pytest.fixture
 def compilations(monkeypatch):
     """The runs whose program was compiled, as (seed, block)."""
-    compiled, compile_program = [], search.compile_program
+    compiled, compile_fitting = [], search.compile_fitting
 
-    def counted(learner, *args):
+    def counted(config, learner, *args):
         compiled.append((learner.seed, learner.network.bottleneck))
-        return compile_program(learner, *args)
+        return compile_fitting(config, learner, *args)
 
-    monkeypatch.setattr(search, "compile_program", counted)
+    monkeypatch.setattr(search, "compile_fitting", counted)
     return compiled
 
 

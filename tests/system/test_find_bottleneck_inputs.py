@@ -12,7 +12,7 @@ from ddaepp_jax.search import search
 
 @pytest.fixture(autouse=True)
 def no_training(monkeypatch):
-    monkeypatch.setattr(search, "compile_program", lambda *_: pytest.fail("compiled"))
+    monkeypatch.setattr(search, "compile_fitting", lambda *_: pytest.fail("compiled"))
 
 
 @pytest.mark.parametrize(

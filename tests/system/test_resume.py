@@ -62,7 +62,7 @@ def test_other_data_are_refused_before_compiling(damaged, monkeypatch, change, w
     before = sorted(damaged.rglob("*"))
     written = (damaged / "config.json").read_text()
     monkeypatch.setattr(run_train.build, "dataset", other_data(change))
-    monkeypatch.setattr(run_train, "compile_program", None)
+    monkeypatch.setattr(run_train, "compile_fitting", None)
     with expect_error("data.data_dir", f"{damaged}", word, "--workdir"):
         train_and_evaluate(config(**PLAIN | NO_EVALS), damaged)
     assert {file.name for file in set(damaged.rglob("*")) - set(before)} <= {".lock"}
@@ -77,7 +77,7 @@ def test_an_older_checkpoint_without_a_fingerprint_is_compared_by_what_it_has(da
         file.write_text(json.dumps(meta))
     for file in damaged.glob("checkpoints/*/checksums.json"):
         file.unlink()
-    monkeypatch.setattr(run_train, "compile_program", None)
+    monkeypatch.setattr(run_train, "compile_fitting", None)
     with monkeypatch.context() as patch:
         names = lambda data: dataclasses.replace(data, class_names=tuple("abcdefghij"))
         patch.setattr(run_train.build, "dataset", other_data(names))

@@ -337,7 +337,7 @@ def overridden(file, given):
 @pytest.mark.parametrize(NAMES, rows(PROGRAM))
 def test_a_program_ends_before_it_begins(file, given, field, words, tmp_path, monkeypatch):
     """It reads no data, compiles nothing and makes no directory."""
-    monkeypatch.setattr(training, "compile_program", lambda *_, **__: pytest.fail("compiled"))
+    monkeypatch.setattr(training, "compile_fitting", lambda *_, **__: pytest.fail("compiled"))
     monkeypatch.setattr(Dataset, "arrays", lambda _: pytest.fail("read the data"))
     with expect_error(field, *words):
         main.main([f"--config={file}", f"--workdir={tmp_path / 'run'}", f"--config.{given}"])
