@@ -30,7 +30,7 @@ from PIL import Image
 from tabulate import tabulate
 
 ROOT = Path(__file__).parents[1]
-PROGRAMS = ("main", "preflight", "sample", "linear_probe", "fid", "find_bottleneck", "convert", "report")
+PROGRAMS = ("main", "sample", "linear_probe", "fid", "find_bottleneck", "convert", "report")
 STAGES = {
     "tracing": "trace",
     "jaxpr to MLIR module conversion": "lower",
