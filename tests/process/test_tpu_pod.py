@@ -1,0 +1,186 @@
+"""launch/tpu_pod.sh against a stand-in for gcloud, whose hosts really train."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from helpers.run import NO_EVALS, rows
+
+from ddaepp_jax import config as schema
+from ddaepp_jax.training.checkpoint import steps_of
+
+ROOT = Path(__file__).parents[2]
+GCLOUD = ROOT / "tests" / "helpers" / "gcloud"
+STEPS = 400
+FIELDS = NO_EVALS | dict(
+    train__steps=STEPS,
+    train__checkpoint_every=40,
+    train__log_every=10,
+    optimizer__schedule="constant",
+)
+
+
+class Pod:
+    """A slice of two hosts that the stand-in makes, and the script that starts runs on it."""
+
+    def __init__(self, root: Path, **variables: str) -> None:
+        (root / "bin").mkdir()
+        (root / "bin" / "gcloud").symlink_to(GCLOUD)
+        self.state, self.workdir = root / "state", root / "shared" / "run"
+        self.state.mkdir()
+        arguments = [f"--config.{name.replace('__', '.')}={x}" for name, x in FIELDS.items()]
+        self.environment = {
+            **os.environ,
+            "PATH": f"{root / 'bin'}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": "",  # The hosts run the sources that were shipped to them.
+            "GCLOUD_STATE": str(self.state),
+            "JAX_PLATFORMS": "cpu",
+            "JAX_NUM_CPU_DEVICES": "2",
+            "JAX_COMPILATION_CACHE_DIR": "",
+            "CONFIG": f"{Path(schema.__file__).relative_to(ROOT)}:tiny",
+            "ARGS": " ".join(arguments),
+            "WORKDIR": str(self.workdir),
+            "DEVICES": "4",
+            "INSTALL": "true",
+            "PYTHON": sys.executable,
+            "POLL": "0.5",
+            **variables,
+        }
+
+    def start(self, *arguments: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            ["bash", str(ROOT / "launch" / "tpu_pod.sh"), *arguments],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, *arguments: str) -> tuple[int, str]:
+        process = self.start(*arguments)
+        output, _ = process.communicate(timeout=600)
+        return process.returncode, output
+
+    def calls(self) -> list[str]:
+        """Returns what the script asked of gcloud, but for looks at the state and the run."""
+        lines = (self.state / "calls.jsonl").read_text().splitlines()
+        calls = [" ".join(json.loads(line)) for line in lines]
+        return [call for call in calls if "describe" not in call and "ended=" not in call]
+
+    def set_state(self, **states: str) -> None:
+        (self.state / "state.json").write_text(json.dumps(states))
+
+
+def words(text: str, calls: list[str]) -> list[str]:
+    """Returns which words of a text are in each call, in order, to compare orders of events."""
+    return [word for call in calls for word in text.split() if word in call]
+
+
+def test_a_dry_run_asks_for_nothing(tmp_path):
+    pod = Pod(tmp_path, BUCKET="mine", PROJECT="project", COORDINATOR_PORT="8476")
+    code, output = pod.run("--dry_run", "up")
+    assert code == 0 and not (pod.state / "calls.jsonl").exists()
+    commands = [line for line in output.splitlines() if line.startswith("+ gcloud compute tpus ")]
+    order = "create scp ddaepp_jax.preflight ddaepp_jax.main delete"
+    assert words(order, output.splitlines()) == order.split()
+    assert "--spot" in commands[0] and "--project=project" in commands[0]
+    assert "--coordinator=auto" in output and "JAX_COORDINATOR_PORT=8476" in output
+    assert "gcsfuse" in output and "'mine'" in output
+
+
+def test_without_a_queue_a_tpu_vm_is_made(tmp_path):
+    pod = Pod(tmp_path, QUEUED="no", SPOT="no")
+    _, output = pod.run("--dry_run", "up")
+    assert "tpu-vm create ddaepp --version=" in output and "--spot" not in output
+    assert "queued-resources" not in output and "tpu-vm delete ddaepp --quiet" in output
+
+
+def test_an_unknown_command_is_refused(tmp_path):
+    code, output = Pod(tmp_path).run("fly")
+    assert code == 2 and "usage" in output and "preflight" in output
+
+
+@pytest.mark.parametrize("queued", ["SUSPENDED", "FAILED", "ACTIVE"])
+def test_what_was_preempted_is_made_anew(tmp_path, queued):
+    pod = Pod(tmp_path)
+    pod.set_state(queued=queued, vm="PREEMPTED")
+    code, output = pod.run("create")
+    assert code == 0 and "made anew" in output
+    delete, create = pod.calls()
+    assert "queued-resources delete ddaepp --force --quiet" in delete
+    assert "queued-resources create ddaepp --node-id=ddaepp" in create
+    assert pod.run("create")[0] == 0 and len(pod.calls()) == 2  # It is used again.
+
+
+def test_a_failed_preflight_ends_it(tmp_path):
+    pod = Pod(tmp_path, PYTHON="false")
+    code, output = pod.run("up")
+    assert code == 2 and "the start failed" in output and "delete" in output
+    assert words("create preflight ddaepp_jax.main delete", pod.calls()) == ["create", "preflight"]
+
+
+@pytest.mark.parametrize(
+    ("codes", "outcome"),
+    [
+        (("0", "0"), "complete"),
+        (("143", "75"), "again"),
+        (("129", None), "again"),
+        (("137", "0"), "again"),
+        (("75", "1"), "failed 1"),
+        (("2", "2"), "failed 2"),
+        (("stopped", "143"), "stopped"),
+    ],
+)
+def test_exit_codes_decide_what_comes_next(tmp_path, codes, outcome):
+    pod = Pod(tmp_path)
+    pod.set_state(queued="ACTIVE", vm="READY")
+    for number, code in enumerate(codes):
+        home = pod.state / f"host{number}"
+        home.mkdir()
+        if code == "stopped":
+            (home / "stopped").touch()
+        elif code:
+            (home / "exit_code").write_text(f"{code}\n")
+    assert f"the run: {outcome}\n" in pod.run("status")[1]
+
+
+@pytest.mark.slow
+def test_a_run_survives_a_preemption(tmp_path):
+    pod = Pod(tmp_path)
+    process = pod.start("up")
+    try:
+        deadline = time.monotonic() + 400
+        while not steps_of(pod.workdir / "checkpoints"):
+            assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+            time.sleep(0.1)
+        subprocess.run([GCLOUD, "preempt"], env=pod.environment, check=True)
+        output, _ = process.communicate(timeout=600)
+    finally:
+        process.kill()
+    assert process.returncode == 0, output
+    order = "create scp ddaepp_jax.preflight ddaepp_jax.main delete"
+    assert words(order, pod.calls()) == order.split() * 2
+    assert "the run: again" in output and "the run: complete" in output
+    assert "made anew" in output and output.count("pass  train step") == 2
+    assert max(steps_of(pod.workdir / "checkpoints")) == STEPS
+    logged = [row["step"] for row in rows(pod.workdir) if "train/loss" in row]
+    assert logged == list(range(10, STEPS + 1, 10))
+
+
+@pytest.mark.slow
+def test_a_run_is_stopped_and_followed_again(tmp_path):
+    pod = Pod(tmp_path, ARGS="--config.train.steps=1000000")
+    for command in ("create", "ship", "run"):
+        assert pod.run(command)[0] == 0
+    assert "the run: running" in pod.run("status")[1]
+    process = pod.start("up")  # It takes over what runs.
+    time.sleep(5)
+    assert pod.run("stop")[0] == 0
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and "the run: stopped" in output
+    assert words("create jax.main preflight", pod.calls()) == ["create", "jax.main"]
+    assert pod.run("delete")[0] == 0 and not (pod.state / "host0").exists()
