@@ -4,24 +4,13 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from helpers.run import NO_EVALS, rows
-
-from ddaepp_jax import config as schema
-from ddaepp_jax.training.checkpoint import steps_of
+from helpers.launched import SECONDS, Launched
 
 ROOT = Path(__file__).parents[2]
 GCLOUD = ROOT / "tests" / "helpers" / "gcloud"
-STEPS = 400
-FIELDS = NO_EVALS | dict(
-    train__steps=STEPS,
-    train__checkpoint_every=40,
-    train__log_every=10,
-    optimizer__schedule="constant",
-)
 
 
 class Pod:
@@ -30,9 +19,8 @@ class Pod:
     def __init__(self, root: Path, **variables: str) -> None:
         (root / "bin").mkdir()
         (root / "bin" / "gcloud").symlink_to(GCLOUD)
-        self.state, self.workdir = root / "state", root / "shared" / "run"
+        self.state, self.launched = root / "state", Launched(root)
         self.state.mkdir()
-        arguments = [f"--config.{name.replace('__', '.')}={x}" for name, x in FIELDS.items()]
         self.environment = {
             **os.environ,
             "PATH": f"{root / 'bin'}{os.pathsep}{os.environ['PATH']}",
@@ -41,9 +29,8 @@ class Pod:
             "JAX_PLATFORMS": "cpu",
             "JAX_NUM_CPU_DEVICES": "2",
             "JAX_COMPILATION_CACHE_DIR": "",
-            "CONFIG": f"{Path(schema.__file__).relative_to(ROOT)}:tiny",
-            "ARGS": " ".join(arguments),
-            "WORKDIR": str(self.workdir),
+            "CONFIG": str(self.launched.config),
+            "WORKDIR": str(self.launched.workdir),
             "DEVICES": "4",
             "INSTALL": "true",
             "PYTHON": sys.executable,
@@ -62,7 +49,7 @@ class Pod:
 
     def run(self, *arguments: str) -> tuple[int, str]:
         process = self.start(*arguments)
-        output, _ = process.communicate(timeout=600)
+        output, _ = process.communicate(timeout=SECONDS)
         return process.returncode, output
 
     def calls(self) -> list[str]:
@@ -153,12 +140,10 @@ def test_a_run_survives_a_preemption(tmp_path):
     pod = Pod(tmp_path)
     process = pod.start("up")
     try:
-        deadline = time.monotonic() + 400
-        while not steps_of(pod.workdir / "checkpoints"):
-            assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
-            time.sleep(0.1)
+        pod.launched.wait(lambda: process.poll() is None)
         subprocess.run([GCLOUD, "preempt"], env=pod.environment, check=True)
-        output, _ = process.communicate(timeout=600)
+        length = pod.launched.end_soon()
+        output, _ = process.communicate(timeout=SECONDS)
     finally:
         process.kill()
     assert process.returncode == 0, output
@@ -166,21 +151,22 @@ def test_a_run_survives_a_preemption(tmp_path):
     assert words(order, pod.calls()) == order.split() * 2
     assert "the run: again" in output and "the run: complete" in output
     assert "made anew" in output and output.count("pass  train step") == 2
-    assert max(steps_of(pod.workdir / "checkpoints")) == STEPS
-    logged = [row["step"] for row in rows(pod.workdir) if "train/loss" in row]
-    assert logged == list(range(10, STEPS + 1, 10))
+    pod.launched.check(length)
 
 
 @pytest.mark.slow
-def test_a_run_is_stopped_and_followed_again(tmp_path):
-    pod = Pod(tmp_path, ARGS="--config.train.steps=1000000")
+def test_a_run_is_taken_over_and_stopped(tmp_path):
+    pod = Pod(tmp_path)
     for command in ("create", "ship", "run"):
         assert pod.run(command)[0] == 0
     assert "the run: running" in pod.run("status")[1]
-    process = pod.start("up")  # It takes over what runs.
-    time.sleep(5)
-    assert pod.run("stop")[0] == 0
-    output, _ = process.communicate(timeout=60)
+    process = pod.start("up")
+    try:
+        pod.launched.wait(lambda: process.poll() is None)
+        assert pod.run("stop")[0] == 0
+        output, _ = process.communicate(timeout=SECONDS)
+    finally:
+        process.kill()
     assert process.returncode == 0 and "the run: stopped" in output
     assert words("create jax.main preflight", pod.calls()) == ["create", "jax.main"]
     assert pod.run("delete")[0] == 0 and not (pod.state / "host0").exists()
