@@ -1,4 +1,8 @@
-"""Slurm on one machine: a controller and a node of our own, which share nothing with another."""
+"""Slurm on one machine: a controller and a node of our own, which share nothing with another.
+
+JAX derives the port where processes meet from the number of the job; the first job's number differs
+from cluster to cluster, too.
+"""
 
 import os
 import shutil
@@ -12,9 +16,10 @@ GPUS = ("/dev/null", "/dev/zero")  # files that stand for devices
 CONFIG = """
 ClusterName=test
 SlurmctldHost=localhost
-SlurmUser={user}
-SlurmdUser={user}
+SlurmUser=root
+SlurmdUser=root
 SlurmctldPort={controller}
+FirstJobId={controller}
 SlurmdPort={node}
 AuthType=auth/none
 CredType=cred/none
@@ -66,9 +71,7 @@ class Slurm:
             for listener in (first, second):
                 listener.bind(("127.0.0.1", 0))
                 ports.append(listener.getsockname()[1])
-        text = CONFIG.format(
-            root=self._root, user="root", controller=ports[0], node=ports[1], gpus=len(GPUS)
-        )
+        text = CONFIG.format(root=self._root, controller=ports[0], node=ports[1], gpus=len(GPUS))
         (self._root / "slurm.conf").write_text(text)
         devices = [f"NodeName=localhost Name=gpu File={file}\n" for file in GPUS]
         (self._root / "gres.conf").write_text("".join(devices))

@@ -10,7 +10,7 @@ import pytest
 from helpers.launched import SECONDS, Launched
 
 ROOT = Path(__file__).parents[2]
-GCLOUD = ROOT / "tests" / "helpers" / "gcloud"
+GCLOUD = ROOT / "tests" / "helpers" / "gcloud.py"
 
 
 class Pod:
@@ -18,7 +18,9 @@ class Pod:
 
     def __init__(self, root: Path, **variables: str) -> None:
         (root / "bin").mkdir()
-        (root / "bin" / "gcloud").symlink_to(GCLOUD)
+        self.gcloud = root / "bin" / "gcloud"
+        self.gcloud.write_text(f'#!/bin/sh\nexec {sys.executable} {GCLOUD} "$@"\n')
+        self.gcloud.chmod(0o755)
         self.state, self.launched = root / "state", Launched(root)
         self.state.mkdir()
         self.environment = {
@@ -34,7 +36,7 @@ class Pod:
             "DEVICES": "4",
             "INSTALL": "true",
             "PYTHON": sys.executable,
-            "POLL": "0.5",
+            "POLL": "1",
             **variables,
         }
 
@@ -141,7 +143,7 @@ def test_a_run_survives_a_preemption(tmp_path):
     process = pod.start("up")
     try:
         pod.launched.wait(lambda: process.poll() is None)
-        subprocess.run([GCLOUD, "preempt"], env=pod.environment, check=True)
+        subprocess.run([pod.gcloud, "preempt"], env=pod.environment, check=True)
         length = pod.launched.end_soon()
         output, _ = process.communicate(timeout=SECONDS)
     finally:

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """A stand-in for gcloud's TPU commands: hosts are directories, and their commands local processes.
 
 $GCLOUD_STATE holds calls.jsonl, the arguments of every call; state.json, the states of the queued
