@@ -21,7 +21,7 @@ QUEUED="${QUEUED:-yes}"                              # no: a TPU VM at once, or 
 BUCKET="${BUCKET:-}"                                 # Cloud Storage bucket to mount at MOUNT
 MOUNT="${MOUNT:-/mnt/ddaepp}"
 CONFIG="${CONFIG:-configs/uvit_cifar.py}"
-WORKDIR="${WORKDIR:-$MOUNT/runs/$(basename "$CONFIG" .py)}"  # on storage that all hosts share
+WORKDIR="${WORKDIR:-$MOUNT/runs/$(basename "${CONFIG%.py*}")}"  # on storage that all hosts share
 ARGS="${ARGS:-}"                                     # e.g. "--config.data.data_dir=/mnt/ddaepp/data"
 RESTARTS="${RESTARTS:-100}"                          # most new starts of "up"
 POLL="${POLL:-60}"                                   # seconds between two looks at the run

@@ -48,12 +48,12 @@ class Launched:
 
     def end_soon(self) -> int:
         """Sets the length for the next start; returns it."""
-        length = max(self.steps()) + 2 * EVERY
+        length = max(self.steps()) // EVERY * EVERY + 2 * EVERY
         (self.config.parent / "steps").write_text(str(length))
         return length
 
     def check(self, length: int) -> None:
         """Checks that the run has all its steps, and that its metrics have no gap."""
         assert max(self.steps()) == length
-        logged = [row["step"] for row in rows(self.workdir) if "train/loss" in row]
+        logged = [row["step"] for row in rows(self.workdir) if "loss" in row]
         assert logged == list(range(LOGGED, length + 1, LOGGED))

@@ -19,14 +19,14 @@ needs_slurm = pytest.mark.skipif(bool(slurm.missing()), reason=slurm.missing() o
 def test_a_dry_run_prints_both_steps():
     done = subprocess.run(
         ["bash", SCRIPT, "--dry_run"],
-        env=os.environ | {"CONFIG": "configs/dit_s_cifar.py", "ARGS": "--config.seed=1 --x=2"},
+        env=os.environ | {"CONFIG": "configs/dit_s_cifar.py:tiny", "ARGS": "--config.seed=1 --x=2"},
         capture_output=True,
         text=True,
         check=True,
     )
     preflight, main = done.stdout.splitlines()
     assert preflight.startswith("+ srun ") and "-m ddaepp_jax.preflight" in preflight
-    assert "-m ddaepp_jax.main --config=configs/dit_s_cifar.py" in main
+    assert "-m ddaepp_jax.main --config=configs/dit_s_cifar.py:tiny" in main
     assert "--workdir=runs/dit_s_cifar --coordinator=auto --config.seed=1 --x=2" in main
 
 
@@ -35,7 +35,7 @@ class Job:
 
     def __init__(self, cluster: slurm.Slurm, root: Path, **variables: str) -> None:
         self.cluster, self.launched, self.output = cluster, Launched(root), root / "log"
-        options = ["--ntasks-per-node=2", "--cpus-per-task=1", "--gres=gpu:2"]
+        options = ["--ntasks-per-node=2", "--cpus-per-task=2", "--gres=gpu:2"]
         self.number = cluster.command(
             *("sbatch", "--parsable", f"--chdir={ROOT}", f"--output={self.output}", *options),
             SCRIPT,
@@ -78,6 +78,7 @@ def test_a_job_whose_time_ends_goes_on(cluster, tmp_path):
     output = job.wait("COMPLETED", "FAILED")
     assert job.state() == "COMPLETED", output
     assert cluster.job(job.number, "Restarts") == "1"
+    assert output.count("srun --cpus-per-task=2") == 4  # srun does not take it from the job.
     assert output.count("2 processes on 1 host") == 2 and "exit code 143" in output
     job.launched.check(length)
 
