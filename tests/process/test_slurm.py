@@ -74,6 +74,8 @@ def test_a_job_whose_time_ends_goes_on(cluster, tmp_path):
     cluster.command("scancel", "--signal=TERM", "--batch", job.number)
     assert "goes back into the queue" in job.wait("PENDING", "REQUEUED")
     length = job.launched.end_soon()
+    time.sleep(5)  # The node refuses a job again for as long as it clears up after it.
+    # Slurm itself would wait for two minutes.
     cluster.command("scontrol", "update", f"JobId={job.number}", "StartTime=now")
     output = job.wait("COMPLETED", "FAILED")
     assert job.state() == "COMPLETED", output
