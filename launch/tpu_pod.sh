@@ -63,6 +63,7 @@ described() {  # described queued-resources|tpu-vm FIELD: MISSING and UNKNOWN st
   elif [[ "$text" == *NOT_FOUND* ]]; then
     echo MISSING
   else
+    echo "$text" >&2
     echo UNKNOWN
   fi
 }

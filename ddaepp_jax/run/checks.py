@@ -24,7 +24,7 @@ from ddaepp_jax.config import saved
 from ddaepp_jax.data.fingerprint import fingerprint
 from ddaepp_jax.run.describe import gigabytes
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
+PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint")
 CLOCKS = 5.0  # seconds by which the hosts' clocks may differ
 SEEN = 10.0  # seconds in which a new file is seen through storage that is shared
 
@@ -57,11 +57,19 @@ def own_facts(config: ConfigDict) -> dict[str, Any]:
         "host": socket.gethostname(),
         "config": hashlib.blake2b(saved.to_json(config).encode(), digest_size=6).hexdigest(),
         "Python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in PACKAGES},
+        **{name: _version(name) for name in PACKAGES},
         "ddaepp_jax": ddaepp_jax.__version__,
         "sources": digest.hexdigest(),
         "commit": _commit(package),
     }
+
+
+def _version(package: str) -> str:
+    """Returns the version of an installed package; "none" if it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
 
 
 def _commit(package: Path) -> str:

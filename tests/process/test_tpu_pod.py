@@ -93,6 +93,15 @@ def test_an_unknown_command_is_refused(tmp_path):
     assert code == 2 and "usage" in output and "preflight" in output
 
 
+def test_an_error_of_gcloud_is_shown(tmp_path):
+    pod = Pod(tmp_path)
+    pod.gcloud.write_text("#!/bin/sh\necho 'ERROR: you are not logged in' >&2\nexit 1\n")
+    code, output = pod.run("status")
+    assert code == 0 and "not logged in" in output and "ddaepp: unknown" in output
+    code, output = pod.run("ship")
+    assert code == 1 and "not logged in" in output
+
+
 @pytest.mark.parametrize("queued", ["SUSPENDED", "FAILED", "ACTIVE"])
 def test_what_was_preempted_is_made_anew(tmp_path, queued):
     pod = Pod(tmp_path)

@@ -1,6 +1,7 @@
 """Each check of preflight can fail, and its line names the host and the mend."""
 
 import json
+import platform
 import socket
 import threading
 from types import SimpleNamespace
@@ -126,7 +127,8 @@ def test_checks_pass():
 def test_what_a_process_finds(tmp_path):
     """The facts are those of this machine, and survive JSON."""
     own = checks.own_facts(config())
-    assert own["jax"] == jax.__version__ and own["host"] == socket.gethostname()
+    assert own["jax"] == jax.__version__ and own["Python"] == platform.python_version()
+    assert checks._version("no-such-package") == "none" and own["host"] == socket.gethostname()
     assert own["config"] != checks.own_facts(config(seed=1))["config"]
     assert json.loads(json.dumps(own)) == own
     assert len(checks.data_facts(config())["data"]) == 16
