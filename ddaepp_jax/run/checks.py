@@ -5,7 +5,6 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import platform
-import shutil
 import socket
 import subprocess
 import time
@@ -44,7 +43,7 @@ class Check:
         return f"{'pass' if self.passed else 'FAIL'}  {self.name:<14} {self.line}"
 
 
-Facts = Sequence[dict[str, Any]]  # what each process found, by its number
+Facts = Sequence[dict[str, Any]]  # what each process found, with its host, by its number
 
 
 def own_facts(config: ConfigDict) -> dict[str, Any]:
@@ -89,7 +88,7 @@ def check_processes(facts: Facts, hosts: int | None) -> Check:
     """
     names = sorted({fact["host"] for fact in facts})
     seen = f"{_count(len(facts), 'process')} on {_count(len(names), 'host')}"
-    shown = ", ".join(names[:4]) + (", .." if len(names) > 4 else "")
+    shown = _listed(names)
     if hosts is not None and hosts != len(names):
         mend = "start the program on all hosts, with --coordinator, or change --hosts"
         return Check("processes", False, f"{seen} ({shown}), but --hosts={hosts}; {mend}")
@@ -123,8 +122,7 @@ def _difference(name: str, facts: Facts) -> str:
     ]
     if not others:
         return ""
-    shown = ", ".join(others[:4]) + (", .." if len(others) > 4 else "")
-    return f"{name} {shown}, but {common} on {_place_of(common, name, facts)}"
+    return f"{name} {_listed(others)}, but {common} on {_place_of(common, name, facts)}"
 
 
 def _place(number: int, facts: Facts) -> str:
@@ -136,22 +134,15 @@ def _place_of(value: Any, name: str, facts: Facts) -> str:
     return _place(places[0], facts) if len(places) == 1 else f"{len(places)} others"
 
 
-def check_clocks(times: Sequence[float], facts: Facts) -> Check:
-    """Checks that the hosts' clocks agree.
-
-    Args:
-      times: seconds since the epoch by each process's clock, at about the same moment.
-    """
-    offsets = np.array(times) - np.median(times)
-    worst = int(np.abs(offsets).argmax())
+def check_clocks(facts: Facts) -> Check:
+    """Checks that the clocks, read by all processes at about the same moment, agree."""
+    times = np.array([fact["time"] for fact in facts])
+    worst = int(np.abs(times - np.median(times)).argmax())
     spread = float(np.ptp(times))
     if spread > CLOCKS:
-        return Check(
-            "clocks",
-            False,
-            f"differ by {spread:.1f} s, that of {_place(worst, facts)} most; set the clock by the "
-            "network (NTP) there",
-        )
+        mend = "set the clock by the network (NTP) there"
+        line = f"differ by {spread:.1f} s, that of {_place(worst, facts)} most; {mend}"
+        return Check("clocks", False, line)
     return Check("clocks", True, f"differ by at most {spread:.2f} s")
 
 
@@ -164,15 +155,14 @@ def data_facts(config: ConfigDict) -> dict[str, Any]:
         return {"error": first_line(error), "data": "", "described": ""}
 
 
-def check_data(found: Facts, facts: Facts) -> Check:
+def check_data(facts: Facts) -> Check:
     """Checks that all processes read the same training data."""
-    together = [{**fact, **of_data} for fact, of_data in zip(facts, found, strict=True)]
-    if line := _first_error("data", together):
+    if line := _first_error("data", facts):
         return line
-    if different := _difference("data", together):
+    if different := _difference("data", facts):
         mend = "give all hosts the same data (data.data_dir)"
         return Check("data", False, f"{different}; {mend}")
-    return Check("data", True, f"{found[0]['described']}, fingerprint {found[0]['data']}")
+    return Check("data", True, f"{facts[0]['described']}, fingerprint {facts[0]['data']}")
 
 
 def directory_facts(workdir: Path, token: str) -> dict[str, Any]:
@@ -180,29 +170,23 @@ def directory_facts(workdir: Path, token: str) -> dict[str, Any]:
     deadline = time.monotonic() + SEEN
     while not (seen := (workdir / token).exists()) and time.monotonic() < deadline:
         time.sleep(0.2)
-    error, free = "", 0
+    error = ""
     try:
         if seen:  # It is the directory of process 0, and not another of the same name.
             try_writing(workdir)
-            free = shutil.disk_usage(workdir).free
     except OSError as raised:
         error = f"cannot write in {workdir} ({raised.strerror}); give this user the right to"
-    return {"seen": seen, "error": error, "free": free}
+    return {"seen": seen, "error": error}
 
 
-def check_directory(found: Facts, workdir: Path, facts: Facts) -> Check:
+def check_directory(facts: Facts, workdir: Path) -> Check:
     """Checks that all processes can write in one and the same run directory."""
-    together = [{**fact, **of_directory} for fact, of_directory in zip(facts, found, strict=True)]
-    if line := _first_error("run directory", together):
+    if line := _first_error("run directory", facts):
         return line
-    if blind := [_place(number, facts) for number, fact in enumerate(found) if not fact["seen"]]:
-        shown = ", ".join(blind[:4]) + (", .." if len(blind) > 4 else "")
-        return Check(
-            "run directory",
-            False,
-            f"--workdir: {workdir} on {shown} is not that of process 0; give a directory on "
-            "storage that all hosts share, e.g. a mounted bucket or NFS",
-        )
+    if blind := [_place(number, facts) for number, fact in enumerate(facts) if not fact["seen"]]:
+        mend = "give one on storage that all hosts share, e.g. a mounted bucket or NFS"
+        line = f"--workdir: {workdir} on {_listed(blind)} is not that of process 0; {mend}"
+        return Check("run directory", False, line)
     return Check("run directory", True, f"{workdir} is shared and can be written")
 
 
@@ -220,40 +204,37 @@ def check_space(needed: int, free: int, workdir: Path) -> Check:
     return Check("space", True, line)
 
 
-def check_devices(found: Facts, devices: int | None, facts: Facts) -> Check:
+def check_devices(facts: Facts, devices: int | None) -> Check:
     """Checks the number of devices, and that all are of one kind.
 
     Args:
       devices: number of devices that is expected; None takes any.
     """
-    together = [{**fact, **of_devices} for fact, of_devices in zip(facts, found, strict=True)]
-    total = sum(fact["devices"] for fact in found)
+    total = sum(fact["devices"] for fact in facts)
     for name in ("kind", "devices"):
-        if different := _difference(name, together):
+        if different := _difference(name, facts):
             mend = "give all processes the same devices"
             return Check("devices", False, f"{different}; {mend}")
-    line = f"{_count(total, 'device')} ({found[0]['kind']}), {found[0]['devices']} a process"
+    line = f"{_count(total, 'device')} ({facts[0]['kind']}), {facts[0]['devices']} a process"
     if devices is not None and devices != total:
         mend = "see whether another program holds the others, or change --devices"
         return Check("devices", False, f"{line}, but --devices={devices}; {mend}")
     return Check("devices", True, line)
 
 
-def check_fields(found: Facts, facts: Facts) -> Check:
+def check_fields(facts: Facts) -> Check:
     """Checks that the devices divide the batch, and that the config's fields fit the data."""
-    together = [{**fact, **of_fields} for fact, of_fields in zip(facts, found, strict=True)]
-    if line := _first_error("batch", together):
+    if line := _first_error("batch", facts):
         return line
-    return Check("batch", True, f"{found[0]['batch']} images, {found[0]['each']} a device")
+    return Check("batch", True, f"{facts[0]['batch']} images, {facts[0]['each']} a device")
 
 
-def check_memory(found: Facts, facts: Facts) -> Check:
+def check_memory(facts: Facts) -> Check:
     """Checks the compiled program's memory against the smallest device's."""
-    together = [{**fact, **of_memory} for fact, of_memory in zip(facts, found, strict=True)]
-    if line := _first_error("memory", together):
+    if line := _first_error("memory", facts):
         return line
-    needed = max(fact["memory"] for fact in found)
-    limits = [fact["limit"] for fact in found if fact["limit"]]
+    needed = max(fact["memory"] for fact in facts)
+    limits = [fact["limit"] for fact in facts if fact["limit"]]
     if not limits:
         return Check("memory", True, f"{gigabytes(needed)} a device; its limit is not known here")
     line = f"{gigabytes(needed)} of {gigabytes(min(limits))} a device"
@@ -263,14 +244,19 @@ def check_memory(found: Facts, facts: Facts) -> Check:
     return Check("memory", True, f"{line}, by the compiler")
 
 
+def _listed(texts: Sequence[str]) -> str:
+    """Joins texts, at most the first four."""
+    return ", ".join(texts[:4]) + (", .." if len(texts) > 4 else "")
+
+
 def _count(number: int, name: str) -> str:
     plural = "es" if name.endswith("s") else "s"
     return f"{number} {name}{plural if number != 1 else ''}"
 
 
-def _first_error(name: str, together: Facts) -> Check | None:
+def _first_error(name: str, facts: Facts) -> Check | None:
     """Returns the failed check of the first process that has an error."""
-    for number, fact in enumerate(together):
+    for number, fact in enumerate(facts):
         if fact["error"]:
-            return Check(name, False, f"on {_place(number, together)}: {fact['error']}")
+            return Check(name, False, f"on {_place(number, facts)}: {fact['error']}")
     return None

@@ -48,9 +48,14 @@ class Preflight:
         yield checks.check_versions(facts)
         yield checks.check_config(facts)
         self._peers.gather(None)
-        yield checks.check_clocks(self._peers.gather(time.time()), facts)
-        yield checks.check_data(self._peers.gather(checks.data_facts(self._config)), facts)
+        yield checks.check_clocks(self._gather({"time": time.time()}))
+        yield checks.check_data(self._gather(checks.data_facts(self._config)))
         yield self._check_directory()
+
+    def _gather(self, own: dict[str, Any]) -> Facts:
+        """Returns what each process found beside what is known of it."""
+        found = self._peers.gather(own)
+        return [{**fact, **further} for fact, further in zip(self._facts, found, strict=True)]
 
     def _check_directory(self) -> Check:
         token = error = ""
@@ -66,11 +71,11 @@ class Preflight:
         if error:
             return Check("run directory", False, error)
         try:
-            found = self._peers.gather(checks.directory_facts(self._workdir, token))
+            found = self._gather(checks.directory_facts(self._workdir, token))
         finally:
             if self._peers.number == 0:
                 (self._workdir / token).unlink(missing_ok=True)
-        return checks.check_directory(found, self._workdir, self._facts)
+        return checks.check_directory(found, self._workdir)
 
     def join(self, start: Callable[[], None]) -> None:
         """Starts JAX in all processes.
@@ -94,9 +99,9 @@ class Preflight:
         """
         local = jax.local_devices()
         own = {"devices": len(local), "kind": local[0].device_kind}
-        yield checks.check_devices(self._peers.gather(own), devices, self._facts)
+        yield checks.check_devices(self._gather(own), devices)
         plan, own = self._plan()
-        batch = checks.check_fields(self._peers.gather(own), self._facts)
+        batch = checks.check_fields(self._gather(own))
         yield batch
         if plan is None or not batch.passed:
             return
@@ -109,7 +114,7 @@ class Preflight:
         yield reduced
         source = build.source(self._config, plan.data, plan.mesh)
         program, own = rehearsal.compiled(plan, source)
-        memory = checks.check_memory(self._peers.gather(own), self._facts)
+        memory = checks.check_memory(self._gather(own))
         yield memory
         if program and memory.passed:
             with self._within("the train step does not end", "raise --timeout, if it is long"):

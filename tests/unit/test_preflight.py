@@ -29,11 +29,13 @@ def facts(name, *values):
 
 
 def found(*changes, **common):
-    return [{**common, **change} for change in (*changes, *({},) * (3 - len(changes)))]
+    """What three processes found: the common facts, with changes to the first ones."""
+    changes = (*changes, *({},) * (3 - len(changes)))
+    return [host | common | change for host, change in zip(HOSTS, changes, strict=True)]
 
 
 GOOD_DATA = dict(error="", data="12ab", described="digits")
-GOOD_DIRECTORY = dict(seen=True, error="", free=9)
+GOOD_DIRECTORY = dict(seen=True, error="")
 GOOD_DEVICES = dict(devices=4, kind="TPU v5e")
 GOOD_FIELDS = dict(error="", batch=48, each=4)
 GOOD_MEMORY = dict(error="", memory=3 * 2**30, limit=4 * 2**30)
@@ -51,23 +53,24 @@ GOOD_MEMORY = dict(error="", memory=3 * 2**30, limit=4 * 2**30)
             lambda: checks.check_config(facts("config", "x", "x", "y")),
             ["config y on c (process 2)", "--config"],
         ),
-        (lambda: checks.check_clocks([0.0, 0.1, 9.0], HOSTS), ["9.0 s", "c (process 2)", "NTP"]),
         (
-            lambda: checks.check_data(found({}, {"data": "34cd"}, **GOOD_DATA), HOSTS),
+            lambda: checks.check_clocks(facts("time", 0.0, 0.1, 9.0)),
+            ["9.0 s", "c (process 2)", "NTP"],
+        ),
+        (
+            lambda: checks.check_data(found({}, {"data": "34cd"}, **GOOD_DATA)),
             ["data 34cd on b (process 1)", "data.data_dir"],
         ),
         (
-            lambda: checks.check_data(found({"error": "data.name: gone"}, **GOOD_DATA), HOSTS),
+            lambda: checks.check_data(found({"error": "data.name: gone"}, **GOOD_DATA)),
             ["a (process 0): data.name: gone"],
         ),
         (
-            lambda: checks.check_directory(
-                found({}, {"seen": False}, **GOOD_DIRECTORY), "r", HOSTS
-            ),
+            lambda: checks.check_directory(found({}, {"seen": False}, **GOOD_DIRECTORY), "r"),
             ["--workdir: r on b (process 1)", "NFS"],
         ),
         (
-            lambda: checks.check_directory(found({"error": "no"}, **GOOD_DIRECTORY), "r", HOSTS),
+            lambda: checks.check_directory(found({"error": "no"}, **GOOD_DIRECTORY), "r"),
             ["a (process 0): no"],
         ),
         (
@@ -75,27 +78,27 @@ GOOD_MEMORY = dict(error="", memory=3 * 2**30, limit=4 * 2**30)
             ["1.00 GiB free", "2.00 GiB needed", "train.keep_checkpoints"],
         ),
         (
-            lambda: checks.check_devices(found({"devices": 3}, **GOOD_DEVICES), None, HOSTS),
+            lambda: checks.check_devices(found({"devices": 3}, **GOOD_DEVICES), None),
             ["devices 3 on a (process 0)", "the same devices"],
         ),
         (
-            lambda: checks.check_devices(found({}, {"kind": "cpu"}, **GOOD_DEVICES), None, HOSTS),
+            lambda: checks.check_devices(found({}, {"kind": "cpu"}, **GOOD_DEVICES), None),
             ["kind cpu on b (process 1)"],
         ),
         (
-            lambda: checks.check_devices(found(**GOOD_DEVICES), 16, HOSTS),
+            lambda: checks.check_devices(found(**GOOD_DEVICES), 16),
             ["12 devices", "--devices=16", "another program"],
         ),
         (
-            lambda: checks.check_fields(found({"error": "train.epochs: no"}, **GOOD_FIELDS), HOSTS),
+            lambda: checks.check_fields(found({"error": "train.epochs: no"}, **GOOD_FIELDS)),
             ["a (process 0): train.epochs: no"],
         ),
         (
-            lambda: checks.check_memory(found({}, {"limit": 2**30}, **GOOD_MEMORY), HOSTS),
+            lambda: checks.check_memory(found({}, {"limit": 2**30}, **GOOD_MEMORY)),
             ["3.00 GiB of 1.00 GiB", "train.batch_size", "mesh.fsdp"],
         ),
         (
-            lambda: checks.check_memory(found({"error": "RESOURCE"}, **GOOD_MEMORY), HOSTS),
+            lambda: checks.check_memory(found({"error": "RESOURCE"}, **GOOD_MEMORY)),
             ["a (process 0): RESOURCE"],
         ),
     ],
@@ -112,14 +115,14 @@ def test_checks_pass():
         checks.check_processes(HOSTS, 3),
         checks.check_versions(same),
         checks.check_config(facts("config", "x", "x", "x")),
-        checks.check_clocks([7.0, 7.1, 7.2], HOSTS),
-        checks.check_data(found(**GOOD_DATA), HOSTS),
-        checks.check_directory(found(**GOOD_DIRECTORY), "r", HOSTS),
+        checks.check_clocks(facts("time", 7.0, 7.1, 7.2)),
+        checks.check_data(found(**GOOD_DATA)),
+        checks.check_directory(found(**GOOD_DIRECTORY), "r"),
         checks.check_space(2**30, 2**31, "r"),
-        checks.check_devices(found(**GOOD_DEVICES), 12, HOSTS),
-        checks.check_fields(found(**GOOD_FIELDS), HOSTS),
-        checks.check_memory(found(**GOOD_MEMORY), HOSTS),
-        checks.check_memory(found(**GOOD_MEMORY | {"limit": 0}), HOSTS),
+        checks.check_devices(found(**GOOD_DEVICES), 12),
+        checks.check_fields(found(**GOOD_FIELDS)),
+        checks.check_memory(found(**GOOD_MEMORY)),
+        checks.check_memory(found(**GOOD_MEMORY | {"limit": 0})),
     ]
     assert [result for result in results if not result.passed] == []
 
