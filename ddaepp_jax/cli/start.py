@@ -41,19 +41,9 @@ def start_backend(
     Raises:
       InputError: an argument is wrong.
     """
-    if num_processes != 1 and ":" not in coordinator:
-        raise InputError(
-            f"--num_processes: {num_processes} needs --coordinator=HOST:PORT, where the processes "
-            "meet; give it, or leave this out"
-        )
-    if not 0 <= process_id < num_processes:
-        raise InputError(
-            f"--process_id: {process_id} is not in 0..{num_processes - 1}, the numbers below "
-            f"--num_processes={num_processes}; give one of these"
-        )
+    check_processes(coordinator, num_processes, process_id)
     if heartbeat_timeout < 1:
         raise InputError(f"--heartbeat_timeout: {heartbeat_timeout} is below 1; give more seconds")
-    _check_coordinator(coordinator)
     import jax
 
     if jax.config.jax_disable_jit:
@@ -84,6 +74,25 @@ def start_backend(
             directory.mkdir(parents=True, exist_ok=True)
             if os.access(directory, os.W_OK):
                 jax.config.update("jax_compilation_cache_dir", str(directory))
+
+
+def check_processes(coordinator: str, num_processes: int, process_id: int) -> None:
+    """Refuses arguments of ``start_backend`` that are wrong by themselves or together.
+
+    Raises:
+      InputError: an argument is wrong.
+    """
+    if num_processes != 1 and ":" not in coordinator:
+        raise InputError(
+            f"--num_processes: {num_processes} needs --coordinator=HOST:PORT, where the processes "
+            "meet; give it, or leave this out"
+        )
+    if not 0 <= process_id < num_processes:
+        raise InputError(
+            f"--process_id: {process_id} is not in 0..{num_processes - 1}, the numbers below "
+            f"--num_processes={num_processes}; give one of these"
+        )
+    _check_coordinator(coordinator)
 
 
 def _check_coordinator(coordinator: str) -> None:

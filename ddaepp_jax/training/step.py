@@ -193,7 +193,7 @@ def train_step(
     """
     loss_fn = lambda params, requests: _loss_of_passes(learner, params, state, requests)
     gradient = partial(jax.value_and_grad(loss_fn, has_aux=True), state.params)
-    requests = _requests(learner, learner.step_rng(state.step), batch)
+    requests = _requests(learner, learner.step_rng(state.number), batch)
     (loss, metrics), grads = parts.mean(gradient, requests, learner.parts)
     squares = jnp.stack([jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)])
     updates, opt_state = learner.optimizer.update(grads, state.opt_state, state.params)
