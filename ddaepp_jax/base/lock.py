@@ -13,7 +13,7 @@ NAME = ".lock"
 
 
 @contextlib.contextmanager
-def locked(directory: Path, mend: str) -> Iterator[None]:
+def locked(directory: Path, mend: str, wait: bool = False) -> Iterator[None]:
     """Holds the lock of a directory, so that no other process writes there meanwhile.
 
     The kernel frees the lock when the process ends, however it ends. The file of the lock stays;
@@ -22,6 +22,7 @@ def locked(directory: Path, mend: str) -> Iterator[None]:
     Args:
       directory: an existing directory.
       mend: what the user can do if another process holds the lock.
+      wait: whether to wait for that process instead of raising an error.
 
     Raises:
       InputError: another process holds the lock; the message names its process and machine. Or the
@@ -36,7 +37,7 @@ def locked(directory: Path, mend: str) -> Iterator[None]:
         ) from None
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             owner = os.read(descriptor, 1000).decode(errors="replace").strip() or "another process"
             raise InputError(f"{directory}: {owner} is writing there; {mend}") from None

@@ -44,7 +44,7 @@ def local_copy(place: str, step: int | str | None, snapshots: bool) -> Path:
       The run directory in the cache, ``ddaepp_jax/runs/`` in ``XDG_CACHE_HOME`` or ``~/.cache``.
 
     Raises:
-      InputError: there is no such run, it cannot be read, or another process copies it.
+      InputError: there is no such run, or it cannot be read.
     """
     if "://" not in place:
         place = str(local_path(place, "workdir").absolute())
@@ -56,7 +56,8 @@ def local_copy(place: str, step: int | str | None, snapshots: bool) -> Path:
         system, root = fsspec.url_to_fs(f"zip://::{place}" if zipped else place)
         files = _files(system.find(root), root, zipped, place)
         copy.mkdir(parents=True, exist_ok=True)
-        with locked(copy, "wait for it"):
+        # Processes of one machine share the copy, and those after the first find it up to date.
+        with locked(copy, "wait for it", wait=True):
             _copy(system, files, copy, step, snapshots)
     return copy
 
