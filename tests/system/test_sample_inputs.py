@@ -65,7 +65,7 @@ def test_no_checkpoint_yet(tmp_path):
         (["--guidance=nan"], "argument --guidance", ["'nan'", "finite"]),
         (["--autoguidance=inf"], "argument --autoguidance", ["'inf'", "finite"]),
         (["--options=clip=True,clip=False"], "argument --options", ["clip", "2 times"]),
-        (["--guide=s3://bucket/run"], "argument --guide", ["s3://bucket/run", "local"]),
+        (["--guide=cloud://bucket/run"], "workdir", ["cloud://bucket/run", "address"]),
         (["--guidance=2"], "guidance", ["labels"]),
         (["--guidance_interval=9"], "guidance_interval", ["(9.0,)", "rising"]),
         (["--labels=3"], "labels", ["without labels"]),
