@@ -33,7 +33,9 @@ def states() -> dict[str, str]:
 
 
 def set_states(**values: str) -> None:
-    (ROOT / "state.json").write_text(json.dumps(values))
+    new = ROOT / f"state.{os.getpid()}"
+    new.write_text(json.dumps(values))
+    new.replace(ROOT / "state.json")  # A reader sees the old states or the new ones.
 
 
 def homes() -> list[Path]:
