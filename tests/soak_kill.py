@@ -30,9 +30,9 @@ from ddaepp_jax import load
 from ddaepp_jax.base.ending import RESTART
 from ddaepp_jax.training.checkpoint import steps_of
 
-EVERY = 20  # steps from one save to the next
-STEPS = 100  # of the run for each kill
-SECONDS = 600  # after which a program hangs
+EVERY = 10  # steps from one save to the next
+STEPS = 20  # of the run for each kill
+SECONDS = 1800  # after which a program hangs
 HEARTBEAT = 10  # seconds
 FIELDS = NO_EVALS | dict(
     train__checkpoint_every=EVERY,

@@ -34,6 +34,7 @@ _LOST = re.compile(
 )
 
 _ending = threading.Lock()  # taken by the thread that ends the process
+_codes: list[int] = []  # the exit code, once a line is printed
 _leaving = threading.Event()
 _handlers: list[Any] = []  # of C; they must not be collected
 
@@ -99,9 +100,10 @@ def report_aborts() -> None:
 
     @ctypes.CFUNCTYPE(None, ctypes.c_int)
     def aborted(number: int) -> None:
-        line = "error: JAX aborted this process for the reason above: another process died or "
-        os.write(2, f"{line}cannot be reached, most likely; {MEND}\n".encode())
-        os._exit(RESTART)
+        if not _codes:
+            line = "error: JAX aborted this process for the reason above: another process died or "
+            os.write(2, f"{line}cannot be reached, most likely; {MEND}\n".encode())
+        os._exit(_codes[0] if _codes else RESTART)
 
     _handlers.append(aborted)
     library = ctypes.CDLL(None)
@@ -132,6 +134,7 @@ def _end(line: str, note: dict[str, Any]) -> NoReturn:
     """Prints a line, leaves a note for the other processes, and ends this one."""
     if board.joined():
         _ending.acquire()  # A second thread waits here until the process has ended.
+        _codes.append(note["code"])
     _print(line)
     if board.joined():
         _limited(lambda: _tell(note))

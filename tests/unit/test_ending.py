@@ -43,6 +43,7 @@ def second_of_two(monkeypatch):
     monkeypatch.setattr(board, "_process", 1)
     monkeypatch.setattr(board, "_processes", 2)
     monkeypatch.setattr(ending, "_ending", ending.threading.Lock())
+    monkeypatch.setattr(ending, "_codes", [])
 
     def end(code):
         raise Ended(code)
