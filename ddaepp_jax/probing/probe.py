@@ -13,7 +13,7 @@ from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.base.files import replace
 from ddaepp_jax.base.finite import check_finite
 from ddaepp_jax.base.numbers import finite
-from ddaepp_jax.base.processes import from_first, in_first
+from ddaepp_jax.base.processes import from_first, in_first, together
 from ddaepp_jax.base.results import Results, refuse_other
 from ddaepp_jax.base.unfinished import partial_directory, workspace
 from ddaepp_jax.data.datasets import Dataset
@@ -163,8 +163,7 @@ def _splits(
                 f"was trained on {trained.image_shape}; give its data"
             )
     if train.nbytes + test.nbytes <= device_bytes:
-        train = train.resident()
-        test = test.resident()
+        train, test = together(lambda: (train.resident(), test.resident()))
     return Splits(train, test, settings.held_out, settings.seed)
 
 

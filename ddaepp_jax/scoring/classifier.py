@@ -174,7 +174,7 @@ def train(
     state, seed_word = parallel.put((state, np.uint32(seed)), parallel.replicated(mesh))
     pad = max(data.image_shape[:2]) // 8
     step = make_step(module, recipe, flip=flip, pad=pad, mesh=mesh)
-    read = (data.resident() if data.nbytes <= RESIDENT_BYTES else data).gather
+    read = (together(data.resident) if data.nbytes <= RESIDENT_BYTES else data).gather
     (padded, _), *_ = parallel.batches(recipe.batch_size, recipe.batch_size, mesh)
 
     writing = Delayed()

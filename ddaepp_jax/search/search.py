@@ -80,7 +80,7 @@ def search(
     config = _short_run(config, min(steps, own))
     blocks, weights = _candidates(config, data, candidates)
     if data.nbytes <= config.data.device_bytes:
-        data = data.resident()  # Read once, not once a run.
+        data = together(data.resident)  # Read once, not once a run.
     made_of = {"images": from_first(lambda: fingerprint(data))}
     if weights is not None:
         made_of["initial weights"] = hashed(weights)[:16]
