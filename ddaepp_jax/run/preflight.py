@@ -112,11 +112,11 @@ class Preflight:
         with self._within("the all-reduce does not end", "see the network between the hosts"):
             reduced = rehearsal.all_reduce(plan.mesh)
         yield reduced
-        source = build.source(self._config, plan.data, plan.mesh)
-        program, own = rehearsal.compiled(plan, source)
+        program, own = rehearsal.compiled(plan)
         memory = checks.check_memory(self._gather(own))
         yield memory
         if program and memory.passed:
+            source = build.source(self._config, plan.data, plan.mesh)
             with self._within("the train step does not end", "raise --timeout, if it is long"):
                 step = rehearsal.train_step(program, source, plan)
             yield step

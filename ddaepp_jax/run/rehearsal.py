@@ -9,14 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ddaepp_jax import build
 from ddaepp_jax.base import parallel
 from ddaepp_jax.base.errors import InputError, first_line
 from ddaepp_jax.run.checks import Check
 from ddaepp_jax.run.describe import gigabytes
+from ddaepp_jax.run.fitting import compile_fitting
 from ddaepp_jax.run.train import Plan
 from ddaepp_jax.training.checkpoint import nbytes
-from ddaepp_jax.training.program import Program, compile_program
+from ddaepp_jax.training.memory import capacity
+from ddaepp_jax.training.program import Program
 from ddaepp_jax.training.snapshots import snapshot_content
 from ddaepp_jax.training.source import Source
 
@@ -61,23 +62,19 @@ def all_reduce(mesh: Mesh) -> Check:
     return Check("all-reduce", True, line)
 
 
-def compiled(plan: Plan, source: Source) -> tuple[Program | None, dict[str, Any]]:
-    """Compiles the train program.
+def compiled(plan: Plan) -> tuple[Program | None, dict[str, Any]]:
+    """Compiles the train program, as the run does.
 
     Returns:
-      The program, None if it does not compile; and the facts for ``checks.check_memory``: the bytes
-      that it needs on a device, the bytes of the smallest device here, 0 if it does not tell, and
+      The program, None if it does not fit; and the facts for ``checks.check_memory``: the bytes
+      that it needs on a device, the bytes of the smallest device, 0 where that is not known, and
       the error.
     """
-    stats = [device.memory_stats() or {} for device in jax.local_devices()]
-    limit = min(stat.get("bytes_limit", 0) for stat in stats)
-    rules = plan.config.mesh.rules
+    limit = capacity(plan.mesh) or 0
     try:
-        program = compile_program(
-            plan.learner, plan.mesh, rules, source, build.prepare(plan.config)
-        )
-    except (InputError, RuntimeError) as error:  # XLA finds that it does not fit.
-        return None, {"error": first_line(error), "memory": 0, "limit": limit}
+        program, _ = compile_fitting(plan.config, plan.learner, plan.data, plan.mesh)
+    except InputError as error:
+        return None, {"error": str(error), "memory": 0, "limit": limit}
     return program, {"error": "", "memory": program.memory, "limit": limit}
 
 

@@ -94,10 +94,6 @@ GOOD_MEMORY = dict(error="", memory=3 * 2**30, limit=4 * 2**30)
             ["a (process 0): train.epochs: no"],
         ),
         (
-            lambda: checks.check_memory(found({}, {"limit": 2**30}, **GOOD_MEMORY)),
-            ["3.00 GiB of 1.00 GiB", "train.batch_size", "mesh.fsdp"],
-        ),
-        (
             lambda: checks.check_memory(found({"error": "RESOURCE"}, **GOOD_MEMORY)),
             ["a (process 0): RESOURCE"],
         ),
