@@ -53,6 +53,8 @@ def start_backend(coordinator: str = "", num_processes: int = 1, process_id: int
     if coordinator:
         own = dict(coordinator_address=coordinator, num_processes=num_processes)
         own = {} if coordinator == "auto" else own | {"process_id": process_id}
+        # JAX's handler of SIGTERM would take the place of this package's, and go on.
+        jax.config.update("jax_enable_preemption_service", False)
         try:
             jax.distributed.initialize(**own)
         except (ValueError, RuntimeError) as error:
