@@ -4,6 +4,7 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def search(
             for seed, block in runs:
                 row = _train(config, seed, block, weights, data, mesh, bar)
                 rows[seed, block] = row | made_of
-                in_first(lambda row=rows[seed, block]: _append(workdir, row))
+                in_first(partial(_write_row, workdir, rows[seed, block]))
         curves = {block: {seed: rows[seed, block] for seed in seeds} for block in blocks}
         record = {
             "config": name,
@@ -105,7 +106,7 @@ def search(
         return from_first(lambda: _conclude(workdir, curves, record))
 
 
-def _append(workdir: Path, row: Mapping[str, Any]) -> None:
+def _write_row(workdir: Path, row: Mapping[str, Any]) -> None:
     """Writes the row of a run that has ended."""
     with _writing(workdir), (workdir / "curves.jsonl").open("a") as file:
         file.write(json.dumps(row) + "\n")

@@ -264,6 +264,6 @@ def test_a_name_given_twice_counts_once(opened):
 
 def test_features_that_are_not_finite(opened, monkeypatch):
     nothing = {"in_1": np.full((2, 32), np.nan, np.float32)}
-    monkeypatch.setattr(opened_run, "extract", lambda *_, **__: nothing)
+    monkeypatch.setattr(opened_run, "extract", lambda *_, **__: (nothing, np.zeros(2)))
     with expect_error("noise_level: 11", "64 of the 64 numbers of in_1", "another level or step"):
         opened.features(np.zeros((2, 8, 8, 1), np.uint8), 11, ["in_1"])

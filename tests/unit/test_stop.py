@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import time
 import pytest
 from helpers.errors import expect_error
 
+from ddaepp_jax.base.errors import Stopped
 from ddaepp_jax.base.lock import NAME, locked
 from ddaepp_jax.base.stop import SIGNALS, Signals, Stop
 
@@ -41,6 +43,21 @@ def test_the_first_signal_asks_to_stop(number, capsys):
         wait_for(lambda: stop.requested == number)
     assert {each: signal.getsignal(each) for each in SIGNALS} == before
     assert f"{SIGNALS[number]}: the answer" in capsys.readouterr().err
+
+
+def test_a_loop_inside_a_training_leaves_the_signal_to_it(capsys):
+    with Stop("the answer") as training, Stop() as inner:
+        os.kill(os.getpid(), signal.SIGTERM)
+        wait_for(lambda: training.requested == signal.SIGTERM)
+        inner.check()
+    assert not inner.requested
+    with Stop() as alone:  # prints nothing, as its check has the line
+        os.kill(os.getpid(), signal.SIGTERM)
+        wait_for(lambda: alone.requested)
+        with pytest.raises(Stopped, match="terminated; the same command") as stopped:
+            alone.check()
+    assert pickle.loads(pickle.dumps(stopped.value)).exit_code == 143
+    assert capsys.readouterr().err == "\nterminated: the answer\n"
 
 
 def test_a_second_sigterm_does_not_end_the_save():

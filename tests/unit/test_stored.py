@@ -3,12 +3,16 @@
 import errno
 import json
 import os
+import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+from ddaepp_jax.base.errors import Stopped
 from ddaepp_jax.base.parallel import make_mesh
 from ddaepp_jax.data.datasets import digits
 from ddaepp_jax.probing import stored
@@ -17,8 +21,14 @@ from ddaepp_jax.probing.features import Extraction, pixels
 IMAGES, BATCH = 40, 8
 
 
-def store(directory: Path, stop: int = 0) -> tuple[np.ndarray, np.ndarray, int]:
-    """Stores the pixels of some digits; the ``stop``-th batch that is read meets a Ctrl-C.
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def store(
+    directory: Path, stop: int = 0, event: Callable[[], None] = interrupt
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Stores the pixels of some digits; the ``stop``-th batch that is read meets an event.
 
     Returns the features, the labels, and how many batches were read.
     """
@@ -27,7 +37,7 @@ def store(directory: Path, stop: int = 0) -> tuple[np.ndarray, np.ndarray, int]:
     def read(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         reads.append(ids)
         if len(reads) == stop:
-            raise KeyboardInterrupt
+            event()
         return data.gather(ids)
 
     mesh = make_mesh((1, 1, 1), jax.devices()[:1])
@@ -60,6 +70,18 @@ def test_an_interrupt_loses_only_what_is_in_flight(stopped, capsys):
     assert json.loads((stopped / "whole.json").read_text())["rows"] == 2 * BATCH
     assert check(stopped) == 3 and check(stopped) == 0
     assert capsys.readouterr().out == ""
+
+
+def test_a_signal_loses_nothing_that_was_read(tmp_path):
+    def terminated() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)  # A thread takes the signal.
+
+    with pytest.raises(Stopped) as stopped:
+        store(tmp_path, 4, terminated)
+    assert stopped.value.exit_code == 143
+    assert json.loads((tmp_path / "whole.json").read_text())["rows"] == 4 * BATCH
+    assert check(tmp_path) == 1
 
 
 def cut(file: Path) -> None:
