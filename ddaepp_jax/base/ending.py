@@ -163,6 +163,8 @@ def _limited(function: Callable[[], T]) -> T | None:
 
 
 def _print(line: str) -> None:
+    if threading.current_thread() is not threading.main_thread():
+        line = f"\n{line}"  # The main thread may have left a progress bar there.
     with contextlib.suppress(OSError):  # The reader of a stream may be gone.
         print(line, file=sys.stderr, flush=True)
         sys.stdout.flush()

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from ddaepp_jax import build, evaluators
 from ddaepp_jax import config as schema
+from ddaepp_jax.base import parallel
 from ddaepp_jax.base.errors import InputError, NonFiniteError
 from ddaepp_jax.base.lock import locked
 from ddaepp_jax.base.paths import local_path
@@ -151,13 +152,13 @@ def _roll_back(state: TrainState, workdir: Path) -> TrainState:
     step, before = int(state.step), int(state.skipped)
     after = from_first(lambda: rollbacks.skipped_after(workdir, step, before))
     if after == before:
-        _say("rollback: no step after this checkpoint was not finite; no data are skipped")
+        _say(f"rollback: no bad step is known ahead of step {step}; no data are skipped")
         return state
     _say(
         f"rollback: from step {step} on, {after - before} batches are skipped, up to that of step "
         f"{step + after - before - 1}, which was not finite; {after} in all"
     )
-    return state.replace(skipped=jax.device_put(np.int32(after), state.skipped.sharding))
+    return state.replace(skipped=parallel.put(np.int32(after), state.skipped.sharding))
 
 
 def _initial_weights(plan: Plan, workdir: Path) -> Any | None:

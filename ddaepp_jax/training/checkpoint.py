@@ -19,7 +19,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
-from ddaepp_jax.base import board
+from ddaepp_jax.base import board, parallel
 from ddaepp_jax.base.ending import lost_peer
 from ddaepp_jax.base.errors import InputError, first_line
 from ddaepp_jax.training.saving import Saver, check_path, verify
@@ -177,12 +177,10 @@ def restore_state(directory: Path, step: int, target: TrainState) -> TrainState:
     opt_state = checkpointer.restore(path / "optimizer", target.opt_state)
     meta = read_meta(directory, step)
     params, ema = _converted((params, ema), meta)
-    number = lambda value: jax.make_array_from_callback(
-        (), target.step.sharding, lambda _: np.int32(value)
-    )
-    # Checkpoints of version 0.1 never skipped a batch.
-    skipped = number(meta.get("skipped", 0))
-    return TrainState(number(meta["step"]), params, ema, opt_state, skipped)
+    # Checkpoints of an older version do not count skipped batches; there were none.
+    numbers = np.int32(meta["step"]), np.int32(meta.get("skipped", 0))
+    step_array, skipped = parallel.put(numbers, target.step.sharding)
+    return TrainState(step_array, params, ema, opt_state, skipped)
 
 
 def read_meta(directory: Path, step: int) -> dict[str, Any]:

@@ -56,6 +56,8 @@ def test_each_step_draws_its_own_noise_and_levels():
     states = [state.replace(step=jnp.int32(step)) for step in (0, 1, 2, 0)]
     losses = [float(total_loss(parts, state.params, state, batch)[0]) for state in states]
     assert losses[0] == losses[3] and len(set(losses)) == 3
+    skipped = state.replace(step=jnp.int32(0), skipped=jnp.int32(2))
+    assert float(total_loss(parts, skipped.params, skipped, batch)[0]) == losses[2]
 
 
 def test_preparation_of_images_depends_on_the_step_and_their_numbers():

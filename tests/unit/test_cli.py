@@ -16,7 +16,7 @@ import ddaepp_jax
 from ddaepp_jax import __version__
 from ddaepp_jax import config as schema
 from ddaepp_jax.base.errors import InputError, NonFiniteError, SaveError, Stopped
-from ddaepp_jax.cli.arguments import Parser, comma_separated, number, options, path
+from ddaepp_jax.cli.arguments import Parser, comma_separated, number, options, path, seconds
 from ddaepp_jax.cli.start import _unraisable, launch, start_backend
 from ddaepp_jax.config.overrides import parse_config
 
@@ -241,6 +241,8 @@ def test_compilation_cache(monkeypatch, tmp_path):
         (path, "s3://bucket", ["s3://bucket", "local path"]),
         (path, "file:///tmp/x", ["file:///tmp/x", "local path"]),
         (path, "", ["''", "give a path"]),
+        (seconds, "-1", ["'-1'", "negative"]),
+        (seconds, "soon", ["'soon'", "finite number"]),
         (path, "~nobody-of-this-name/x", ["~nobody-of-this-name/x", "home"]),
     ],
 )
@@ -272,6 +274,7 @@ def test_version(capsys):
         ("localhost:99999", {}, "--coordinator", ["1..65535"]),
         (":80", {}, "--coordinator", ["':80'"]),
         ("no.such.host.invalid:80", {}, "--coordinator", ["no known host"]),
+        ("localhost:80", dict(heartbeat_timeout=0), "--heartbeat_timeout", ["0", "below 1"]),
     ],
 )
 def test_a_coordinator_that_joins_nothing(coordinator, more, field, words):
