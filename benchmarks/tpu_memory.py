@@ -23,6 +23,7 @@ from jax.experimental import topologies
 from tpu_compile import CHIPS, counted_flops, figures, plain, program
 
 from ddaepp_jax.base import parallel
+from ddaepp_jax.run.describe import gigabytes
 from ddaepp_jax.training import memory
 
 
@@ -114,6 +115,47 @@ def read(file: Path) -> dict[Case, dict[str, Any]]:
     return {Case(*(row[name] for name in Case._fields)): row for row in rows}
 
 
+def table(rows: dict[Case, dict[str, Any]]) -> Iterator[str]:
+    """Yields the lines of a table of the finished rows on all chips of a topology, in Markdown."""
+    yield "| slice | network | remat | memory, 32 images a chip | largest batch a chip | moved |"
+    yield "|---|---|---|---|---|---|"
+    for topology in TOPOLOGIES:
+        for network in NETWORKS:
+            for remat in REMATS:
+                row = rows.get(whole(topology, network, remat, BATCHES[0]))
+                if row:
+                    batch = predicted(rows, topology, network, remat)
+                    tried = rows.get(whole(topology, network, remat, batch))
+                    known = {None: "predicted", True: "compiled", False: "refused"}
+                    largest = f"{batch}, {known[tried and tried['fits']]}" if batch else ""
+                    yield (
+                        f"| {topology} | {network} | {remat} | {gigabytes(row['memory'])} | "
+                        f"{largest} | {moved(row)} |"
+                    )
+
+
+def sweep(rows: dict[Case, dict[str, Any]]) -> Iterator[str]:
+    """Yields the lines of a table of the sweep over the chips that share parameters."""
+    network, remat, batch_size = SHARDED
+    what = f"chips, {network}, {remat}, {batch_size} images each"
+    yield f"| {what} | memory | state | cycles | moved |"
+    yield "|---|---|---|---|---|"
+    for case, row in sorted(rows.items(), key=lambda item: item[0].chips):
+        if case == sharded(case.topology, case.chips):
+            state = row["memory"] - row["temp_bytes"]
+            yield (
+                f"| {case.chips} | {gigabytes(row['memory'])} | {gigabytes(state)} | "
+                f"{row['cycles'] / 1e6:.0f}M, {row['cycles_over_floor']:.2f} times the floor | "
+                f"{moved(row)} |"
+            )
+
+
+def moved(row: dict[str, Any]) -> str:
+    """Returns the operations between chips in a program's text, by kind: number and MiB."""
+    kinds = row.get("collectives", {}).items()
+    return ", ".join(f"{kind} {each['count']} ({each['mib']:.0f})" for kind, each in kinds)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -131,6 +173,7 @@ def main() -> None:
         print(json.dumps(rows[case]), flush=True)
         with args.out.open("a") as file:
             file.write(json.dumps(rows[case]) + "\n")
+    print(*table(rows), "", *sweep(rows), sep="\n")
 
 
 if __name__ == "__main__":

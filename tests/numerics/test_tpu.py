@@ -17,10 +17,10 @@ pytest.importorskip("libtpu", reason="needs libtpu, which compiles for TPUs")
 pytestmark = pytest.mark.slow
 
 NETWORKS = {
-    "dit": schema.dit(width=1024, depth=2, num_heads=8, bottleneck="block_1"),
-    "uvit": schema.uvit(width=256, depth=8, num_heads=4, patch_size=2),
+    "dit": schema.dit(width=512, depth=2, num_heads=4, bottleneck="block_1"),
+    "uvit": schema.uvit(width=128, depth=4, num_heads=2, patch_size=2),
     "unet": schema.unet(
-        channels=64, mults=(1, 2), attend=(False, True), blocks=2, bottleneck="out_2"
+        channels=64, mults=(1, 1), attend=(False, True), blocks=1, bottleneck="out_1"
     ),
 }
 
