@@ -1,6 +1,5 @@
 """Opens a run directory: features, samples, and the saved state."""
 
-import dataclasses
 import json
 import os
 from collections.abc import Collection, Mapping, Sequence
@@ -25,6 +24,7 @@ from ddaepp_jax.base.processes import from_first
 from ddaepp_jax.config import saved
 from ddaepp_jax.diffusion.process import Process, level_of
 from ddaepp_jax.probing.features import Extraction, extract, noisy, unlabelled
+from ddaepp_jax.run import arguments
 from ddaepp_jax.run.local_copy import is_elsewhere, local_copy
 from ddaepp_jax.run.weights import Weights, choose_weights
 from ddaepp_jax.sampling.draw import make_sample_batch, sample_images
@@ -186,8 +186,8 @@ class Run:
         Raises:
           InputError: an argument is wrong, or a feature is not finite.
         """
-        images = self._images(images)
-        _check(seed, draws=draws, batch_size=batch_size)
+        images = arguments.checked_images(self, images)
+        arguments.check_numbers(seed, draws=draws, batch_size=batch_size)
         if isinstance(layers, str) or not isinstance(layers, Collection) or not len(layers):
             raise InputError(f"layers: {shown(layers)}; give a list of names, e.g. ['bottleneck']")
         for layer in layers:
@@ -205,21 +205,6 @@ class Run:
         features, _ = extract(extraction, read, ids, draws=range(draws))
         check_finite(features, f"noise_level: {noise_level}", "give another level or step")
         return {layer: features[layer] for layer in layers}
-
-    def _images(self, images: np.ndarray) -> np.ndarray:
-        """Refuses images of another type or shape than the run's, and an empty array."""
-        try:
-            images = np.asarray(images)
-        except (TypeError, ValueError):  # e.g. different shapes, or an argument of jax.jit
-            raise InputError("images: they are no array of numbers; give one") from None
-        dtype = "float32" if self.config.data.name == build.LATENTS else "uint8"
-        if images.dtype != dtype or images.shape[1:] != self.image_shape or not images.size:
-            shape = ", ".join(map(str, self.image_shape))
-            raise InputError(
-                f"images: {images.dtype} {images.shape}; give {dtype} of shape (N, {shape}), with "
-                "N of 1 or more"
-            )
-        return images
 
     def noise_level(self, level: float) -> np.number:
         """Converts a noise level to the type that the process takes.
@@ -404,8 +389,8 @@ class Run:
         """
         chosen = self.sampling(**sampling)
         guide = sampling.get("guide")
-        self._check_guide(guide, chosen.autoguidance)
-        self._labels(None, np.arange(1), chosen.guidance)
+        arguments.check_guide(self, guide, chosen.autoguidance)
+        arguments.labels_of(self, None, np.arange(1), chosen.guidance)
         chosen.make(self.process, self.image_shape)
         weights = {"run": self.weights_hash}
         if guide is not None:
@@ -437,69 +422,14 @@ class Run:
         Both are (n,) int; the labels are None if the network takes none.
         """
         chosen = self.sampling(guide=guide, **sampling)
-        _check(seed, n=n, batch_size=chosen.batch_size)
+        arguments.check_numbers(seed, n=n, batch_size=chosen.batch_size)
         n, first = int(n), whole("first", first, 0, 2**31 - 1)  # NumPy's would overflow below.
         if first + n > 2**31:
             raise InputError(f"first: {first}, with n={n}, exceeds image 2**31-1; give fewer")
         ids = np.arange(first, first + n)
-        image_labels = self._labels(labels, ids, chosen.guidance)
-        self._check_guide(guide, chosen.autoguidance)
+        image_labels = arguments.labels_of(self, labels, ids, chosen.guidance)
+        arguments.check_guide(self, guide, chosen.autoguidance)
         return chosen, ids, image_labels
-
-    def _labels(
-        self, labels: Sequence[int] | int | None, ids: np.ndarray, guidance: float
-    ) -> np.ndarray | None:
-        """Returns the labels (N,) of the images ``ids``; None if the network takes none."""
-        if not self.config.model.class_conditional:
-            if labels is not None or guidance != 1:
-                field = "labels" if labels is not None else "guidance"
-                raise InputError(
-                    f"{field}: this run was trained without labels "
-                    "(model.class_conditional=False); leave it out"
-                )
-            return None
-        try:
-            values = ids % self.num_classes if labels is None else np.asarray(labels)
-        except (TypeError, ValueError):
-            raise InputError("labels: they are no array of numbers; give one") from None
-        if values.dtype.kind not in "iu" or values.shape not in ((), ids.shape):
-            raise InputError(
-                f"labels: {values.dtype} {values.shape}; give a class, or {len(ids)} of them, "
-                "one for each image"
-            )
-        values = np.broadcast_to(values, ids.shape)
-        outside = values[(values < 0) | (values >= self.num_classes)]
-        if len(outside):
-            raise InputError(f"labels: {outside[0]} is not in 0..{self.num_classes - 1}")
-        return values
-
-    def _check_guide(self, guide: "Run | None", autoguidance: float) -> None:
-        """Refuses a guide with another shape, process or labels.
-
-        A guide without a scale and a scale without a guide are refused too.
-        """
-        if guide is None:
-            if autoguidance != 1:
-                raise InputError(
-                    f"autoguidance: {autoguidance} needs a guide; give guide, a worse run"
-                )
-            return
-        if autoguidance == 1:
-            raise InputError("guide: autoguidance is 1, which has no effect; give a scale, e.g. 2")
-        process = guide.process
-        if type(process) is type(self.process):
-            # Each network may have its own time input.
-            process = dataclasses.replace(process, time_input=self.process.time_input)
-        for fact, theirs, ours in (
-            ("image shape", guide.image_shape, self.image_shape),
-            ("process", process, self.process),
-            ("number of labels", guide.module.num_classes, self.module.num_classes),
-        ):
-            if theirs != ours:
-                raise InputError(
-                    f"guide: {guide.workdir} has another {fact} ({theirs}, not {ours}); "
-                    f"give a run with the same {fact}"
-                )
 
     def state(self) -> Any:
         """Restores everything that was saved: the checkpoint's ``TrainState``, on every device.
@@ -552,10 +482,3 @@ def _check_params(
             f"{expected.get(wrong[0], 'none')} in the network and {there.get(wrong[0], 'none')} in "
             f"the checkpoint ({len(wrong)} differ in all); take back what was changed in the file"
         )
-
-
-def _check(seed: int, **counts: int) -> None:
-    """Refuses counts that are not positive whole numbers, and a seed that does not fit 32 bits."""
-    for name, count in counts.items():
-        whole(name, count, 1, 2**31 - 1)
-    whole("seed", seed, 0, 2**32 - 1)
