@@ -33,7 +33,7 @@ from ddaepp_jax.training.checkpoint import steps_of
 EVERY = 10  # steps from one save to the next
 STEPS = 20  # of the run for each kill
 SECONDS = 1800  # after which a program hangs
-HEARTBEAT = 10  # seconds
+HEARTBEAT = 30  # seconds; fewer would be too few on a busy machine
 FIELDS = NO_EVALS | dict(
     train__checkpoint_every=EVERY,
     train__log_every=5,

@@ -73,7 +73,7 @@ class Outputs:
     def poll(self) -> None:
         """Raises the error of a save that has failed meanwhile.
 
-        It does nothing where there are several processes: they must all end at the same step.
+        It does nothing where there are several processes, which would have to call it together.
         """
         if jax.process_count() == 1:
             self.checkpoints.poll()
