@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
@@ -103,8 +104,12 @@ def test_an_average_is_combined_from_snapshots_at_an_address(conditional, bucket
 def test_another_process_that_copies_is_waited_for(plain, bucket):
     bucket(plain)
     copy = ddaepp_jax.load(ADDRESS).workdir
-    with lock.locked(copy, ""), expect_error(f"{copy}", "process", "wait"):
-        ddaepp_jax.load(ADDRESS)
+    with ThreadPoolExecutor(1) as thread:
+        with lock.locked(copy, ""):
+            other = thread.submit(ddaepp_jax.load, ADDRESS)
+            with pytest.raises(TimeoutError):
+                other.result(timeout=1)
+        assert other.result(timeout=60).workdir == copy
 
 
 # ---- zip files ----
