@@ -71,14 +71,10 @@ class Outputs:
         self.checkpoints.wait()
 
     def poll(self) -> None:
-        """Raises the error of a save that has failed meanwhile.
-
-        It does nothing where there are several processes, which would have to call it together.
-        """
-        if jax.process_count() == 1:
-            self.checkpoints.poll()
-            if self.snapshots:
-                self.snapshots.poll()
+        """Raises the error of a save that has failed meanwhile."""
+        self.checkpoints.poll()
+        if self.snapshots:
+            self.snapshots.poll()
 
 
 class _Report:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -48,6 +49,7 @@ class Saver:
         self._sealing: Future | None = None
         self._unread = True
         self._step: int | None = None  # the step that is being saved
+        self._failed = False
         self._pool = ThreadPoolExecutor(1)
         with _one_line(directory):
             if jax.process_index() == 0:
@@ -57,8 +59,11 @@ class Saver:
                 options=ocp.CheckpointManagerOptions(
                     cleanup_tmp_directories=True,
                     enable_async_checkpointing=True,
-                    # Otherwise threads wait for ever for a directory that cannot be made.
-                    async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
+                    async_options=ocp.options.AsyncOptions(
+                        # Otherwise threads wait for ever for a directory that cannot be made.
+                        create_directories_asynchronously=False,
+                        barrier_sync_fn=self._meet,
+                    ),
                     multiprocessing_options=ocp.options.MultiprocessingOptions(
                         barrier_sync_key_prefix=barrier or None
                     ),
@@ -95,10 +100,22 @@ class Saver:
         """Raises the error of a save that has failed meanwhile; it does not wait.
 
         Raises:
-          SaveError: the save failed, or what it wrote cannot be read.
+          SaveError: the save failed in this process, or what it wrote cannot be read.
         """
-        if self._step is not None and not self._manager.is_saving_in_progress():
+        # Several processes finish a save together, when they wait for it.
+        finished = jax.process_count() == 1 and not self._manager.is_saving_in_progress()
+        if self._step is not None and (finished or self._failed):
             self._finish()
+
+    def _meet(self, *, key: str, timeout_ms: int) -> None:
+        """Waits in a thread of Orbax for the other processes, unless this one's save has failed.
+
+        After a failure, Orbax still waits here for the others, which wait elsewhere.
+        """
+        if error := sys.exception():
+            self._failed = True
+            raise error
+        ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
 
     def wait(self) -> None:
         """Waits until everything is on disk.

@@ -129,7 +129,10 @@ def test_a_full_disk_of_one_process_ends_all_with_its_line(tmp_path):
     limit = 'case "$*" in *process_id=1*) ulimit -f 8;; esac; exec "$@"'
     fields = LONG | dict(train__checkpoint_every=5, mesh__data=1, mesh__fsdp=-1)
     with together(tmp_path / "run", fields, first=("sh", "-c", limit, "sh")) as processes:
+        wait_until(lambda: trains(tmp_path / "run"), processes)
+        start = time.monotonic()
         ends = [end(process) for process in processes]
+    assert time.monotonic() - start < 90
     for code, lines in ends:
         assert code == 1 and not any("Traceback" in line for line in lines), lines
         assert lines[-1].startswith("error: "), lines
