@@ -20,6 +20,7 @@ SPOT="${SPOT:-yes}"                                  # yes: cheaper, and may be 
 QUEUED="${QUEUED:-yes}"                              # no: a TPU VM at once, or an error
 BUCKET="${BUCKET:-}"                                 # Cloud Storage bucket to mount at MOUNT
 MOUNT="${MOUNT:-/mnt/ddaepp}"
+GCSFUSE="${GCSFUSE:-3.7.1}"                          # its version, where the hosts have none
 CONFIG="${CONFIG:-configs/uvit_cifar.py}"
 WORKDIR="${WORKDIR:-$MOUNT/runs/$(basename "${CONFIG%.py*}")}"  # on storage that all hosts share
 ARGS="${ARGS:-}"                                     # e.g. "--config.data.data_dir=/mnt/ddaepp/data"
@@ -128,12 +129,8 @@ install() {  # makes the environment, and mounts the bucket
   # Orbax renames the directories of checkpoints.
   on all "set -e; mountpoint -q '$MOUNT' && exit
     if ! command -v gcsfuse >/dev/null; then
-      curl -fsSL https://packages.cloud.google.com/apt/doc/apt-key.gpg |
-        sudo tee /usr/share/keyrings/cloud.google.asc >/dev/null
-      echo \"deb [signed-by=/usr/share/keyrings/cloud.google.asc]\" \
-        \"https://packages.cloud.google.com/apt gcsfuse-\$(lsb_release -cs) main\" |
-        sudo tee /etc/apt/sources.list.d/gcsfuse.list >/dev/null
-      sudo apt-get -qq update && sudo apt-get -qq install -y gcsfuse
+      curl -fsSLo /tmp/gcsfuse.deb https://github.com/GoogleCloudPlatform/gcsfuse/releases/download/v$GCSFUSE/gcsfuse_${GCSFUSE}_amd64.deb
+      sudo apt-get -qq install -y /tmp/gcsfuse.deb
     fi
     sudo mkdir -p '$MOUNT' && sudo chown \$USER '$MOUNT'
     gcsfuse --implicit-dirs --rename-dir-limit=100000 '$BUCKET' '$MOUNT'"
