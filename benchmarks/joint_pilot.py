@@ -2,8 +2,8 @@ r"""Finds the network that learns most in a processor second, for the joint stud
 
     nice -n 19 python benchmarks/joint_pilot.py --data_dir=DIR --cpu_minutes=15
 
-Each network (``SHAPES``) is trained with each learning rate by configs/joint_cifar.py on seed 100,
-for the same processor time. Then a linear head and neighbours classify images that are held out
+Each network (``SHAPES``) is trained with each learning rate by configs/joint_cifar.py:plain, on seed
+100 and for the same processor time. Then a linear head and neighbours classify images that are held out
 from the training split, by each block and noise level, and by raw pixels. Rows are appended to
 benchmarks/results/joint/pilot.jsonl; the same command again adds those that are missing.
 """
@@ -52,7 +52,7 @@ def train(shape: str, rate: float, data_dir: Path, workdir: Path, seconds: float
     fields |= {"train.images": 100_000_000}
     fields |= {f"model.{name}": value for name, value in SHAPES[shape].items()}
     fields |= {f"evals.{name}.every": 0 for name in ("features", "heldout_loss")}
-    command = [sys.executable, "-m", "ddaepp_jax.main", "--config=configs/joint_cifar.py"]
+    command = [sys.executable, "-m", "ddaepp_jax.main", "--config=configs/joint_cifar.py:plain"]
     command += [f"--workdir={workdir}"]
     command += [f"--config.{name}={value}" for name, value in fields.items()]
     process = psutil.Popen(command)

@@ -15,12 +15,10 @@ from ddaepp_jax.data.geometric import AUGMENT_DIM
 
 
 def get_config(variant: str = ""):
-    """Variants: "" ("plain"), "conditioned", "distilled", "both"; "tiny"."""
+    """Variants: "" ("conditioned"), "plain", "distilled", "both", "tiny"."""
     run = recipes.long_run(name="folder")
     run.model = config.dit(**recipes.LIGHTNING, augment_dim=AUGMENT_DIM)
-    run.model.update(
-        patch_size=4, width=256, depth=6, num_heads=4, bottleneck="block_3", self_condition=False
-    )
+    run.model.update(patch_size=4, width=256, depth=6, num_heads=4, bottleneck="block_3")
     run.diffusion = config.flow(cosine_loss=False)  # the directions of three channels say little
     run.train.update(
         epochs=None,
@@ -42,13 +40,13 @@ def get_config(variant: str = ""):
     return config.varied(
         run,
         variant,
-        plain=lambda run: run,
-        conditioned=conditioned,
-        distilled=recipes.distilled,
-        both=lambda run: recipes.distilled(conditioned(run)),
+        conditioned=lambda run: run,
+        plain=plain,
+        distilled=lambda run: recipes.distilled(plain(run)),
+        both=recipes.distilled,
     )
 
 
-def conditioned(run):
-    run.model.self_condition = True
+def plain(run):
+    run.model.self_condition = False
     return run

@@ -35,6 +35,7 @@ def result(workdir, start):
     return start, jax.device_get(load(workdir).state()), losses
 
 
+@pytest.mark.slow
 def test_a_run_on_8_4_1_and_8_devices_is_that_of_one(train_on, tmp_path):
     """Data and noise come in the same order, or else the losses would differ."""
     for devices, steps in ((8, 1), (4, 2), (1, 4), (8, 5)):
