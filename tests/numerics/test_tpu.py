@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from helpers.run import NO_EVALS, config
+from jax.experimental.compilation_cache import compilation_cache
 
 from ddaepp_jax import build
 from ddaepp_jax import config as schema
@@ -29,10 +30,14 @@ NETWORKS = {
 
 @pytest.fixture
 def compiled(monkeypatch):
-    """Returns a function that compiles a network's step for a mesh of a topology's first chips."""
+    """Yields a function that compiles a network's step for a mesh of a topology's first chips."""
     topologies = pytest.importorskip("jax.experimental.topologies")
     monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
     monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    # A program for chips that are not present cannot be read out of JAX's cache.
+    before = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
 
     def compile(name, topology, sizes, remat="none", slices=1, **fields):
         made = config(**NO_EVALS, **fields, optimizer__weight_decay=0.0, data__device_bytes=0)
@@ -46,7 +51,9 @@ def compiled(monkeypatch):
         program, _ = compile_fitting(made, learner, data, mesh)
         return program.run, mesh
 
-    return compile
+    yield compile
+    jax.config.update("jax_enable_compilation_cache", before)
+    compilation_cache.reset_cache()
 
 
 def test_the_state_is_shared_by_the_chips(compiled):
