@@ -2,10 +2,11 @@ r"""Finds the network that learns most in a processor second, for the joint stud
 
     nice -n 19 python benchmarks/joint_pilot.py --data_dir=DIR --cpu_minutes=15
 
-Each network (``SHAPES``) is trained with each learning rate by configs/joint_cifar.py:plain, on seed
-100 and for the same processor time. Then a linear head and neighbours classify images that are held out
-from the training split, by each block and noise level, and by raw pixels. Rows are appended to
-benchmarks/results/joint/pilot.jsonl; the same command again adds those that are missing.
+Each network (``SHAPES``) is trained with each learning rate by configs/joint_cifar.py:plain, on
+seed 100 and for the same processor time. Then a linear head and neighbours classify images that are
+held out from the training split, by each block and noise level, and by raw pixels. Rows are
+appended to benchmarks/results/joint/pilot.jsonl; the same command again adds those that are
+missing.
 """
 
 import json

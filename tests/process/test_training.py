@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from helpers.processes import run_together
 from helpers.run import CONDITIONAL, NO_EVALS, PLAIN, command, environment, rows, snapshots
+from helpers.same import SGD, check_same
 
 from ddaepp_jax import load
 from ddaepp_jax.training.checkpoint import steps_of
@@ -139,6 +140,21 @@ def test_two_processes_resume_and_keep_snapshots(tmp_path):
         "6",
     }
     assert load(tmp_path / "two", sigma_rel=0.1).step == 6
+
+
+def test_a_run_of_two_processes_goes_on_in_one(tmp_path):
+    """It sees the same data and noise as a run of one device from the start."""
+    fields = NO_EVALS | SGD | dict(train__log_every=1, train__checkpoint_every=1)
+    fields |= dict(train__keep_checkpoints=10, mesh__data=1, mesh__fsdp=-1)
+    two_processes(tmp_path / "moved", fields | dict(train__steps=3))
+    for name in ("moved", "one"):
+        train(tmp_path / name, fields, devices=1)
+    start = load(tmp_path / "one", step=1).state()
+    results = [
+        (start, load(tmp_path / name).state(), [row["loss"] for row in rows(tmp_path / name)])
+        for name in ("one", "moved")
+    ]
+    check_same(*results)
 
 
 def test_x64_changes_no_number(tmp_path):
