@@ -44,22 +44,25 @@ REMATS = ("none", "block")
 # width of LightningDiT-XL, 1,152.
 TOPOLOGIES = {"v5e:2x4": (8, 8), "v5e:16x16": (256, 128), "v5p:4x4x4": (64, 64)}
 BATCHES = (32, 64)  # images a chip, by which the largest batch is predicted
+# The compiler takes a part of the chips of one host, but a whole slice of several.
+SWEEP = (("v5e:2x4", 8), ("v5e:2x4", 1), ("v5e:2x4", 4), ("v5e:2x4", 2))
+SWEEP += (("v5e:4x8", 32), ("v5e:8x16", 128), ("v5e:4x4", 16), ("v5e:8x8", 64))
 SHARDED = ("lightningdit_xl", "block", 8)  # network, remat and images a chip of the sweep over fsdp
 
 
 def cases(rows: dict[Case, dict[str, Any]]) -> Iterator[Case]:
     """Yields the cases in order of importance; ``rows`` holds those that are finished."""
-    for chips in (8, 1, 4, 2):
-        yield sharded("v5e:2x4", chips)
+    for topology, chips in SWEEP:
+        yield sharded(topology, chips)
     for topology in TOPOLOGIES:
         for network in NETWORKS:
             for remat in REMATS:
                 yield whole(topology, network, remat, BATCHES[0])
-        if topology == "v5e:2x4":
-            for chips in (32, 128, 16, 64):
-                yield sharded("v5e:16x16", chips)
-            yield from largest(rows, topology)
-    for topology in list(TOPOLOGIES)[1:]:
+    for topology in TOPOLOGIES:
+        for network in NETWORKS:
+            for remat in REMATS:
+                yield whole(topology, network, remat, BATCHES[1])
+    for topology in TOPOLOGIES:
         yield from largest(rows, topology)
 
 
@@ -74,10 +77,9 @@ def sharded(topology: str, chips: int) -> Case:
 
 
 def largest(rows: dict[Case, dict[str, Any]], topology: str) -> Iterator[Case]:
-    """Yields the second batch of each network and remat, and then the largest predicted to fit."""
+    """Yields the largest batch that is predicted to fit, of each network and remat."""
     for network in NETWORKS:
         for remat in REMATS:
-            yield whole(topology, network, remat, BATCHES[1])
             if (batch := predicted(rows, topology, network, remat)) > 0:
                 yield whole(topology, network, remat, batch)
 

@@ -112,28 +112,10 @@ class Delayed:
         return True
 
 
-def any_process(flag: bool) -> bool:
-    """Whether the flag is set in some process."""
-    if jax.process_count() == 1:
-        return flag
-    _meet()
-    return bool(multihost_utils.process_allgather(np.bool_(flag)).any())
-
-
-def wait_for_all(event: str) -> None:
-    """Waits until all processes have come here.
-
-    Args:
-      event: what has happened by then; it names the place in the program.
-    """
-    _meet(f" after {event}")
-
-
-def _meet(event: str = "") -> None:
+def _meet() -> None:
     """Waits for all processes, without the devices."""
-    if jax.process_count() > 1:
-        meet = multihost.get_barrier_sync_fn()
-        meet(key=f"ddaepp_jax meeting {next(_meetings)}{event}", timeout_ms=LONGEST)
+    meet = multihost.get_barrier_sync_fn()
+    meet(key=f"ddaepp_jax meeting {next(_meetings)}", timeout_ms=LONGEST)
 
 
 def _dumped(error: BaseException | None) -> bytes:

@@ -66,10 +66,10 @@ class Context:
         Args:
           fewest: number of images without which the config's ``group`` measures nothing.
         """
-        import jax
+        from ddaepp_jax.base.processes import is_first
 
         enough = len(self.data) >= fewest
-        if not enough and jax.process_index() == 0:
+        if not enough and is_first():
             print(
                 f"{group} is off: {self.data.name} {self.data.split} has {len(self.data)} images, "
                 f"and it needs {fewest}",

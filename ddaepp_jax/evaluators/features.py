@@ -45,10 +45,9 @@ PANELS = (
 
 def make(settings: Settings, context: "Context") -> "Evaluation | None":
     """Returns the evaluation; None if there are too few images."""
-    import jax
     from tqdm import tqdm
 
-    from ddaepp_jax.base.processes import from_first
+    from ddaepp_jax.base.processes import from_first, is_first
     from ddaepp_jax.probing.diagnostics import collapse, diagnose
     from ddaepp_jax.probing.one_layer import OneLayer
     from ddaepp_jax.training.schedule import Evaluation
@@ -62,7 +61,7 @@ def make(settings: Settings, context: "Context") -> "Evaluation | None":
         both = views(params)
         values = from_first(lambda: diagnose(*both))
         warning = collapse(values)
-        if warning and jax.process_index() == 0:
+        if warning and is_first():
             tqdm.write(f"warning: {layer.name}: {warning}")
         return {f"{layer.name}/{name}": value for name, value in values.items()}
 

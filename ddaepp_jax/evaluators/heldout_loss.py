@@ -51,10 +51,10 @@ PANELS = (
 
 def make(settings: Settings, context: "Context") -> "Evaluation":
     """Returns the evaluation; its main value is the mean over noise levels."""
-    import jax
     import numpy as np
     from tqdm import tqdm
 
+    from ddaepp_jax.base.processes import is_first
     from ddaepp_jax.training.heldout_loss import make_heldout_loss
     from ddaepp_jax.training.schedule import Evaluation
 
@@ -77,7 +77,7 @@ def make(settings: Settings, context: "Context") -> "Evaluation":
         if network.self_condition:
             off = switched_off(params)
             values["condition_off"] = losses(off)["mean"]
-            if jax.process_index() == 0:
+            if is_first():
                 tqdm.write(
                     f"held-out loss {values['mean']:.4f}, with the network's condition on itself "
                     f"switched off {values['condition_off']:.4f}"

@@ -8,9 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -20,7 +18,7 @@ from ddaepp_jax.base import parallel
 from ddaepp_jax.base.errors import InputError, NonFiniteError
 from ddaepp_jax.base.lock import locked
 from ddaepp_jax.base.paths import local_path
-from ddaepp_jax.base.processes import from_first, is_first
+from ddaepp_jax.base.processes import entered_by_first, from_first, in_first, is_first
 from ddaepp_jax.config import saved
 from ddaepp_jax.data.datasets import Dataset
 from ddaepp_jax.data.fingerprint import fingerprint
@@ -106,17 +104,14 @@ def _train(
     """Trains the run of a plan in its directory; ``stack`` closes what is opened there."""
     config = plan.config
     weights = _initial_weights(plan, workdir)
-    if jax.process_index() == 0:
-        saved.check_run(workdir, config)
-        stack.enter_context(locked(workdir, "wait for it, or use another --workdir"))
+    in_first(lambda: saved.check_run(workdir, config))
+    stack.enter_context(entered_by_first(locked(workdir, "wait for it, or use another --workdir")))
     if plan.data.nbytes <= config.data.device_bytes:
         plan = dataclasses.replace(plan, data=plan.data.resident())
     facts = _facts(plan)
     _check_data(workdir / "checkpoints", facts, config.data.data_dir)
-    if jax.process_index() == 0:
-        saved.write_run(workdir, config)
-        rows.check_writable(workdir / rows.NAME)
-    multihost_utils.sync_global_devices("the run directory is claimed")
+    in_first(lambda: saved.write_run(workdir, config))
+    in_first(lambda: rows.check_writable(workdir / rows.NAME))
     checkpoints = Checkpoints(
         workdir / "checkpoints",
         config.train.keep_checkpoints,
@@ -288,11 +283,7 @@ def _outputs(
     """Opens the outputs of the train loop; ``stack`` closes them."""
     config = plan.config
     writer = Writer(
-        workdir,
-        active=jax.process_index() == 0,
-        start=start,
-        config=config.to_dict(),
-        **config.logging.to_dict(),
+        workdir, active=is_first(), start=start, config=config.to_dict(), **config.logging.to_dict()
     )
     stack.enter_context(writer)
     averages = None
@@ -335,5 +326,5 @@ def _say_costs(plan: Plan, program: Program) -> None:
 
 def _say(line: str) -> None:
     """Prints a line, once for all processes."""
-    if jax.process_index() == 0:
+    if is_first():
         print(line, flush=True)

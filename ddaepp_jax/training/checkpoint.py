@@ -16,12 +16,12 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
 from ddaepp_jax.base import board, parallel
 from ddaepp_jax.base.ending import lost_peer
 from ddaepp_jax.base.errors import InputError, first_line
+from ddaepp_jax.base.processes import in_first
 from ddaepp_jax.training.saving import Saver, check_path, verify
 from ddaepp_jax.training.step import TrainState
 
@@ -144,12 +144,14 @@ class Checkpoints:
     def _set_aside(self, steps: list[int]) -> None:
         if not steps:
             return
-        if jax.process_index() == 0:
+
+        def move() -> None:
             for step in steps:
                 aside = self._directory.parent / f"damaged-{step}"
                 shutil.rmtree(aside, ignore_errors=True)  # The same step may be there already.
                 os.rename(self._directory / str(step), aside)
-        multihost_utils.sync_global_devices("damaged checkpoints are set aside")
+
+        in_first(move)
         self._saver.reload()
 
     def close(self) -> None:

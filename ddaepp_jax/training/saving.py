@@ -17,6 +17,7 @@ import orbax.checkpoint as ocp
 
 from ddaepp_jax.base.errors import InputError, SaveError, first_line
 from ddaepp_jax.base.files import try_writing, write_json
+from ddaepp_jax.base.processes import is_first
 
 CHECKSUMS = "checksums.json"  # file in the directory of a step
 PATTERN = "[]*?"  # characters of a path that Orbax expands as a pattern of file names
@@ -52,7 +53,7 @@ class Saver:
         self._failed = False
         self._pool = ThreadPoolExecutor(1)
         with _one_line(directory):
-            if jax.process_index() == 0:
+            if is_first():
                 try_writing(directory)
             self._manager = ocp.CheckpointManager(
                 directory.absolute(),
@@ -135,7 +136,7 @@ class Saver:
         with _one_line(self._directory / str(step)):
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
-            if jax.process_index() == 0:
+            if is_first():
                 if self._unread:  # Whatever makes saves unreadable is known after the first.
                     _read_back(self._directory / str(step))
                     self._unread = False

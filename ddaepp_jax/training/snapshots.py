@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
+from ddaepp_jax.base.processes import in_first
 from ddaepp_jax.training import ema
 from ddaepp_jax.training.checkpoint import FORMAT, nbytes, steps_of
 from ddaepp_jax.training.saving import Saver
@@ -46,11 +45,13 @@ class Snapshots:
         Raises:
           SaveError: the directory cannot be written.
         """
-        if jax.process_index() == 0:
+
+        def remove() -> None:
             for step in steps_of(directory):
                 if step > start:
                     shutil.rmtree(directory / str(step))
-        multihost_utils.sync_global_devices("snapshots past the step are removed")
+
+        in_first(remove)
         self._saver = Saver(directory, barrier="snapshots", checksums=checksums)
 
     def save(self, step: int, state: TrainState) -> None:
