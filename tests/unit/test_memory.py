@@ -62,6 +62,11 @@ def test_the_largest_batch_that_would_fit(capacity, refuses):
     assert len(seen) <= len(FORMS) + memory.TRIALS
 
 
+def test_the_line_leads_through_the_two_smallest_batches():
+    """The program of 64 images is smaller than its line, as a compiler saves memory by itself."""
+    assert memory.on_line({64: 324, 16: 212, 8: 156}, 268) == 24
+
+
 @pytest.mark.parametrize("message", [REFUSED, OLDER])
 def test_sizes_in_a_compilers_error(message):
     assert memory.refused_sizes(message) == (int(20.5 * GIB), int(15.75 * GIB))
