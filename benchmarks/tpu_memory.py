@@ -6,7 +6,7 @@ It needs libtpu. A row has the bytes that a step takes on each chip, its largest
 chips and its estimated cycles (see ``tpu_compile.py``), for a network in bfloat16, a number of
 images a chip, and parameters sharded over ``fsdp`` of the chips. A step that the compiler refuses
 has a row with the bytes that it needs. From the rows of two batches follows the largest batch that
-fits, which is compiled in turn.
+fits, which is compiled in turn for the smallest slice.
 
 Rows are appended to ``--out``, by default benchmarks/results/tpu_memory.jsonl, as JSON lines. The
 same command again continues where it stopped, and prints the tables of all rows.
@@ -43,6 +43,7 @@ REMATS = ("none", "block")
 # Chips, and those of them that share parameters: 128 is the largest power of two that divides the
 # width of LightningDiT-XL, 1,152.
 TOPOLOGIES = {"v5e:2x4": (8, 8), "v5e:16x16": (256, 128), "v5p:4x4x4": (64, 64)}
+SMALLEST = "v5e:2x4"
 BATCHES = (32, 64)  # images a chip, by which the largest batch is predicted
 # The compiler takes a part of the chips of one host, but a whole slice of several.
 SWEEP = (("v5e:2x4", 8), ("v5e:2x4", 1), ("v5e:2x4", 4), ("v5e:2x4", 2))
@@ -58,12 +59,13 @@ def cases(rows: dict[Case, dict[str, Any]]) -> Iterator[Case]:
         for network in NETWORKS:
             for remat in REMATS:
                 yield whole(topology, network, remat, BATCHES[0])
-    for topology in TOPOLOGIES:
-        for network in NETWORKS:
-            for remat in REMATS:
-                yield whole(topology, network, remat, BATCHES[1])
-    for topology in TOPOLOGIES:
-        yield from largest(rows, topology)
+    for network in NETWORKS:
+        for remat in REMATS:
+            yield whole(SMALLEST, network, remat, BATCHES[1])
+    for network in NETWORKS:
+        for remat in REMATS:
+            if (batch := predicted(rows, SMALLEST, network, remat)) > 0:
+                yield whole(SMALLEST, network, remat, batch)
 
 
 def whole(topology: str, network: str, remat: str, batch_size: int) -> Case:
@@ -76,21 +78,19 @@ def sharded(topology: str, chips: int) -> Case:
     return Case(topology, chips, chips, *SHARDED)
 
 
-def largest(rows: dict[Case, dict[str, Any]], topology: str) -> Iterator[Case]:
-    """Yields the largest batch that is predicted to fit, of each network and remat."""
-    for network in NETWORKS:
-        for remat in REMATS:
-            if (batch := predicted(rows, topology, network, remat)) > 0:
-                yield whole(topology, network, remat, batch)
-
-
 def predicted(rows: dict[Case, dict[str, Any]], topology: str, network: str, remat: str) -> int:
-    """Returns the largest batch a chip, on the line through the rows of two; 0 without them."""
-    found = [rows.get(whole(topology, network, remat, batch)) for batch in BATCHES]
-    if None in found:
+    """Returns the largest batch a chip, by the bytes of an image; 0 without the rows of those.
+
+    The bytes of an image are the same on all slices, and the second batch is compiled for the
+    smallest slice alone.
+    """
+    slopes = [rows.get(whole(SMALLEST, network, remat, batch)) for batch in BATCHES]
+    row = rows.get(whole(topology, network, remat, BATCHES[0]))
+    if None in (row, *slopes):
         return 0
-    sizes = dict(zip(BATCHES, (row["memory"] for row in found), strict=True))
-    return memory.on_line(sizes, found[0]["capacity"])
+    more = slopes[1]["memory"] - slopes[0]["memory"]
+    sizes = dict(zip(BATCHES, (row["memory"], row["memory"] + more), strict=True))
+    return memory.on_line(sizes, row["capacity"])
 
 
 def measure(case: Case) -> dict[str, Any]:
