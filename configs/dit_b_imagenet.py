@@ -15,8 +15,8 @@ self-conditioned:
 
 ``--config.train.epochs=100`` shortens the run without labels.
 
-Not yet run: this version has no autoencoder, so it neither makes nor reads latents. Released
-weights can be converted and sampled from. ``:tiny`` shows on digits that the rest works.
+Not yet run. Released weights can be converted and sampled from. ``:tiny`` shows on digits that the
+rest works.
 """
 
 from ddaepp_jax import config
@@ -27,7 +27,7 @@ B = dict(width=768, depth=12, num_heads=12, bottleneck="block_6")
 
 def get_config(variant: str = ""):
     """Variants: "", "cond", "tiny"."""
-    run = recipes.long_run(name="latents")
+    run = recipes.imagenet_latents()
     run = recipes.lightningdit(run, epochs=400, class_conditional=False, **B)
     return config.varied(run, variant, cond=cond)
 

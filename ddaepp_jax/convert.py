@@ -7,13 +7,18 @@
     python -m ddaepp_jax.convert --kind=dit --checkpoint=DiT-XL-2-256x256.pt --workdir=runs/dit_xl
     python -m ddaepp_jax.convert --kind=lightningdit \\
         --checkpoint=lightningdit-xl-imagenet256-800ep.pt --workdir=runs/xl
+    python -m ddaepp_jax.convert --kind=autoencoder-kl --checkpoint=sd-vae-ft-ema.safetensors \\
+        --name=sd-vae
+    python -m ddaepp_jax.convert --kind=va-vae --checkpoint=vavae-imagenet256-f16d32-dinov2.pt \\
+        --statistics=latents_stats.pt --name=va-vae
+    python -m ddaepp_jax.convert --kind=taesd            # fetches FLUX.2's tiny autoencoder
     python -m ddaepp_jax.convert --kind=inception-fid    # for ddaepp_jax.fid; fetches the weights
 
 The network's shape is read from the tensors; --options gives the arguments that they do not show.
 The diffusion process, the data and the rest come from the config, by default from the recipe that
 the authors published. If a file holds several networks, the averaged weights are taken. Inception
-does not become a run: its weights go where ``fid`` looks for them, or to --workdir. In Python,
-``load_reference`` returns the module and its variables.
+and autoencoders do not become runs: their weights go where the programs look for them, or to
+--workdir. In Python, ``load_reference`` returns the module and its variables.
 """
 
 import argparse
@@ -24,7 +29,7 @@ from ddaepp_jax.base.choice import choose
 from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.cli.arguments import Parser, add_config, config_arguments, options, path
 from ddaepp_jax.cli.start import launch, start_backend
-from ddaepp_jax.released import KINDS
+from ddaepp_jax.released import AUTOENCODERS, KINDS
 
 
 def __getattr__(name: str) -> Any:
@@ -44,12 +49,12 @@ def main(argv: Sequence[str]) -> None:
         "--checkpoint",
         type=path,
         help="file of the weights, of PyTorch or safetensors, or the index of its shards "
-        "(inception-fid: fetched by default)",
+        "(inception-fid, taesd: fetched by default)",
     )
     add(
         "--workdir",
         type=path,
-        help="run directory to write (inception-fid: directory of the extractor)",
+        help="run directory to write (inception-fid, autoencoders: their directory)",
     )
     add_config(parser, "the published recipe")
     add("--prefix", help="text before the network's parameter names in the file (default: found)")
@@ -59,15 +64,54 @@ def main(argv: Sequence[str]) -> None:
         default={},
         help="arguments of the reference's class, e.g. num_heads=12",
     )
+    add("--name", help="autoencoders: name under which the package keeps it (its kind)")
+    add(
+        "--statistics",
+        type=path,
+        help="autoencoders: file of the latents' mean and std by channel, as LightningDiT's "
+        "latents_stats.pt",
+    )
     args, overrides = parser.parse_known_args(argv)
-    if choose("--kind", args.kind, KINDS) == "inception-fid":
+    kind = choose("--kind", args.kind, KINDS)
+    if kind == "inception-fid":
         _convert_inception(args, overrides)
+    elif kind in AUTOENCODERS:
+        _convert_autoencoder(args, overrides)
     else:
         _convert_network(args, overrides)
 
 
+def _refuse(args: argparse.Namespace, overrides: Sequence[str], *names: str) -> None:
+    """Refuses arguments that the kind does not take."""
+    unused = [f"--{name}" for name in names if getattr(args, name)]
+    if unknown := [*overrides, *unused]:
+        raise InputError(f"{unknown[0]}: not an argument of --kind={args.kind}; leave it out")
+
+
+def _convert_autoencoder(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Converts the weights of an autoencoder to its directory."""
+    _refuse(args, overrides, "config")
+    if args.name and args.workdir:
+        raise InputError("--name: of no use beside --workdir; leave one out")
+    from ddaepp_jax.autoencoders import stored
+    from ddaepp_jax.released.autoencoder import check_free, convert_autoencoder, fetched
+
+    name = args.name or args.kind
+    directory = args.workdir or stored.home(name)
+    check_free(directory)
+    file = args.checkpoint or fetched(args.kind, directory)
+    digest = convert_autoencoder(
+        args.kind, file, directory, args.prefix, args.options, args.statistics
+    )
+    print(
+        f"autoencoder {digest[:8]} is in {directory}; next: python -m ddaepp_jax.cache_latents "
+        f"--autoencoder={args.workdir or name}"
+    )
+
+
 def _convert_network(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Converts the weights of a diffusion network to a run directory."""
+    _refuse(args, (), "name", "statistics")
     for name in ("checkpoint", "workdir"):
         if getattr(args, name) is None:
             raise InputError(f"--{name}: missing; --kind={args.kind} needs it, see --help")
@@ -101,9 +145,7 @@ def _convert_network(args: argparse.Namespace, overrides: Sequence[str]) -> None
 
 def _convert_inception(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Converts Inception's released weights to the extractor that ``fid`` loads."""
-    unused = [f"--{name}" for name in ("config", "prefix", "options") if getattr(args, name)]
-    if unknown := [*overrides, *unused]:
-        raise InputError(f"{unknown[0]}: not an argument of --kind=inception-fid; leave it out")
+    _refuse(args, overrides, "config", "prefix", "options", "name", "statistics")
     from ddaepp_jax.released import inception_fid
     from ddaepp_jax.released.extractor import check_free, convert_inception
     from ddaepp_jax.released.fetch import fetch

@@ -149,13 +149,16 @@ def _config(args: argparse.Namespace, run: "Run | None") -> "ConfigDict":
     from ddaepp_jax import build
     from ddaepp_jax import config as schema
     from ddaepp_jax.config import rules
+    from ddaepp_jax.run.pictures import config_of
 
     config = run.config.copy_and_resolve_references() if run else schema.get_config()
     if config.data.name == build.LATENTS:
-        raise InputError(
-            "--workdir: the run is on latents, and without their autoencoder there are no images "
-            "to score; give another run"
-        )
+        if run.pictures.source is None:
+            raise InputError(
+                "--workdir: this run does not name the images of its latents; score its samples by "
+                "--images and --reference"
+            )
+        config = config_of(config, run.pictures.source)
     if not run and ":" in args.reference:
         config.data.name = args.reference.rpartition(":")[0]
     if args.data_dir is not None:

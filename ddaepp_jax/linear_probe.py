@@ -181,7 +181,7 @@ def _data(run: "Run") -> tuple["Dataset", "Dataset"]:
     test = build.held_out(run.config, train)
     if overlap := build.overlap(train, test):
         raise InputError(overlap)
-    return train, test
+    return train.clean(), test.clean()
 
 
 def trained(run: "Run") -> "TrainedNetwork":
@@ -200,6 +200,7 @@ def trained(run: "Run") -> "TrainedNetwork":
         run.config.data.flip,
         run.workdir.name,
         weights,
+        run.pictures is not None,
     )
 
 

@@ -32,6 +32,7 @@ from ddaepp_jax.cli.arguments import (
     add_processes,
     add_run,
     add_sampling,
+    boolean,
     comma_separated,
     open_run,
     output,
@@ -71,10 +72,17 @@ def main(argv: Sequence[str]) -> None:
     }
     out = args.out or run.workdir / "samples" / _name(args, run, run.sampling(**chosen).tag)
     settings = Results(Path(f"{out}.json"), identity, "samples", modern=modern_identity)
+    shape = run.sample_shape if args.decode else run.image_shape
     with _writing(out):  # Before the work, so that nobody waits for an error.
-        in_first(lambda: _check_out(out, settings, args.n * math.prod(run.image_shape)))
+        in_first(lambda: _check_out(out, settings, args.n * math.prod(shape)))
     images = run.sample(
-        n=args.n, seed=args.seed, labels=labels, first=args.first, progress=True, **chosen
+        n=args.n,
+        seed=args.seed,
+        labels=labels,
+        first=args.first,
+        progress=True,
+        decode=args.decode,
+        **chosen,
     )
     with _writing(out):
         in_first(lambda: settings.write({}))
@@ -115,18 +123,14 @@ def _write(
     run: "Run", images: np.ndarray, labels: np.ndarray | None, columns: int, out: Path
 ) -> str:
     """Writes the picture and the .npz file, and returns a line that says where they are."""
-    from ddaepp_jax import build
     from ddaepp_jax.reporting.pictures import grid
 
-    latents = run.config.data.name == build.LATENTS
+    latents = images.dtype != np.uint8
     extra = {} if labels is None else {"labels": labels}
     with replacing(Path(f"{out}.npz")) as file:
         np.savez(file, **{"latents" if latents else "images": images}, **extra)
     if latents:
-        return (
-            f"{len(images)} latents are in {out}.npz, for their autoencoder to decode; "
-            "there is no picture of them"
-        )
+        return f"{len(images)} latents are in {out}.npz; --decode=True would decode them"
     if not columns and run.config.model.class_conditional and labels is None:
         columns = run.num_classes
     grid(images[:GRID_AT_MOST], columns).save(f"{out}.png")
@@ -163,6 +167,12 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         type=output,
         help="path without suffix "
         "(default: WORKDIR/samples/step<STEP>-<AVERAGE>-<SAMPLER>-n<N>-seed<SEED>)",
+    )
+    add(
+        "--decode",
+        type=boolean,
+        default=True,
+        help="whether the autoencoder of a run on latents decodes them (True)",
     )
     add_processes(parser)
     args = parser.parse_args(argv)

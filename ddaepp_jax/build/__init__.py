@@ -2,10 +2,10 @@
 
 from ddaepp_jax.build.data import (
     LATENTS,
+    TAR,
     data_description,
     dataset,
     held_out,
-    output_conversion,
     overlap,
     photometric,
     prepare,
@@ -27,6 +27,7 @@ __all__ = [
     "LATENTS",
     "NETWORKS",
     "PROCESSES",
+    "TAR",
     "attention",
     "check_trainable",
     "data_description",
@@ -37,7 +38,6 @@ __all__ = [
     "mesh",
     "network",
     "objectives",
-    "output_conversion",
     "overlap",
     "photometric",
     "prepare",

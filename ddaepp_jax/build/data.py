@@ -1,21 +1,26 @@
 """Builds data sets, their batches, and the augmentation in the step from ``config.data``."""
 
+import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from jax import Array
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from ddaepp_jax.autoencoders import stored as autoencoders
 from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.base.paths import local_path
-from ddaepp_jax.data import augment, datasets, folders, geometric
+from ddaepp_jax.data import augment, datasets, folders, geometric, latents, lightningdit_cache, tars
 from ddaepp_jax.data.datasets import Dataset
+from ddaepp_jax.data.encoding import Encoding
 from ddaepp_jax.data.photometric import Photometric
-from ddaepp_jax.data.views import two_views
+from ddaepp_jax.data.views import View, two_views
 from ddaepp_jax.training.source import Source, resident, streamed
 
 LATENTS = "latents"  # ``data.name`` of latents; all other data sets are images
+TAR = "tar"  # that of shards of images
 
 
 def dataset(config: ConfigDict, split: str, download: bool = True) -> Dataset:
@@ -30,17 +35,38 @@ def dataset(config: ConfigDict, split: str, download: bool = True) -> Dataset:
     """
     data = config.data
     if data.name == LATENTS:
-        raise InputError(
-            "data.name: latents need an autoencoder, and this version has none yet; "
-            "train on pixels, e.g. data.name=digits"
-        )
+        return _latents(config, split)
     if data.name == "digits":
         return datasets.digits(split)
-    if data.name == "folder":
+    if data.name in ("folder", TAR):
         if not data.data_dir:
-            raise InputError("data.data_dir: empty; give the image folder")
-        return folders.folder(_data_dir(config), split, _size(config))
+            raise InputError(
+                "data.data_dir: empty; give the image folder, or that of the tar files"
+            )
+        opened = folders.folder if data.name == "folder" else tars.tars
+        return opened(_data_dir(config), split, _size(config))
     return datasets.tfds(data.name, split, _data_dir(config), _size(config), download)
+
+
+def _latents(config: ConfigDict, split: str) -> Dataset:
+    """Opens latents, which have to be of the autoencoder that the config names."""
+    data = config.data
+    if not data.data_dir:
+        raise InputError(
+            "data.data_dir: empty; give the folder of latents that ddaepp_jax.cache_latents wrote"
+        )
+    directory = local_path(data.data_dir, "data.data_dir")
+    if (foreign := lightningdit_cache.lightningdit_cache(directory, split)) is not None:
+        return foreign
+    opened = latents.latents(directory, split)
+    theirs = latents.Header.read(directory / split).autoencoder
+    ours = autoencoders.hash_of(data.autoencoder) if data.autoencoder else None
+    if ours not in (None, theirs["hash"]):
+        raise InputError(
+            f"data.autoencoder: {data.autoencoder} has the hash {ours[:8]}, and the latents in "
+            f"{directory} are by {theirs['name']}, {theirs['hash'][:8]}; give that one"
+        )
+    return opened
 
 
 def held_out(config: ConfigDict, train: Dataset) -> Dataset:
@@ -68,7 +94,18 @@ def held_out(config: ConfigDict, train: Dataset) -> Dataset:
             f"data.eval_split: {held_out.split!r} and {train.split!r} have other classes "
             f"({held_out.num_classes} and {train.num_classes}); give a split with the same"
         )
-    return held_out
+    if train.encoding is None:
+        return held_out
+    ours, theirs = (each.encoding.origin["autoencoder"] for each in (train, held_out))
+    if ours.get("hash") != theirs.get("hash"):
+        raise InputError(
+            f"data.eval_split: latents of {held_out.split!r} are by the autoencoder "
+            f"{theirs['name']}, those of {train.split!r} by {ours['name']}; make them by one"
+        )
+    # Each split's header has statistics of its own, and a network knows those of its training.
+    normalisation = train.encoding.normalisation
+    encoding = dataclasses.replace(held_out.encoding, normalisation=normalisation)
+    return dataclasses.replace(held_out, encoding=encoding)
 
 
 def overlap(train: Dataset, held_out: Dataset) -> str:
@@ -88,7 +125,7 @@ def data_description(config: ConfigDict) -> tuple[tuple[int, int, int], tuple[st
     A data set of TensorFlow Datasets need not be on disk.
     """
     data = config.data
-    if data.name in ("digits", "folder", LATENTS):
+    if data.name in ("digits", "folder", TAR, LATENTS):
         images = dataset(config, data.split)
         return images.image_shape, images.class_names
     return datasets.tfds_described(data.name, _data_dir(config), _size(config))
@@ -118,11 +155,6 @@ def source(config: ConfigDict, data: Dataset, mesh: Mesh) -> Source:
     return resident(data, seed, batch_size, mesh, looped)
 
 
-def output_conversion(config: ConfigDict) -> Callable[[Array], Array]:
-    """Returns the function that converts samples: images in [-1, 1] to uint8, latents unchanged."""
-    return (lambda latents: latents) if config.data.name == LATENTS else augment.to_uint8
-
-
 def photometric(config: ConfigDict) -> Photometric | None:
     """Returns the photometric augmentation of the views, or None if it is not used.
 
@@ -135,13 +167,21 @@ def photometric(config: ConfigDict) -> Photometric | None:
     return augmentation if use else None
 
 
-def prepare(config: ConfigDict) -> Callable[[Array, Array, Array], dict[str, Any]]:
+def prepare(
+    config: ConfigDict, encoding: Encoding | None = None
+) -> Callable[[Array, Array, Array], dict[str, Any]]:
     """Returns the augmentation that runs inside the step.
 
     It maps (uint8 images (B, H, W, C), step, index (B,)) to a batch: "image", float32 in [-1, 1];
     "augment_label", a condition of the network, if images get more than flips; and "views" if an
-    objective compares two.
+    objective compares two. Of latents, it draws "image" by the stored moments.
+
+    Args:
+      config: the run's config.
+      encoding: form of the data's latents; None: images.
     """
+    if encoding is not None:
+        return _prepare_latents(config, encoding)
     data, seed = config.data, config.seed
     distillation = config.objectives.distillation
     views_use = dict(
@@ -165,6 +205,23 @@ def prepare(config: ConfigDict) -> Callable[[Array, Array, Array], dict[str, Any
             batch["image"], batch["augment_label"] = geometric.augment(
                 batch["image"], seed, step, index, data.augment
             )
+        return batch
+
+    return prepare
+
+
+def _prepare_latents(
+    config: ConfigDict, encoding: Encoding
+) -> Callable[[Array, Array, Array], dict[str, Any]]:
+    """Returns the function that draws latents; two views of an image are two draws of a mirror."""
+    data, seed = config.data, config.seed
+
+    def prepare(records: Array, step: Array, index: Array) -> dict[str, Any]:
+        draw = partial(encoding.draw, records, seed, step, index)
+        batch = {"image": draw(flip=data.flip)}
+        if config.objectives.distillation.weight:
+            views = [draw(flip=True, view=f"_{number}") for number in range(2)]
+            batch["views"] = tuple(View(image, None) for image in views)
         return batch
 
     return prepare

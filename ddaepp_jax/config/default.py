@@ -76,6 +76,7 @@ def tiny(config: ConfigDict) -> ConfigDict:
     """
     config.model.update(TINY_MODELS[config.model.name])
     config.data.update(name="digits", data_dir="", size=(0, 0), split="train", eval_split="test")
+    config.data.autoencoder = ""
     config.train.update(steps=4, epochs=None, images=None, batch_size=16)
     config.train.update(steps_per_dispatch=2, log_every=2, checkpoint_every=2)
     config.objectives.distillation.update(hidden=32, embedding=16)

@@ -115,6 +115,11 @@ def uvit_ddpm(config: ConfigDict) -> ConfigDict:
 LIGHTNING = dict(rope=True, rmsnorm=True, swiglu=True)
 
 
+def imagenet_latents() -> ConfigDict:
+    """Returns the config of a long run on ImageNet's latents, whose test split has no labels."""
+    return long_run(name="latents", eval_split="validation")
+
+
 def lightningdit(
     config: ConfigDict, *, epochs: int, class_conditional: bool, **model: Any
 ) -> ConfigDict:
@@ -130,7 +135,7 @@ def lightningdit(
         patch_size=1, class_conditional=class_conditional, dtype="bfloat16", **LIGHTNING, **model
     )
     config.diffusion = default.flow()
-    config.data.flip = False  # images are flipped before they are encoded
+    config.data.update(flip=True, autoencoder="va-vae")
     config.train.update(steps=None, epochs=epochs, batch_size=1024)
     config.optimizer.update(
         learning_rate=2e-4,
@@ -164,7 +169,7 @@ def dit(config: ConfigDict) -> ConfigDict:
         dtype="bfloat16",
     )
     config.diffusion = default.ddpm(time_input="t-1")
-    config.data.flip = False
+    config.data.update(flip=True, autoencoder="sd-vae")
     config.train.update(steps=7_000_000, batch_size=256)
     config.optimizer.update(
         learning_rate=1e-4,

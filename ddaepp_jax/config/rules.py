@@ -37,7 +37,12 @@ def data(config: ConfigDict) -> Iterator[str]:
             f"data.size: {size} is wrong; it should be (height, width), two positive whole "
             "numbers, or (0, 0)"
         )
-    if augment and config.model.augment_dim != AUGMENT_DIM:
+    if augment and config.data.name == build.LATENTS:
+        yield (
+            f"data.augment: {augment}, but latents are not transformed; set it to 0, and "
+            "model.augment_dim too"
+        )
+    elif augment and config.model.augment_dim != AUGMENT_DIM:
         yield (
             f"data.augment: {augment}, but the network is not told of the transformations, so its "
             f"samples would be transformed too; set model.augment_dim to {AUGMENT_DIM}"
@@ -80,6 +85,11 @@ def distillation(config: ConfigDict) -> Iterator[str]:
         )
     if not fields.weight:
         return
+    if config.data.name == build.LATENTS and (fields.geometric or fields.photometric.use):
+        yield (
+            f"{group}.geometric: {fields.geometric}, but two views of latents differ by their "
+            "mirroring and noise alone; set it to 0, and photometric.use to False"
+        )
     if config.train.batch_size == 1:
         yield (
             f"{group}.weight: contrastive distillation needs at least 2 images a batch; "

@@ -61,11 +61,13 @@ def _compiles(pattern: str) -> str:
 class Data:
     """The data that the network is trained on."""
 
-    # "digits", "folder", "latents", or any data set of tensorflow-datasets
+    # "digits", "folder", "tar", "latents", or any data set of tensorflow-datasets
     name: str = "digits"
     data_dir: str = ""  # the folder itself, or a TFDS directory ("": TFDS's own default)
     split: str = "train"
     eval_split: str = "test"  # never trained on
+    # name or directory of the autoencoder that decodes samples of latents ("": the latents' own)
+    autoencoder: str = ""
     # height and width to crop to; (0, 0): as stored
     size: Annotated[
         tuple[int, int], Field(description="(height, width), two positive whole numbers, or (0, 0)")

@@ -12,7 +12,12 @@ Array = TypeVar("Array", np.ndarray, jax.Array)
 
 
 def to_float(images: Array) -> Array:
-    """Converts uint8 images of any shape, in 0..255, to float32 in [-1, 1]; NumPy or JAX."""
+    """Converts uint8 images of any shape, in 0..255, to float32 in [-1, 1]; NumPy or JAX.
+
+    Floats are latents, and stay as they are.
+    """
+    if images.dtype != np.uint8:
+        return images
     return images.astype(np.float32) / 127.5 - 1
 
 
@@ -23,6 +28,15 @@ def to_uint8(images: Array) -> Array:
     """
     xp = jnp if isinstance(images, jax.Array) else np
     return xp.clip(xp.round((images.astype(np.float32) + 1) * 127.5), 0, 255).astype(np.uint8)
+
+
+def is_flipped(
+    seed: int | jax.Array, step: int | jax.Array, index: jax.Array, stream: str = "flip"
+) -> jax.Array:
+    """Returns which images are mirrored, (B,) bool; see ``horizontal_flip`` for the arguments."""
+    key = jax.random.fold_in(named(jax.random.key(seed), stream), step)
+    half = jnp.float32(0.5)
+    return jax.vmap(lambda i: jax.random.bernoulli(jax.random.fold_in(key, i), half))(index)
 
 
 def horizontal_flip(
@@ -47,9 +61,7 @@ def horizontal_flip(
     Returns:
       (B, H, W, C) of the same type.
     """
-    key = jax.random.fold_in(named(jax.random.key(seed), stream), step)
-    half = jnp.float32(0.5)
-    flip = jax.vmap(lambda i: jax.random.bernoulli(jax.random.fold_in(key, i), half))(index)
+    flip = is_flipped(seed, step, index, stream)
     return jnp.where(flip[:, None, None, None], images[:, :, ::-1, :], images)
 
 

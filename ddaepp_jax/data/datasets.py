@@ -16,11 +16,13 @@ import numpy as np
 
 from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.data import images as pixels
+from ddaepp_jax.data.encoding import Encoding
 
 Read = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 Size = tuple[int, int]
 Shape = tuple[int, int, int]
 
+UINT8 = np.dtype(np.uint8)
 _CHUNK = 256  # most images that a thread of `Dataset.gather` reads at once
 _NAMED = 10  # most classes that a description names
 
@@ -35,17 +37,22 @@ class Span(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A set of uint8 images of one shape, addressed by index, with or without labels.
+    """A set of images of one shape, addressed by index, with or without labels.
+
+    Images are uint8. Latents are read in the form of their ``encoding``, or normalised as float32
+    (``clean``).
 
     Attributes:
       name: name of the set, or its folder as the user wrote it.
       split: name of the split.
-      image_shape: (H, W, C).
+      image_shape: (H, W, C) that a network gets.
       num_classes: number of classes; 0 for a set without labels, whose labels are all 0.
       class_names: ``num_classes`` names, in the order of the labels.
       length: number of images.
-      read: maps (B,) indices to images (B, H, W, C) uint8 and labels (B,) int32; several threads
-        may call it at once.
+      read: maps (B,) indices to records (B, *record_shape) of ``dtype`` and labels (B,) int32;
+        several threads may call it at once.
+      dtype: type of what is read: uint8 for images.
+      encoding: form of stored latents; None for images and for normalised latents.
       folder: folder of the image files, for a set that is one.
       files: image files in the order of the indices, for a set that is a folder.
       spans: the images' places in the set's own splits, if ``split`` is made of those.
@@ -59,6 +66,8 @@ class Dataset:
     class_names: tuple[str, ...]
     length: int
     read: Read = dataclasses.field(repr=False)
+    dtype: np.dtype = UINT8
+    encoding: Encoding | None = None
     folder: Path | None = None
     files: tuple[Path, ...] = dataclasses.field(default=(), repr=False)
     spans: tuple[Span, ...] = ()
@@ -66,6 +75,23 @@ class Dataset:
 
     def __len__(self) -> int:
         return self.length
+
+    @property
+    def record_shape(self) -> Shape:
+        """Shape of what is read of an image: (H, W, C), or that of stored latents."""
+        return self.image_shape if self.encoding is None else self.encoding.record_shape
+
+    def clean(self) -> "Dataset":
+        """Returns the same set with the normalised means of stored latents in their place."""
+        encoding, read = self.encoding, self.read
+        if encoding is None:
+            return self
+
+        def read_means(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            records, labels = read(indices)
+            return encoding.means(records), labels
+
+        return dataclasses.replace(self, read=read_means, dtype=np.dtype(np.float32), encoding=None)
 
     @property
     def identity(self) -> str:
@@ -84,14 +110,15 @@ class Dataset:
         noun = "class" if self.num_classes == 1 else "classes"
         classes = f" in {self.num_classes} {noun} ({names}{more})" if self.num_classes else ""
         note = f"; {self.note}" if self.note else ""
-        images = f"{self.length} {'image' if self.length == 1 else 'images'} of {shape}"
+        what = "image" if self.dtype == np.uint8 else "latent"
+        images = f"{self.length} {what}{'s' * (self.length != 1)} of {shape}"
         line = f"{self.name} {self.split}: {images}{classes}{note}"
         return line.encode("utf-8", "backslashreplace").decode()  # A path may be no text.
 
     @property
     def nbytes(self) -> int:
-        """Size of all images as uint8, in bytes."""
-        return self.length * prod(self.image_shape)
+        """Size of all images as they are read, in bytes."""
+        return self.length * prod(self.record_shape) * self.dtype.itemsize
 
     def shared(self, other: "Dataset") -> int:
         """Returns the number of images that another split of the same set holds too."""
@@ -110,7 +137,7 @@ class Dataset:
         """Reads the images with (B,) indices.
 
         Returns:
-          "image" (B, H, W, C) uint8, "label" (B,) int32, "index" (B,) int32.
+          "image" (B, *record_shape) of ``dtype``, "label" (B,) int32, "index" (B,) int32.
 
         Raises:
           InputError: an image cannot be read, or its label is out of range.
@@ -125,7 +152,7 @@ class Dataset:
         return {"image": images, "label": labels, "index": np.asarray(indices, np.int32)}
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """Reads all images (N, H, W, C) uint8 and labels (N,) int32.
+        """Reads all images (N, *record_shape) of ``dtype``, and labels (N,) int32.
 
         A progress bar appears if that takes long.
         """
@@ -146,7 +173,7 @@ class Dataset:
         from tqdm import tqdm
 
         count = len(indices)
-        images = np.empty((count, *self.image_shape), np.uint8)
+        images = np.empty((count, *self.record_shape), self.dtype)
         labels = np.empty(count, np.int32)
         threads = os.cpu_count() or 1
         chunk = max(1, min(_CHUNK, -(-count // threads)))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ddaepp_jax.base.errors import InputError, first_line
 
@@ -43,13 +43,17 @@ _UNREADABLE = (
 )
 
 
-def probe(path: Path) -> tuple[int, int, int]:
+def probe(source: Path | bytes, name: str = "") -> tuple[int, int, int]:
     """Reads (H, W, C) of the image as shown from a file's header; C is 1 for grey, else 3.
+
+    Args:
+      source: image file, or its content.
+      name: name of the image in errors; "": that of the file.
 
     Raises:
       InputError: the image cannot be read, see ``decode``.
     """
-    with _opened(path, str(path)) as image:
+    with _opened(source, name or str(source)) as image:
         turned = _orientation(image) >= 5
         height, width = (image.width, image.height) if turned else (image.height, image.width)
         return height, width, 1 if image.mode in _GREY else 3
@@ -118,8 +122,10 @@ def _opened(source: Path | bytes, name: str) -> Iterator[Image.Image]:
             _check(image)
             yield image
     except _UNREADABLE as error:
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "of no known format" if unknown else first_line(error)
         raise InputError(
-            f"{name} is not an image that can be read ({first_line(error)}); replace or remove it"
+            f"{name} is not an image that can be read ({reason}); replace or remove it"
         ) from error
 
 

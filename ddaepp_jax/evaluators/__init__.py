@@ -25,6 +25,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
     from flax import linen as nn
     from jax.sharding import Mesh
 
@@ -47,6 +48,9 @@ class Context:
       held_out: opens the split that is never trained on.
       mesh: the devices.
       sampling: how images are sampled; its batch size is that of all evaluations.
+      images: opens the images of ``data``, which differ from it where it has latents.
+      held_out_images: opens those of ``held_out``.
+      decode: turns latents into images; None where ``data`` has images.
       seed: the run's seed.
       flip: whether training mirrors images.
     """
@@ -57,6 +61,9 @@ class Context:
     held_out: Callable[[], Dataset]
     mesh: Mesh
     sampling: Sampling
+    images: Callable[[], Dataset]
+    held_out_images: Callable[[], Dataset]
+    decode: Callable[[np.ndarray], np.ndarray] | None
     seed: int
     flip: bool
 

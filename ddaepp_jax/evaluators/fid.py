@@ -57,9 +57,9 @@ def make(settings: Settings, context: "Context") -> "Evaluation":
     from ddaepp_jax.scoring.score import score
     from ddaepp_jax.training.schedule import Evaluation
 
-    data = context.data
+    data = context.images()
     sampling = context.sampling
-    classified = by_name.ClassifierData.of_splits(data, context.held_out)
+    classified = by_name.ClassifierData.of_splits(data, context.held_out_images)
     if len(data) < FEWEST:
         raise InputError(
             f"evals.fid.every: {settings.every}, but {data.name} {data.split} has {len(data)} "
@@ -69,7 +69,7 @@ def make(settings: Settings, context: "Context") -> "Evaluation":
     kind = from_first(lambda: by_name.kind(settings.extractor, classified))
     if not kind:
         kind = settings.extractor
-        context.held_out()  # The training of the classifier ends with its accuracy there.
+        context.held_out_images()  # The training of the classifier ends with its accuracy there.
 
     @cache
     def extractor() -> Extractor:
@@ -84,7 +84,12 @@ def make(settings: Settings, context: "Context") -> "Evaluation":
         return references.compute_or_read(images(), extractor(), sampling.batch_size)
 
     draw = make_draw(
-        context.network, context.process, sampling, image_shape=data.image_shape, mesh=context.mesh
+        context.network,
+        context.process,
+        sampling,
+        image_shape=context.data.image_shape,
+        mesh=context.mesh,
+        decode=context.decode,
     )
 
     def named(values: dict[str, float]) -> dict[str, float]:

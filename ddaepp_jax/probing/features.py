@@ -105,8 +105,7 @@ def make_feature_batch(features: Features, mesh: Mesh, pad: int, flip: bool) -> 
         params: Any, seed: Array, images: Array, ids: Array, level: Array, draw: Array
     ) -> dict[str, Array]:
         images = crop_and_flip(images, seed, draw, ids, pad=pad, flip=flip)
-        x0 = to_float(images) if images.dtype == jnp.uint8 else images  # latents
-        return features(params, x0, image_keys(seed, "features", ids), draw, level)
+        return features(params, to_float(images), image_keys(seed, "features", ids), draw, level)
 
     return jax.jit(feature_batch, out_shardings=parallel.replicated(mesh))
 

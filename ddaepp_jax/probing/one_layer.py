@@ -92,11 +92,12 @@ class OneLayer:
         """
         ids = split_rows(len(self._data), 0, self._extraction.seed)[0][:images]
         read = self._kept(ids)
-        pad = crop_pad(self._data.image_shape)
+        images = self._data.dtype == np.uint8  # Latents are neither cropped nor mirrored.
+        pad = crop_pad(self._data.image_shape) if images else 0
 
         def compute(params: Any) -> tuple[np.ndarray, np.ndarray]:
             extraction = dataclasses.replace(
-                self._extraction, params=params, pad=pad, flip=self._flip
+                self._extraction, params=params, pad=pad, flip=self._flip and images
             )
             both = views(extraction, read, ids)[self._layer]
             self._check(*both)

@@ -32,6 +32,7 @@ class TrainedNetwork:
       run: name of the run, for the results.
       weights: which of the run's weights ``params`` are: "step", the average, e.g. "decay", and
         "weights", a hash of them; a probe of other weights is not resumed.
+      latents: whether it works on latents, which are neither cropped nor mirrored.
     """
 
     network: nn.Module
@@ -42,6 +43,7 @@ class TrainedNetwork:
     flip: bool
     run: str
     weights: Mapping[str, Any]
+    latents: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,8 +163,8 @@ def settings(
         levels=tuple(dict.fromkeys(_plain(level_of(trained.process, x, "levels")) for x in levels)),
         held_out=defaults["held_out"] if held_out is None else held_out,
         knn=defaults["knn"] if knn is None else knn,
-        flip=trained.flip,
-        pad=crop_pad(trained.image_shape),
+        flip=trained.flip and not trained.latents,
+        pad=0 if trained.latents else crop_pad(trained.image_shape),
         seed=seed,
     )
     devices = trained.mesh.size

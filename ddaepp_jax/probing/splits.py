@@ -98,7 +98,7 @@ class Splits:
     def read(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Reads images (B, H, W, C) uint8 and labels (B,) int32 by their numbers (B,)."""
         first_test = len(self._train)
-        images = np.empty((len(ids), *self._train.image_shape), np.uint8)
+        images = np.empty((len(ids), *self._train.image_shape), self._train.dtype)
         labels = np.empty(len(ids), np.int32)
         for rows, data, first in (
             (ids < first_test, self._train, 0),

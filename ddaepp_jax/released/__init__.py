@@ -13,8 +13,10 @@ Each implementation (a kind) has a module, its family, which describes its weigh
 - ``arranged(network, path, tensor, shape)``: the tensor in the reference's layout, with its rows in
   the order of ours; ``shape`` is the shape of our parameter.
 - ``MARKS``: names of tensors by which such a network is recognised.
+- ``RENAMED``, where older files have other names: parts of those, and of the names now.
 - ``LEFT_OUT``: patterns of names of tensors that are not parameters.
 """
 
 NETWORKS = ("u-vit", "ddae-unet", "dit", "lightningdit")  # diffusion networks: they become runs
-KINDS = (*NETWORKS, "inception-fid")
+AUTOENCODERS = ("autoencoder-kl", "va-vae", "taesd")
+KINDS = (*NETWORKS, *AUTOENCODERS, "inception-fid")

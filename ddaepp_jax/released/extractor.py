@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ddaepp_jax.base.errors import InputError, first_line
+from ddaepp_jax.base.frozen import hashed
 from ddaepp_jax.released import inception_fid
 from ddaepp_jax.released.choice import choose_network
 from ddaepp_jax.released.read import read
@@ -46,4 +47,4 @@ def convert_inception(file: Path, directory: Path) -> str:
             "give pytorch-fid's file, or leave it out to fetch it"
         ) from None
     extractors.save(directory, module, variables["params"], {"from": file.name})
-    return extractors.hashed(variables["params"])
+    return hashed(variables["params"])

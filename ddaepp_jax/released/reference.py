@@ -11,17 +11,24 @@ from ddaepp_jax.base.errors import InputError, shown
 from ddaepp_jax.released import (
     KINDS,
     NETWORKS,
+    autoencoder_kl,
     ddae_unet,
     dit,
     inception_fid,
     lightningdit,
+    taesd,
     u_vit,
+    va_vae,
     weights,
 )
 from ddaepp_jax.released.arguments import checked
 
 FAMILIES: dict[str, ModuleType] = dict(
-    zip(KINDS, (u_vit, ddae_unet, dit, lightningdit, inception_fid), strict=True)
+    zip(
+        KINDS,
+        (u_vit, ddae_unet, dit, lightningdit, autoencoder_kl, va_vae, taesd, inception_fid),
+        strict=True,
+    )
 )
 
 

@@ -44,6 +44,8 @@ def variables(
       InputError: a tensor is missing, unknown, has another shape, or holds numbers that are not
         finite or not floating.
     """
+    for old, new in getattr(family, "RENAMED", {}).items():
+        tensors = {name.replace(old, new): tensor for name, tensor in tensors.items()}
     flat, tree = jax.tree_util.tree_flatten_with_path(_shapes(network, input_shape, timed))
     leaves = [(tuple(key.key for key in keys), leaf.shape) for keys, leaf in flat]
 

@@ -121,7 +121,7 @@ def _steps(run: Record) -> Headline:
 def _data(run: Record) -> dict[str, Any]:
     """Returns what tells a run's data from others', from the config and the newest checkpoint."""
     data = run.config["data"]
-    names = [*DATA, "data_dir"] if data["name"] in ("folder", "latents") else DATA
+    names = [*DATA, "data_dir"] if data["name"] in ("folder", "tar", "latents") else DATA
     facts = {f"data.{name}": data.get(name) for name in names}
     for checkpoint in filter(None, run.checkpoints.values()):
         facts |= checkpoint.data

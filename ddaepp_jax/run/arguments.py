@@ -37,6 +37,12 @@ def checked_images(run: "Run", images: np.ndarray) -> np.ndarray:
     return images
 
 
+def latents_of(run: "Run", images: np.ndarray) -> np.ndarray:
+    """Returns the latents of pictures (N, H, W, 3) uint8; what is no uint8 is returned as it is."""
+    pictures = getattr(images, "dtype", None) == np.uint8 and getattr(images, "ndim", 0) == 4
+    return run.encode(images) if pictures and len(images) else images
+
+
 def labels_of(
     run: "Run", labels: Sequence[int] | int | None, ids: np.ndarray, guidance: float
 ) -> np.ndarray | None:

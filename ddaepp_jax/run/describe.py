@@ -30,7 +30,7 @@ def describe(config: ConfigDict, program: Program, data: Dataset, total: int) ->
     print("\n".join(sharded) or "  none")
     print(
         f"data: {data.name} {data.split}, {len(data)} images of {data.image_shape}, "
-        f"{gigabytes(data.nbytes)} as uint8"
+        f"{gigabytes(data.nbytes)} as {data.dtype}"
     )
     print(f"steps: {total}, {total * config.train.batch_size / len(data):.1f} epochs")
     print(f"memory: {gigabytes(program.memory)} a device, by the compiler; {flops(program)}")

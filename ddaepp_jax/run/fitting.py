@@ -34,13 +34,15 @@ def compile_fitting(
       InputError: the step does not fit; the line says which batch does.
     """
 
+    prepare = build.prepare(config, data.encoding)
+
     def compile(form: Form) -> Program:
         network = learner.network.clone(remat=form.remat)
         chosen = dataclasses.replace(learner, network=network, parts=form.parts)
         sized = config.copy_and_resolve_references()
         sized.train.batch_size = form.batch_size
         source = build.source(sized, data, mesh)
-        return compile_program(chosen, mesh, config.mesh.rules, source, build.prepare(config))
+        return compile_program(chosen, mesh, config.mesh.rules, source, prepare)
 
     sharing = mesh.shape["data"] * mesh.shape["fsdp"]
     forms = list(_forms(config, learner, sharing))

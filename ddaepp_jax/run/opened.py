@@ -18,19 +18,21 @@ from ddaepp_jax.base.choice import choose
 from ddaepp_jax.base.dispatch import progress_bar
 from ddaepp_jax.base.errors import InputError, NonFiniteError, shown
 from ddaepp_jax.base.finite import check_finite
+from ddaepp_jax.base.frozen import hashed
 from ddaepp_jax.base.numbers import whole
 from ddaepp_jax.base.paths import local_path
 from ddaepp_jax.base.processes import from_first
 from ddaepp_jax.config import saved
+from ddaepp_jax.data.augment import to_uint8
 from ddaepp_jax.diffusion.process import Process, level_of
 from ddaepp_jax.probing.features import Extraction, extract, noisy, unlabelled
 from ddaepp_jax.run import arguments
 from ddaepp_jax.run.local_copy import is_elsewhere, local_copy
+from ddaepp_jax.run.pictures import Pictures
 from ddaepp_jax.run.weights import Weights, choose_weights
-from ddaepp_jax.sampling.draw import make_sample_batch, sample_images
+from ddaepp_jax.sampling.draw import make_sample_batch, sample_images, unchanged
 from ddaepp_jax.sampling.settings import Sampling
 from ddaepp_jax.sampling.trajectory import trajectory
-from ddaepp_jax.scoring.extractors import hashed
 from ddaepp_jax.scoring.samples import Samples
 from ddaepp_jax.training import checkpoint, ema, graft
 from ddaepp_jax.training.program import abstract_state
@@ -106,7 +108,8 @@ class Run:
       sigma_rel: relative width of a power-function average; None for a decay.
       profile_error: relative L2 error of the profile of an average that was combined from
         snapshots; 0.0 for a tracked average.
-      image_shape: (H, W, C) of the data.
+      image_shape: (H, W, C) of what the network takes: images, or latents.
+      pictures: encodes and decodes the pictures of a run on latents; None for other runs.
       num_classes: number of classes of the data; 0 without labels.
       class_names: names of the classes.
       mesh: the devices.
@@ -138,6 +141,14 @@ class Run:
             self.config.ema.sigma_rel, parallel.replicated(self.mesh)
         )
         _check_params(self.module, self.image_shape, self.params, file)
+        self.pictures = None
+        if self.config.data.name == build.LATENTS:
+            self.pictures = Pictures(
+                self.config.data.autoencoder,
+                weights.meta.get("latents", {}),
+                self.image_shape,
+                self.mesh,
+            )
         mend = "choose another --step, or train again"
         check_finite(self.params, f"{workdir}: step {self.step}", mend)
         self._compiled: dict[Any, Any] = {}
@@ -172,7 +183,8 @@ class Run:
         """Computes pooled features of noisy images.
 
         Args:
-          images: (N, H, W, C) uint8; for a run on latents float32, with channels of unit deviation.
+          images: (N, H, W, C) uint8; for a run on latents pictures, or latents of float32 with
+            channels of unit deviation.
           noise_level: noise level in the process's unit (DDPM: a time step, EDM: sigma; see
             ``process.probe_levels()``).
           layers: names of features, from ``self.layers``.
@@ -186,6 +198,8 @@ class Run:
         Raises:
           InputError: an argument is wrong, or a feature is not finite.
         """
+        if self.pictures is not None:
+            images = arguments.latents_of(self, images)
         images = arguments.checked_images(self, images)
         arguments.check_numbers(seed, draws=draws, batch_size=batch_size)
         if isinstance(layers, str) or not isinstance(layers, Collection) or not len(layers):
@@ -278,6 +292,7 @@ class Run:
         first: int = 0,
         guide: "Run | None" = None,
         progress: bool = False,
+        decode: bool = True,
         **sampling: Any,
     ) -> np.ndarray:
         """Samples images. The start noise of image i is a function of (seed, i).
@@ -292,18 +307,23 @@ class Run:
           first: number of the first image, so that parts of one set can be sampled apart.
           guide: a worse run of the same process and labels, for autoguidance.
           progress: show a progress bar.
+          decode: whether the autoencoder of a run on latents decodes them.
           sampling: values that replace the config's ``sampling``: sampler, steps, guidance,
             guidance_interval, guidance_channels, autoguidance (the scale of ``guide``), batch_size,
             and options, those of the sampler by name. See ``ddaepp_jax.sampling.settings``.
 
         Returns:
-          (n, H, W, C) uint8; for a run on latents float32, with channels of unit deviation.
+          (n, H, W, C) uint8; latents that are not decoded are float32, with channels of unit
+          deviation.
 
         Raises:
-          InputError: an argument is wrong, or doesn't fit the run.
+          InputError: an argument is wrong, or doesn't fit the run, or the autoencoder is missing.
           NonFiniteError: an image came out with NaN or infinite numbers.
         """
         chosen, ids, image_labels = self._drawing(n, seed, labels, first, guide, sampling)
+        decoding = decode and self.pictures is not None
+        if decoding:
+            _ = self.pictures.autoencoder  # Before the work, if it is missing.
         key = (json.dumps(chosen.identity, default=repr), guide)
         if key not in self._compiled:
             self._compiled[key] = make_sample_batch(
@@ -313,7 +333,7 @@ class Run:
                 image_shape=self.image_shape,
                 mesh=self.mesh,
                 guide=None if guide is None else (guide.module, guide.process),
-                finish=build.output_conversion(self.config),
+                finish=to_uint8 if self.pictures is None else unchanged,
             )
         pieces = []
         title = f"{chosen.sampler}-{chosen.steps}"
@@ -332,7 +352,29 @@ class Run:
                     raise NonFiniteError(line)
                 pieces.append(piece)
                 bar.update(len(piece))
-        return np.concatenate(pieces)
+        samples = np.concatenate(pieces)
+        return self.pictures.decode(samples, progress=progress) if decoding else samples
+
+    @property
+    def sample_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of the images that ``sample`` returns: of the pictures for a run on latents."""
+        return self.image_shape if self.pictures is None else self.pictures.image_shape
+
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        """Encodes pictures to the latents that the network takes.
+
+        Args:
+          images: (N, H, W, 3) uint8.
+
+        Returns:
+          (N, h, w, C) float32, the means with channels of unit deviation.
+
+        Raises:
+          InputError: the run is not on latents, or the pictures do not fit.
+        """
+        if self.pictures is None:
+            raise InputError("images: this run is not on latents; its images are what it takes")
+        return self.pictures.encode(images)
 
     @property
     def _trained(self) -> tuple[nn.Module, Process, Any]:
@@ -358,7 +400,7 @@ class Run:
 
         Returns:
           The noise levels (E,) at which the sampler evaluates the network, in its order, and the
-          estimates there, (E, n, H, W, C) uint8; for a run on latents float32. A sampler of second
+          estimates there, (E, n, H, W, C) uint8, decoded for a run on latents. A sampler of second
           order evaluates the network twice a step. The last estimate of ``ddim`` is the sample.
 
         Raises:
@@ -376,7 +418,10 @@ class Run:
             guide and guide._trained,
         )
         check_finite(estimates, f"sampler: {chosen.sampler}", "lower the guidance, or take another")
-        return levels, np.asarray(build.output_conversion(self.config)(estimates))
+        if self.pictures is None:
+            return levels, to_uint8(np.asarray(estimates))
+        flat = np.asarray(estimates).reshape(-1, *self.image_shape)
+        return levels, self.pictures.decode(flat).reshape(*estimates.shape[:2], *self.sample_shape)
 
     def samples(self, **sampling: Any) -> Samples:
         """Returns the run's samples, as scores take them; the images are drawn when they are read.
@@ -399,7 +444,7 @@ class Run:
             draw=lambda seed, ids: self.sample(
                 n=len(ids), first=int(ids[0]), seed=seed, **sampling
             ),
-            image_shape=self.image_shape,
+            image_shape=self.sample_shape,
             num_classes=self.module.num_classes,
             sampling=chosen,
             run=self.workdir.name,

@@ -26,6 +26,7 @@ from ddaepp_jax.evaluators import Context
 from ddaepp_jax.run.describe import describe, flops, gigabytes
 from ddaepp_jax.run.fitting import compile_fitting
 from ddaepp_jax.run.opened import weights_to_start_from
+from ddaepp_jax.run.pictures import Pictures, config_of
 from ddaepp_jax.sampling.settings import Sampling
 from ddaepp_jax.training import checkpoint, graft, loop, rows
 from ddaepp_jax.training import rollback as rollbacks
@@ -176,7 +177,7 @@ def _compile(plan: Plan) -> Program:
 def _facts(plan: Plan) -> dict[str, Any]:
     """Returns the facts that a checkpoint holds beside its arrays: the data and the network."""
     data = plan.data
-    return {
+    facts = {
         "image_shape": list(data.image_shape),
         "num_classes": data.num_classes,
         "class_names": list(data.class_names),
@@ -184,6 +185,9 @@ def _facts(plan: Plan) -> dict[str, Any]:
         "fingerprint": fingerprint(data),
         "network": saved.network_fields(plan.config),
     }
+    if data.encoding is not None:
+        facts["latents"] = data.encoding.to_dict()
+    return facts
 
 
 def _check_data(directory: Path, facts: dict[str, Any], data_dir: str) -> None:
@@ -225,13 +229,18 @@ def make_plan(config: ConfigDict, download: bool = True) -> Plan:
     learner = build.learner(config, data.image_shape, data.num_classes, total)
     sampling = Sampling.from_config(config.sampling)
     sampling.make(learner.process, data.image_shape, "sampling.")
+    held_out = functools.cache(lambda: _held_out(config, data))
+    pictures = dict(images=lambda: data, held_out_images=held_out, decode=None)
+    if data.encoding is not None:
+        pictures = _pictures(config, data, mesh, download)
     context = Context(
         network=learner.network,
         process=learner.process,
-        data=data,
-        held_out=functools.cache(lambda: _held_out(config, data)),
+        data=data.clean(),
+        held_out=held_out,
         mesh=mesh,
         sampling=sampling,
+        **pictures,
         seed=config.seed,
         flip=config.data.flip,
     )
@@ -240,13 +249,43 @@ def make_plan(config: ConfigDict, download: bool = True) -> Plan:
     return Plan(config, mesh, data, total, learner, evaluations, shapes)
 
 
+def _pictures(config: ConfigDict, data: Dataset, mesh: Mesh, download: bool) -> dict[str, Any]:
+    """Returns the fields of a context on the pictures of latents.
+
+    What is missing for an evaluation is an error before the work.
+    """
+    pictures = Pictures(config.data.autoencoder, data.encoding.to_dict(), data.image_shape, mesh)
+    encoded = functools.cache(lambda: _encoded(config, pictures))
+    if config.evals.fid.every:
+        encoded()
+    if config.evals.fid.every or config.evals.samples.every:
+        _ = pictures.autoencoder
+    images = functools.cache(lambda: build.dataset(encoded(), encoded().data.split, download))
+    return {
+        "images": images,
+        "held_out_images": functools.cache(lambda: _held_out(encoded(), images())),
+        "decode": pictures.decode,
+    }
+
+
+def _encoded(config: ConfigDict, pictures: Pictures) -> ConfigDict:
+    """Returns the config of the images that were encoded, for the evaluation that reads them."""
+    if pictures.source is None:
+        raise InputError(
+            f"evals.fid.every: {config.evals.fid.every}, but the latents in {config.data.data_dir} "
+            "do not name the images to compare with; set it to 0, and score samples by "
+            "ddaepp_jax.fid --images"
+        )
+    return config_of(config, pictures.source)
+
+
 def _held_out(config: ConfigDict, train: Dataset) -> Dataset:
     """Opens the split to evaluate on, and warns if it holds training images."""
     held_out = build.held_out(config, train)
     _say(f"evaluated on: {held_out.described}")
     if overlap := build.overlap(train, held_out):
         _say(f"warning: {overlap}")
-    return held_out
+    return held_out.clean()
 
 
 def _initial_state(

@@ -24,6 +24,11 @@ from ddaepp_jax.sampling.settings import Sampling
 SampleBatch = Callable[[Any, Any, Array, Array, Array | None], tuple[Array, Array]]
 
 
+def unchanged(latents: Array) -> Array:
+    """Returns latents as they are, where ``to_uint8`` would convert images."""
+    return latents
+
+
 def make_sample_batch(
     network: nn.Module,
     process: Process,
@@ -122,13 +127,21 @@ def make_draw(
     *,
     image_shape: tuple[int, int, int],
     mesh: Mesh,
+    decode: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Callable[[Any, int, np.ndarray], Iterator[np.ndarray]]:
     """Returns ``(params, seed, ids (N,)) -> iterator of (b, H, W, C) uint8``, compiled once.
 
     If the network takes labels, image i has the class ``i % num_classes``. A training goes on
-    where images are not finite, with a warning.
+    where images are not finite, with a warning. ``decode`` turns latents into images.
     """
-    sample_batch = make_sample_batch(network, process, sampling, image_shape=image_shape, mesh=mesh)
+    sample_batch = make_sample_batch(
+        network,
+        process,
+        sampling,
+        image_shape=image_shape,
+        mesh=mesh,
+        finish=to_uint8 if decode is None else unchanged,
+    )
 
     def draw(params: Any, seed: int, ids: np.ndarray) -> Iterator[np.ndarray]:
         labels = ids % network.num_classes if network.num_classes else None
@@ -136,6 +149,6 @@ def make_draw(
         for piece, line in sample_images(sample_batch, params, seed, ids, labels, size, mesh):
             if line:
                 tqdm.write(f"warning: {line}")
-            yield piece
+            yield piece if decode is None else decode(piece)
 
     return draw

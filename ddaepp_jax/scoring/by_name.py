@@ -52,7 +52,8 @@ class ClassifierData:
         image_shape, class_names = build.data_description(config)
         train = functools.cache(lambda: build.dataset(config, config.data.split))
         held_out = functools.cache(lambda: build.held_out(config, train()))
-        return cls(config.data.name, image_shape, class_names, train, held_out, images)
+        name = "folder" if config.data.name == build.TAR else config.data.name
+        return cls(name, image_shape, class_names, train, held_out, images)
 
     @classmethod
     def of_splits(cls, train: Dataset, held_out: Callable[[], Dataset]) -> "ClassifierData":

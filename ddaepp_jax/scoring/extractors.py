@@ -4,7 +4,6 @@ An extractor has a directory, and is identified by the hash of its weights.
 """
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping
 from functools import lru_cache
@@ -13,16 +12,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
-from flax import serialization
 from jax import Array
 from jax.sharding import Mesh
 
 from ddaepp_jax.base import parallel
-from ddaepp_jax.base.errors import InputError, first_line
-from ddaepp_jax.base.files import replace, write_json
-from ddaepp_jax.base.finite import check_finite
+from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.base.frozen import Shelf
 from ddaepp_jax.base.processes import from_first
 from ddaepp_jax.probing.features import Features
 from ddaepp_jax.scoring.inception import SIZE, Inception
@@ -128,14 +124,12 @@ def _shapes(
     return widths, jax.tree.map(lambda leaf: leaf.shape, variables["params"])
 
 
-def hashed(params: Any) -> str:
-    """Returns the SHA-256 of a tree's names and float32 numbers."""
-    digest = hashlib.sha256()
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    for path, leaf in sorted(leaves, key=lambda pair: jax.tree_util.keystr(pair[0])):
-        digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(np.ascontiguousarray(leaf, "<f4").tobytes())
-    return digest.hexdigest()
+SHELF = Shelf(
+    "extractor",
+    MODULES,
+    choices=("resizing",),
+    shapes=lambda module, facts: _shapes(module, _image_shape(facts))[1],
+)
 
 
 def save(
@@ -157,28 +151,13 @@ def save(
     Raises:
       InputError: the directory can't be written.
     """
-    kind = next(kind for kind, network in MODULES.items() if isinstance(module, network))
-    fields = {field.name for field in dataclasses.fields(module)} - {"parent", "name", "resizing"}
-    facts = {
-        "kind": kind,
-        "arguments": {name: getattr(module, name) for name in sorted(fields)},
-        "image_shape": image_shape,
-        "hash": hashed(params),
-        "made": dict(provenance),
-    }
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        replace(directory / "params.msgpack", serialization.to_bytes(jax.device_get(params)))
-        write_json(directory / "extractor.json", facts)
-    except OSError as error:
-        raise InputError(
-            f"--extractor: cannot write {directory} ({error.strerror}); give another directory"
-        ) from None
+    facts = {"image_shape": image_shape, "made": dict(provenance)}
+    SHELF.save(directory, module, params, facts)
 
 
 def exists(directory: Path) -> bool:
     """Returns whether a directory holds an extractor."""
-    return (directory / "extractor.json").is_file()
+    return SHELF.exists(directory)
 
 
 def kind_of(directory: Path) -> str:
@@ -202,7 +181,7 @@ def load(directory: Path, mesh: Mesh, resizing: str | None = None) -> Extractor:
         set for an extractor that isn't Inception.
     """
     facts, params = from_first(lambda: _read(directory, resizing))
-    module = _module(facts)
+    module = SHELF.module(facts)
     if resizing is not None:
         module = module.clone(resizing=resizing)
     return Extractor(
@@ -217,36 +196,14 @@ def load(directory: Path, mesh: Mesh, resizing: str | None = None) -> Extractor:
     )
 
 
-def _module(facts: Mapping[str, Any]) -> nn.Module:
-    return MODULES[facts["kind"]](**facts["arguments"])
-
-
 def _image_shape(facts: Mapping[str, Any]) -> tuple[int, int, int] | None:
     return facts["image_shape"] and tuple(facts["image_shape"])
 
 
 def _read(directory: Path, resizing: str | None) -> tuple[dict[str, Any], Any]:
-    """Reads and checks what ``save`` wrote: the facts and the parameters."""
-    if not exists(directory):
-        raise InputError(
-            f"--extractor: {directory} holds no extractor (no extractor.json); "
-            "give another directory"
-        )
-    try:
-        facts = json.loads((directory / "extractor.json").read_text())
-        module = _module(facts)
-        params = serialization.msgpack_restore((directory / "params.msgpack").read_bytes())
-        if hashed(params) != facts["hash"]:
-            raise ValueError("the hash of its weights differs")
-        if _shapes(module, _image_shape(facts))[1] != jax.tree.map(np.shape, params):
-            raise ValueError("its weights have other shapes than its arguments give")
-        dict(facts["made"])
-    except Exception as error:  # Wrong arguments of a network can raise anything.
-        raise InputError(
-            f"--extractor: {directory} is damaged ({first_line(error)}); remove it"
-        ) from None
-    check_finite(params, f"--extractor: {directory}", "remove it")
-    if resizing is not None and not isinstance(module, Inception):
+    """Reads the facts and the parameters, and checks that the network takes the resizing."""
+    facts, params = SHELF.read(directory)
+    if resizing is not None and facts["kind"] != "inception":
         raise InputError(
             f"--resizing: {resizing!r}, but a classifier takes images as they are; leave it out"
         )

@@ -20,6 +20,7 @@ from ddaepp_jax.base import parallel
 from ddaepp_jax.base.dispatch import InFlight, progress_bar
 from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.base.files import replace, write_json
+from ddaepp_jax.base.frozen import hashed
 from ddaepp_jax.base.lock import locked
 from ddaepp_jax.base.processes import entered_by_first, from_first, in_first, together
 from ddaepp_jax.config import saved, validation
@@ -28,7 +29,6 @@ from ddaepp_jax.data.fingerprint import fingerprint
 from ddaepp_jax.reporting.bottleneck import Curves, figure
 from ddaepp_jax.run.fitting import compile_fitting
 from ddaepp_jax.run.opened import weights_to_start_from
-from ddaepp_jax.scoring.extractors import hashed
 from ddaepp_jax.search.decision import decide, score
 from ddaepp_jax.training import graft
 from ddaepp_jax.training.program import Program

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding
 
@@ -29,7 +30,8 @@ class Source:
       looped: whether one dispatch takes many steps, which needs the whole set in device memory.
       image_shape: (H, W, C) of an image.
       shapes: shapes of the arrays that a dispatch receives.
-      fetch: ``(arrays, step) -> {"image" uint8, "label", "index"}``, the global batch; traced.
+      fetch: ``(arrays, step) -> {"image", "label", "index"}``, the global batch as the data set
+        reads it; traced.
       open: ``(start, stop) -> iterator`` over the arrays of each dispatch, from step ``start`` to
         ``stop - 1``; a resident set always yields the same arrays.
     """
@@ -41,15 +43,17 @@ class Source:
     open: Callable[[int, int], Iterator[Mapping[str, Array]]]
 
 
-def _shapes(images: tuple[int, ...], placed: NamedSharding) -> dict[str, jax.ShapeDtypeStruct]:
+def _shapes(
+    images: tuple[int, ...], dtype: np.dtype, placed: NamedSharding
+) -> dict[str, jax.ShapeDtypeStruct]:
     return {
-        "image": jax.ShapeDtypeStruct(images, jnp.uint8, sharding=placed),
+        "image": jax.ShapeDtypeStruct(images, dtype, sharding=placed),
         "label": jax.ShapeDtypeStruct(images[:1], jnp.int32, sharding=placed),
     }
 
 
 def resident(data: Dataset, seed: int, batch_size: int, mesh: Mesh, looped: bool = True) -> Source:
-    """Makes a source that holds the whole set as uint8 on every device.
+    """Makes a source that holds the whole set on every device.
 
     Each device gathers its own part of the batch. The set lies there as (N, H * W * C): a TPU pads
     the last axes of an array to whole tiles, and would copy a set (N, H, W, C) into another layout
@@ -61,7 +65,7 @@ def resident(data: Dataset, seed: int, batch_size: int, mesh: Mesh, looped: bool
     def fetch(arrays: Mapping[str, Array], step: Array) -> dict[str, Array]:
         index = batch_indices(seed, step, batch_size, len(data))
         index = jax.lax.with_sharding_constraint(index, split)
-        images = arrays["image"][index].reshape(batch_size, *data.image_shape)
+        images = arrays["image"][index].reshape(batch_size, *data.record_shape)
         return {"image": images, "label": arrays["label"][index], "index": index}
 
     def open(start: int, stop: int) -> Iterator[dict[str, Any]]:
@@ -69,7 +73,7 @@ def resident(data: Dataset, seed: int, batch_size: int, mesh: Mesh, looped: bool
         images = images.reshape(len(data), -1)
         return itertools.repeat(parallel.put({"image": images, "label": labels}, replicated))
 
-    shapes = _shapes((len(data), math.prod(data.image_shape)), replicated)
+    shapes = _shapes((len(data), math.prod(data.record_shape)), data.dtype, replicated)
     return Source(looped, data.image_shape, shapes, fetch, open)
 
 
@@ -87,6 +91,6 @@ def streamed(data: Dataset, seed: int, batch_size: int, mesh: Mesh, threads: int
                 for name, value in batch.items()
             }
 
-    shapes = _shapes((batch_size, *data.image_shape), split)
+    shapes = _shapes((batch_size, *data.record_shape), data.dtype, split)
     shapes["index"] = shapes["label"]
     return Source(False, data.image_shape, shapes, lambda batch, step: batch, open)

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 from helpers.drawn import drawn
 
-from ddaepp_jax.released import dit, inception_fid, lightningdit
+from ddaepp_jax.released import AUTOENCODERS, dit, inception_fid, lightningdit
+from ddaepp_jax.released.reference import FAMILIES
 
 # PyTorch's axes of a kernel, in Flax's numbers.
 _KERNEL_AXES = {4: (3, 2, 0, 1), 2: (1, 0)}
@@ -28,7 +29,8 @@ def state_dict(family: ModuleType, **arguments: Any) -> dict[str, np.ndarray]:
     network = reference.network()
     x = jax.ShapeDtypeStruct((1, *reference.input_shape), "float32")
     t = jax.ShapeDtypeStruct((1,), "float32")
-    inputs = (x,) if family is inception_fid else (x, t)
+    untimed = (inception_fid, *(FAMILIES[kind] for kind in AUTOENCODERS))
+    inputs = (x,) if family in untimed else (x, t)
     leaves = jax.tree_util.tree_leaves_with_path(
         jax.eval_shape(network.init, jax.random.key(0), *inputs)
     )

@@ -21,6 +21,7 @@ DATA = {  # shape of the images, classes
     "tiny_imagenet": ((64, 64, 3), 200),
     "latents": ((16, 16, 32), 1000),
     "folder": ((16, 16, 3), 10),
+    "latent_cifar": ((4, 4, 32), 10),  # by the config's name
 }
 PARAMETERS = {  # published (our own for others), and with self-conditioning
     "uvit_digits": (267_278, 275_726),
@@ -38,8 +39,10 @@ PARAMETERS = {  # published (our own for others), and with self-conditioning
     "unetpp_edm_cifar": (56_524_291, 56_919_043),
     "unetpp_edm_aug_cifar": (56_525_443, 56_920_195),
     "dit_s_cifar": (32_585_484, 32_881_932),
+    "latent_cifar": (7_387_160, 7_519_256),
     "joint_cifar": (7_397_672, 7_529_768),
     "dit_b_imagenet": (129_787_424, 130_970_144),
+    "dit_xl_imagenet": (675_256_736, 677_915_552),
     "dit_l_imagenet": (457_127_936, 459_229_184),
 }
 
@@ -48,7 +51,7 @@ PARAMETERS = {  # published (our own for others), and with self-conditioning
 def test_whole_config_is_valid_and_has_its_size(file):
     config = opened(file)
     validation.validate(config)
-    shape, classes = DATA[config.data.name]
+    shape, classes = DATA.get(file.stem) or DATA[config.data.name]
     x, t = jax.ShapeDtypeStruct((1, *shape), "float32"), jax.ShapeDtypeStruct((1,), "float32")
     network = build.learner(config, shape, classes, total=1000).network
     plain, conditioned = PARAMETERS[file.stem]

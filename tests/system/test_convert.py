@@ -193,14 +193,16 @@ def test_latent_networks_are_converted_without_data(tmp_path, capsys):
     run = load(workdir)
     assert (run.image_shape, run.num_classes, run.class_names) == ((4, 4, 8), 3, ("0", "1", "2"))
     assert run.module.rope and run.module.rmsnorm and run.module.swiglu and not run.module.qk_norm
-    latents = run.sample(n=3, steps=3, guidance=2.0)
+    with expect_error("data.autoencoder: va-vae is not on this machine", "decode=False"):
+        run.sample(n=3, steps=3)
+    latents = run.sample(n=3, steps=3, guidance=2.0, decode=False)
     assert latents.shape == (3, 4, 4, 8) and latents.dtype == np.float32 and latents.std() > 0.1
     assert run.features(latents, noise_level=0.8, layers=["block_2"])["block_2"].shape == (3, 128)
-    sample.main([f"--workdir={workdir}", "--n=2", "--steps=2"])
+    sample.main([f"--workdir={workdir}", "--n=2", "--steps=2", "--decode=False"])
     (file,) = workdir.glob("samples/step0-*-n2-seed0.npz")
     assert np.load(file)["latents"].shape == (2, 4, 4, 8)
     assert not list(workdir.glob("samples/*.png")) and "latents" in capsys.readouterr().out
-    with expect_error("data.name", "autoencoder"):
+    with expect_error("data.data_dir: empty", "cache_latents"):
         train_and_evaluate(run.config, workdir)
 
 

@@ -246,7 +246,7 @@ DATA = {
         ("data.split=validation", "data.split", "'validation'", "train", "test"),
         ("data.name=folder", "data.data_dir", "empty"),
     ],
-    DIT: [("data.name=latents", "data.name", "autoencoder")],
+    DIT: [("data.name=latents", "data.data_dir", "empty", "cache_latents")],
 }
 
 NETWORKS_AND_DATA = {

@@ -64,5 +64,5 @@ for program in sys.argv[1:]:
 def test_help_imports_no_jax():
     programs = [file.stem for file in (ROOT / "ddaepp_jax").glob("*.py")]
     programs.remove("__init__")
-    assert len(programs) == 8
+    assert len(programs) == 10
     subprocess.run([sys.executable, "-c", HELP, *programs], check=True, capture_output=True)
