@@ -3,12 +3,14 @@
 python -m ddaepp_jax.main                               # handwritten digits, on anything
 python -m ddaepp_jax.main --config=configs/uvit_cifar.py --workdir=runs/uvit_cifar
 python -m ddaepp_jax.main --config=configs/uvit_cifar.py:tiny --config.model.depth=8 --dry_run
+python -m ddaepp_jax.main --config=configs/dit_b_imagenet.py --dry_run --topology=v5e:16x16
 """
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.cli.arguments import (
     Parser,
     add_config,
@@ -29,6 +31,11 @@ def main(argv: Sequence[str]) -> None:
 
     config = parse_config(config_arguments(args, changes))
     start(args)
+    if args.topology:
+        from ddaepp_jax.run.absent import dry_run
+
+        dry_run(config, args.topology)
+        return
     workdir = args.workdir or Path("runs") / config_name(args.config or "uvit_digits")
     train_and_evaluate(
         config,
@@ -50,6 +57,11 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         help="print the config, the parameters, their sharding and the memory, and stop",
     )
     add(
+        "--topology",
+        help="with --dry_run: a slice of TPUs that need not be present, e.g. v5e:16x16, for which "
+        "libtpu compiles; prints the run's cost too",
+    )
+    add(
         "--rollback",
         action="store_true",
         help="after a loss that was not finite: skip the data from the newest checkpoint up to it",
@@ -63,7 +75,10 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "left out; 0: never (default: %(default)g)",
     )
     add_processes(parser)
-    return parser.parse_known_args(argv)
+    args, changes = parser.parse_known_args(argv)
+    if args.topology and not args.dry_run:
+        raise InputError("--topology: nothing can be trained there; add --dry_run")
+    return args, changes
 
 
 if __name__ == "__main__":

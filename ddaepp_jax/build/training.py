@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
@@ -175,14 +176,19 @@ def _parts(config: ConfigDict, objectives: Mapping[str, tuple[Any, Any]]) -> int
     return parts
 
 
-def mesh(config: ConfigDict) -> Mesh:
+def mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Returns the device mesh.
+
+    Args:
+      config: the run's config.
+      devices: all devices by default.
 
     Raises:
       InputError: the mesh does not match the number of devices, or the devices, or they and the
         parts, do not divide the batch.
     """
-    axes = parallel.make_mesh((config.mesh.data, config.mesh.fsdp, config.mesh.tensor))
+    sizes = config.mesh.data, config.mesh.fsdp, config.mesh.tensor
+    axes = parallel.make_mesh(sizes, devices)
     split = axes.shape["data"] * axes.shape["fsdp"]
     if config.train.batch_size % split:
         raise InputError(

@@ -76,7 +76,8 @@ def _compiled(config: str, mesh: tuple[int, int, int]) -> tuple[Program, Source,
     data = build.dataset(config, config.data.split)
     learner = build.learner(config, data.image_shape, data.num_classes, config.train.steps)
     source = build.source(config, data, devices)
-    program = compile_program(learner, devices, config.mesh.rules, source, build.prepare(config))
+    prepare = build.prepare(config, data.encoding)
+    program = compile_program(learner, devices, config.mesh.rules, source, prepare)
     return program, source, devices
 
 

@@ -12,6 +12,7 @@ from ddaepp_jax import build
 from ddaepp_jax import config as schema
 from ddaepp_jax.base import parallel
 from ddaepp_jax.data.datasets import Dataset
+from ddaepp_jax.run import absent
 from ddaepp_jax.run.fitting import compile_fitting
 from ddaepp_jax.training import memory
 from ddaepp_jax.training.memory import Form
@@ -95,3 +96,19 @@ def test_the_sizes_of_a_program_that_the_compiler_refuses(compiled):
     program, needed, capacity = memory.attempt(compile, Form("none", 1, 8), None)
     assert program is None and needed >= 2 * 2**34
     assert capacity == memory.capacity(mesh) == 15.75 * memory.GIB
+
+
+def test_a_dry_run_for_a_slice_that_is_not_present(monkeypatch, capsys):
+    """The cache of programs is switched off by it, and on again here."""
+    monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    before = jax.config.jax_enable_compilation_cache
+    made = config(**NO_EVALS, data__name="latents", data__autoencoder="sd-vae")
+    made.model = NETWORKS["dit"].copy_and_resolve_references()
+    made.optimizer.weight_decay = 0.0
+    try:
+        absent.dry_run(made, "v5e:2x2")
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
+    printed = capsys.readouterr().out
+    assert "1281167 images of (32, 32, 4)" in printed and "chip-hours" in printed
