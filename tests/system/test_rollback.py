@@ -25,8 +25,8 @@ def bad_batch(monkeypatch):
     """Makes the images of one batch infinite, whatever they are."""
     prepare = build.prepare
 
-    def with_bad_batch(config):
-        prepared = prepare(config)
+    def with_bad_batch(config, encoding):
+        prepared = prepare(config, encoding)
 
         def changed(images, number, index):
             batch = prepared(images, number, index)
