@@ -38,6 +38,21 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
+class Pictures:
+    """The pictures of latents.
+
+    Attributes:
+      train: opens the images whose latents are the training split.
+      held_out: opens those of the split that is never trained on.
+      decode: maps normalised latents (N, h, w, C) to pictures (N, H, W, 3) uint8.
+    """
+
+    train: Callable[[], Dataset]
+    held_out: Callable[[], Dataset]
+    decode: Callable[[np.ndarray], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
 class Context:
     """The network, process, data and settings that every evaluator receives.
 
@@ -48,11 +63,9 @@ class Context:
       held_out: opens the split that is never trained on.
       mesh: the devices.
       sampling: how images are sampled; its batch size is that of all evaluations.
-      images: opens the images of ``data``, which differ from it where it has latents.
-      held_out_images: opens those of ``held_out``.
-      decode: turns latents into images; None where ``data`` has images.
       seed: the run's seed.
       flip: whether training mirrors images.
+      pictures: the pictures of a run on latents; None where ``data`` has images.
     """
 
     network: nn.Module
@@ -61,11 +74,9 @@ class Context:
     held_out: Callable[[], Dataset]
     mesh: Mesh
     sampling: Sampling
-    images: Callable[[], Dataset]
-    held_out_images: Callable[[], Dataset]
-    decode: Callable[[np.ndarray], np.ndarray] | None
     seed: int
     flip: bool
+    pictures: Pictures | None = None
 
     def suffices(self, fewest: int, group: str) -> bool:
         """Returns whether the training split has ``fewest`` images; if not, a line says so.

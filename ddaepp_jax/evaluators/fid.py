@@ -57,9 +57,11 @@ def make(settings: Settings, context: "Context") -> "Evaluation":
     from ddaepp_jax.scoring.score import score
     from ddaepp_jax.training.schedule import Evaluation
 
-    data = context.images()
+    pictures = context.pictures
+    data = pictures.train() if pictures else context.data
+    held_out = pictures.held_out if pictures else context.held_out
     sampling = context.sampling
-    classified = by_name.ClassifierData.of_splits(data, context.held_out_images)
+    classified = by_name.ClassifierData.of_splits(data, held_out)
     if len(data) < FEWEST:
         raise InputError(
             f"evals.fid.every: {settings.every}, but {data.name} {data.split} has {len(data)} "
@@ -69,7 +71,7 @@ def make(settings: Settings, context: "Context") -> "Evaluation":
     kind = from_first(lambda: by_name.kind(settings.extractor, classified))
     if not kind:
         kind = settings.extractor
-        context.held_out_images()  # The training of the classifier ends with its accuracy there.
+        held_out()  # The training of the classifier ends with its accuracy there.
 
     @cache
     def extractor() -> Extractor:
@@ -89,7 +91,7 @@ def make(settings: Settings, context: "Context") -> "Evaluation":
         sampling,
         image_shape=context.data.image_shape,
         mesh=context.mesh,
-        decode=context.decode,
+        decode=pictures and pictures.decode,
     )
 
     def named(values: dict[str, float]) -> dict[str, float]:

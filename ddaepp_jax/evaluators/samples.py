@@ -39,7 +39,7 @@ def make(settings: Settings, context: "Context") -> "Evaluation":
         context.sampling,
         image_shape=context.data.image_shape,
         mesh=context.mesh,
-        decode=context.decode,
+        decode=context.pictures and context.pictures.decode,
     )
 
     def measure(params: Any) -> dict[str, Any]:

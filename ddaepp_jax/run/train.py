@@ -229,28 +229,24 @@ def make_plan(config: ConfigDict, download: bool = True) -> Plan:
     learner = build.learner(config, data.image_shape, data.num_classes, total)
     sampling = Sampling.from_config(config.sampling)
     sampling.make(learner.process, data.image_shape, "sampling.")
-    held_out = functools.cache(lambda: _held_out(config, data))
-    pictures = dict(images=lambda: data, held_out_images=held_out, decode=None)
-    if data.encoding is not None:
-        pictures = _pictures(config, data, mesh, download)
     context = Context(
         network=learner.network,
         process=learner.process,
         data=data.clean(),
-        held_out=held_out,
+        held_out=functools.cache(lambda: _held_out(config, data)),
         mesh=mesh,
         sampling=sampling,
-        **pictures,
         seed=config.seed,
         flip=config.data.flip,
+        pictures=None if data.encoding is None else _pictures(config, data, mesh, download),
     )
     evaluations = evaluators.make(config.evals, context, config.ema.decays[0])
     shapes = abstract_state(learner, mesh, data.image_shape, config.mesh.rules)
     return Plan(config, mesh, data, total, learner, evaluations, shapes)
 
 
-def _pictures(config: ConfigDict, data: Dataset, mesh: Mesh, download: bool) -> dict[str, Any]:
-    """Returns the fields of a context on the pictures of latents.
+def _pictures(config: ConfigDict, data: Dataset, mesh: Mesh, download: bool) -> evaluators.Pictures:
+    """Returns the pictures of latents.
 
     What is missing for an evaluation is an error before the work.
     """
@@ -260,12 +256,9 @@ def _pictures(config: ConfigDict, data: Dataset, mesh: Mesh, download: bool) -> 
         encoded()
     if config.evals.fid.every or config.evals.samples.every:
         _ = pictures.autoencoder
-    images = functools.cache(lambda: build.dataset(encoded(), encoded().data.split, download))
-    return {
-        "images": images,
-        "held_out_images": functools.cache(lambda: _held_out(encoded(), images())),
-        "decode": pictures.decode,
-    }
+    train = functools.cache(lambda: build.dataset(encoded(), encoded().data.split, download))
+    held_out = functools.cache(lambda: _held_out(encoded(), train()))
+    return evaluators.Pictures(train, held_out, pictures.decode)
 
 
 def _encoded(config: ConfigDict, pictures: Pictures) -> ConfigDict:

@@ -17,16 +17,12 @@ from ddaepp_jax.training.schedule import Evaluation
 def context(config: ConfigDict, mesh: Mesh) -> Context:
     """What the evaluators of a config measure."""
     data = build.dataset(config, config.data.split)
-    held_out = lambda: build.dataset(config, config.data.eval_split)
     return Context(
         network=build.network(config, data.image_shape, data.num_classes),
         process=build.process(config),
         data=data,
-        held_out=held_out,
+        held_out=lambda: build.dataset(config, config.data.eval_split),
         mesh=mesh,
-        images=lambda: data,
-        held_out_images=held_out,
-        decode=None,
         sampling=Sampling.from_config(config.sampling),
         seed=config.seed,
         flip=config.data.flip,
