@@ -132,6 +132,26 @@ def test_a_stopped_cache_goes_on_and_is_the_same(cached, tmp_path):
         assert (target / name).read_bytes() == (cached / "train" / name).read_bytes(), name
 
 
+def test_shards_of_another_autoencoder_are_not_taken_over(tmp_path):
+    """A stopped call left two shards; the next one has other weights."""
+    calls = 0
+
+    def stopping(images):
+        nonlocal calls
+        calls += 1
+        if calls == 40:
+            raise KeyboardInterrupt
+        return encode(images)
+
+    with pytest.raises(KeyboardInterrupt):
+        caching.cache(job(encode=stopping), tmp_path / "train")
+    other = {"autoencoder": AUTOENCODER | {"hash": "another"}}
+    caching.cache(job(encode=lambda images: 2 * encode(images), **other), tmp_path / "train")
+    records, _ = latents(tmp_path, "train").arrays()
+    images, _ = job().data.arrays()
+    np.testing.assert_array_equal(records[..., :6], (2 * encode(images)).astype(np.float16))
+
+
 def test_finished_latents_are_kept_and_others_refused(cached):
     def never(images):
         raise AssertionError
