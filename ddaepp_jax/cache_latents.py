@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddaepp_jax.base.errors import InputError
-from ddaepp_jax.cli.arguments import Parser, add_processes, comma_separated, path, start
+from ddaepp_jax.cli.arguments import (
+    Parser,
+    add_processes,
+    add_size,
+    comma_separated,
+    path,
+    size,
+    start,
+)
 from ddaepp_jax.cli.start import launch
 
 if TYPE_CHECKING:
@@ -90,16 +98,10 @@ def _summary(header: "Header", directory: Path) -> str:
 def _config(args: argparse.Namespace, split: str) -> "ConfigDict":
     """Returns a config that names the images."""
     from ddaepp_jax import config as schema
-    from ddaepp_jax.config import rules
 
     config = schema.get_config()
-    config.data.update(name=args.data, split=split, data_dir=str(args.data_dir or ""))
-    if args.size:
-        if len(args.size) != 2:
-            raise InputError(f"--size: {args.size} is wrong; give HEIGHT,WIDTH")
-        config.data.size = args.size
-    for line in rules.data(config):
-        raise InputError(line.replace("data.", "--"))
+    names = dict(name=args.data, split=split, data_dir=str(args.data_dir or ""))
+    config.data.update(**names, size=size(args))
     return config
 
 
@@ -115,7 +117,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         default=("train", "test"),
         help="splits, with commas (train,test)",
     )
-    add("--size", type=comma_separated(int), help="HEIGHT,WIDTH to crop to (default: as stored)")
+    add_size(parser)
     add("--out", type=path, required=True, help="folder of the latents; each split gets a folder")
     add("--batch_size", type=int, default=64, help="images that are encoded at once (64)")
     add("--dtype", default="float32", help="float32, or bfloat16 to encode faster (float32)")

@@ -26,11 +26,13 @@ from ddaepp_jax.cli.arguments import (
     add_processes,
     add_run,
     add_sampling,
+    add_size,
     comma_separated,
     open_run,
     output,
     path,
     sampling,
+    size,
     source,
     start,
 )
@@ -148,7 +150,6 @@ def _config(args: argparse.Namespace, run: "Run | None") -> "ConfigDict":
     """Returns the config by which data are read: the run's, or a config of the reference's data."""
     from ddaepp_jax import build
     from ddaepp_jax import config as schema
-    from ddaepp_jax.config import rules
     from ddaepp_jax.run.pictures import config_of
 
     config = run.config.copy_and_resolve_references() if run else schema.get_config()
@@ -163,12 +164,8 @@ def _config(args: argparse.Namespace, run: "Run | None") -> "ConfigDict":
         config.data.name = args.reference.rpartition(":")[0]
     if args.data_dir is not None:
         config.data.data_dir = str(args.data_dir)
-    if args.size is not None:
-        if len(args.size) != 2:
-            raise InputError(f"--size: {args.size} is wrong; give HEIGHT,WIDTH")
-        config.data.size = args.size
-        for line in rules.data(config):
-            raise InputError(line.replace("data.size", "--size"))
+    if any(size(args)):
+        config.data.size = size(args)
     return config
 
 
@@ -198,11 +195,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--seeds", type=comma_separated(int), default=(0,), help="seeds of the start noise (0)")
     add("--npz", action="store_true", help="also write the samples, for ADM's evaluator")
     add("--data_dir", type=path, help="folder of the data (the config's)")
-    add(
-        "--size",
-        type=comma_separated(int),
-        help="HEIGHT,WIDTH to crop data to (the run's; as stored)",
-    )
+    add_size(parser)
     add_sampling(parser)
     add(
         "--classifier_images",

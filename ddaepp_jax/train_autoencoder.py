@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ddaepp_jax.base.errors import InputError
-from ddaepp_jax.cli.arguments import Parser, add_processes, comma_separated, number, path, start
+from ddaepp_jax.cli.arguments import Parser, add_processes, add_size, number, path, size, start
 from ddaepp_jax.cli.start import launch
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def _data(args: argparse.Namespace) -> "tuple[Dataset, Dataset]":
     from ddaepp_jax import config as schema
 
     config = schema.get_config()
-    names = dict(name=args.data, split=args.split, eval_split=args.eval_split, size=args.size)
+    names = dict(name=args.data, split=args.split, eval_split=args.eval_split, size=size(args))
     config.data.update(names, data_dir=str(args.data_dir or ""))
     try:
         data = build.dataset(config, args.split)
@@ -102,7 +102,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--data_dir", type=path, help="the folder, or where the data set is prepared")
     add("--split", default="train", help="split to train on (train)")
     add("--eval_split", default="test", help="split that the PSNR is measured on (test)")
-    add("--size", type=comma_separated(int), default=(0, 0), help="HEIGHT,WIDTH to crop to")
+    add_size(parser)
     add("--workdir", type=path, required=True, help="directory of the autoencoder")
     add("--factor", type=int, help="pixels of a latent's side, a power of two (4)")
     add("--latent_channels", type=int, help="channels of a latent (4)")
@@ -121,8 +121,6 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if bool(args.extractor) != bool(args.perceptual):
         raise InputError("--perceptual, --extractor: each needs the other; give both, or none")
-    if len(args.size) != 2 or (any(args.size) and min(args.size) < 1):
-        raise InputError(f"--size: {args.size} is wrong; give HEIGHT,WIDTH, two positive numbers")
     return args
 
 

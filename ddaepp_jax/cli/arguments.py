@@ -139,6 +139,27 @@ def config_arguments(args: argparse.Namespace, changes: Sequence[str]) -> list[s
     return [*([] if args.config is None else [f"--config={args.config}"]), *changes]
 
 
+def add_size(parser: Parser) -> None:
+    """Adds ``--size``; ``size`` reads it."""
+    parser.add_argument(
+        "--size",
+        type=comma_separated(int),
+        default=(0, 0),
+        help="HEIGHT,WIDTH to crop images to as in ADM (default: as they are)",
+    )
+
+
+def size(args: argparse.Namespace) -> tuple[int, int]:
+    """Returns the (height, width) of ``--size``; (0, 0) without it.
+
+    Raises:
+      InputError: it is not two positive numbers.
+    """
+    if len(args.size) != 2 or (any(args.size) and min(args.size) < 1):
+        raise InputError(f"--size: {args.size} is wrong; give HEIGHT,WIDTH, two positive numbers")
+    return args.size
+
+
 def add_processes(parser: Parser) -> None:
     """Adds the arguments with which several processes join; ``start`` reads them."""
     add = parser.add_argument

@@ -98,7 +98,7 @@ def test_bad_argument(arguments, field, words):
         (["--steps=0"], "steps", ["0", "1000"]),
         (["--guidance=2"], "guidance", ["labels"]),
         (["--size=8"], "--size", ["(8,)", "HEIGHT"]),
-        (["--size=-8,8"], "--size", ["(-8, 8)", "height"]),
+        (["--size=-8,8"], "--size", ["(-8, 8)", "HEIGHT"]),
         (["--n=100000000000000"], "--n", ["GiB of memory", "fewer"]),
     ],
 )
