@@ -94,11 +94,11 @@ def _convert_autoencoder(args: argparse.Namespace, overrides: Sequence[str]) -> 
     if args.name and args.workdir:
         raise InputError("--name: of no use beside --workdir; leave one out")
     from ddaepp_jax.autoencoders import stored
-    from ddaepp_jax.released.autoencoder import check_free, convert_autoencoder, fetched
+    from ddaepp_jax.released.autoencoder import convert_autoencoder, fetched
 
     name = args.name or args.kind
     directory = args.workdir or stored.home(name)
-    check_free(directory)
+    stored.SHELF.check_free(directory)
     file = args.checkpoint or fetched(args.kind, directory)
     digest = convert_autoencoder(
         args.kind, file, directory, args.prefix, args.options, args.statistics
@@ -147,12 +147,13 @@ def _convert_inception(args: argparse.Namespace, overrides: Sequence[str]) -> No
     """Converts Inception's released weights to the extractor that ``fid`` loads."""
     _refuse(args, overrides, "config", "prefix", "options", "name", "statistics")
     from ddaepp_jax.released import inception_fid
-    from ddaepp_jax.released.extractor import check_free, convert_inception
+    from ddaepp_jax.released.extractor import convert_inception
     from ddaepp_jax.released.fetch import fetch
+    from ddaepp_jax.scoring import extractors
     from ddaepp_jax.scoring.by_name import extractor_home
 
     directory = args.workdir or extractor_home("inception")
-    check_free(directory)
+    extractors.SHELF.check_free(directory)
     file = args.checkpoint or fetch(inception_fid.URL, inception_fid.DIGEST, directory)
     digest = convert_inception(file, directory)
     print(f"Inception {digest[:8]} is in {directory}; next: python -m ddaepp_jax.fid --workdir=RUN")

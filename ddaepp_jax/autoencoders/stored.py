@@ -20,7 +20,7 @@ from ddaepp_jax.base import parallel
 from ddaepp_jax.base.dispatch import InFlight, progress_bar
 from ddaepp_jax.base.errors import InputError
 from ddaepp_jax.base.frozen import Shelf
-from ddaepp_jax.base.paths import local_path
+from ddaepp_jax.base.paths import local_path, user_cache
 from ddaepp_jax.base.processes import from_first
 from ddaepp_jax.data.augment import to_float, to_uint8
 from ddaepp_jax.data.normalisation import Normalisation
@@ -55,7 +55,6 @@ class Autoencoder:
       normalisation: how latents are brought to unit deviation, where the weights say so; None: by
         the statistics of the data.
       provenance: where the weights come from, and how good they are.
-      directory: directory of its files.
     """
 
     kind: str
@@ -65,7 +64,6 @@ class Autoencoder:
     hash: str
     normalisation: Normalisation | None
     provenance: Mapping[str, Any]
-    directory: Path
 
     @property
     def has_variances(self) -> bool:
@@ -222,19 +220,18 @@ def load(name: str, mesh: Mesh, dtype: Any = jnp.float32) -> Autoencoder:
         facts["hash"],
         None if normalisation is None else Normalisation.from_dict(normalisation),
         dict(facts["made"]),
-        directory,
     )
 
 
 def hash_of(name: str) -> str | None:
     """Returns the hash of an autoencoder's weights; None where it is not on this machine."""
     directory = place(name)
-    return SHELF.read(directory)[0]["hash"] if SHELF.exists(directory) else None
+    return SHELF.hash(directory) if SHELF.exists(directory) else None
 
 
 def home(name: str) -> Path:
     """Returns the directory where the package keeps an autoencoder."""
-    return local_path("~/.cache", "autoencoder") / "ddaepp_jax" / "autoencoders" / name
+    return user_cache() / "autoencoders" / name
 
 
 def place(name: str) -> Path:

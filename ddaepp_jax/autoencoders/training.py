@@ -383,11 +383,8 @@ def check(directory: Path, data: Dataset, recipe: Recipe, mesh: Mesh) -> None:
       InputError: the directory holds an autoencoder or cannot be written, or the images have a size
         that the factor does not divide, or neither 1 nor 3 channels.
     """
-    _autoencoder(recipe, None, mesh, directory).latent_shape(data.image_shape)
-    if stored.SHELF.exists(directory):
-        raise InputError(
-            f"--workdir: {directory} holds an autoencoder already; give another, or remove it"
-        )
+    _autoencoder(recipe, None, mesh).latent_shape(data.image_shape)
+    stored.SHELF.check_free(directory)
     check_writable(directory, "--workdir", "give another")
 
 
@@ -413,7 +410,7 @@ def make(
     saved = directory / "training.msgpack"
     with entered_by_first(locked(directory, "wait until it ends, or give another --workdir")):
         params, steps = train(data, recipe, mesh=mesh, saved=saved, perceptual=perceptual)
-        autoencoder = _autoencoder(recipe, params, mesh, directory)
+        autoencoder = _autoencoder(recipe, params, mesh)
         images, _ = together(lambda: held_out.gather(np.arange(min(TESTED, len(held_out)))))
         images = np.broadcast_to(images, (*images.shape[:3], 3))
         means = autoencoder.moments(images)[..., : recipe.latent_channels]
@@ -442,5 +439,5 @@ def make(
     return made
 
 
-def _autoencoder(recipe: Recipe, params: Any, mesh: Mesh, directory: Path) -> Autoencoder:
-    return Autoencoder("kl", recipe.module, params, mesh, "", None, {}, directory)
+def _autoencoder(recipe: Recipe, params: Any, mesh: Mesh) -> Autoencoder:
+    return Autoencoder("kl", recipe.module, params, mesh, "", None, {})

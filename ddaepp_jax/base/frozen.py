@@ -19,8 +19,6 @@ from ddaepp_jax.base.errors import InputError, first_line
 from ddaepp_jax.base.files import replace, write_json
 from ddaepp_jax.base.finite import check_finite
 
-Modules = Mapping[str, type[nn.Module]]
-
 PARAMS = "params.msgpack"
 
 
@@ -46,7 +44,7 @@ class Shelf:
     """
 
     noun: str
-    modules: Modules
+    modules: Mapping[str, type[nn.Module]]
     choices: tuple[str, ...]
     shapes: Callable[[nn.Module, Mapping[str, Any]], Any]
 
@@ -57,6 +55,28 @@ class Shelf:
     def exists(self, directory: Path) -> bool:
         """Returns whether a directory holds a network."""
         return self.file(directory).is_file()
+
+    def check_free(self, directory: Path) -> None:
+        """Checks that a directory holds no network.
+
+        Raises:
+          InputError: it holds one.
+        """
+        if self.exists(directory):
+            raise InputError(
+                f"--workdir: {directory} holds an {self.noun} already; give another, or remove it"
+            )
+
+    def hash(self, directory: Path) -> str:
+        """Returns the hash of a directory's network as it was written; no weight is read.
+
+        Raises:
+          InputError: the file that describes the network is damaged.
+        """
+        try:
+            return str(json.loads(self.file(directory).read_text())["hash"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise self._damaged(directory, error) from None
 
     def module(self, facts: Mapping[str, Any]) -> nn.Module:
         """Builds the network of the facts that ``read`` returns."""
@@ -123,8 +143,9 @@ class Shelf:
                 raise ValueError("its weights have other shapes than its arguments give")
             dict(facts["made"])
         except Exception as error:  # Wrong arguments of a network can raise anything.
-            raise InputError(
-                f"--{self.noun}: {directory} is damaged ({first_line(error)}); remove it"
-            ) from None
+            raise self._damaged(directory, error) from None
         check_finite(params, f"--{self.noun}: {directory}", "remove it")
         return facts, params
+
+    def _damaged(self, directory: Path, error: Exception) -> InputError:
+        return InputError(f"--{self.noun}: {directory} is damaged ({first_line(error)}); remove it")

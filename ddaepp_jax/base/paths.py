@@ -10,6 +10,11 @@ from ddaepp_jax.base.errors import InputError, shown
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/+")
 
 
+def user_cache() -> Path:
+    """Returns the package's folder in the user's cache, ``XDG_CACHE_HOME`` or ``~/.cache``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddaepp_jax"
+
+
 def local_path(path: str | os.PathLike, field: str) -> Path:
     """Returns a path on this machine, with a leading ``~`` replaced by the home directory.
 

@@ -59,7 +59,7 @@ def _latents(config: ConfigDict, split: str) -> Dataset:
     if (foreign := lightningdit_cache.lightningdit_cache(directory, split)) is not None:
         return foreign
     opened = latents.latents(directory, split)
-    theirs = latents.Header.read(directory / split).autoencoder
+    theirs = opened.encoding.origin["autoencoder"]
     ours = autoencoders.hash_of(data.autoencoder) if data.autoencoder else None
     if ours not in (None, theirs["hash"]):
         raise InputError(

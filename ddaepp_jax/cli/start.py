@@ -14,6 +14,7 @@ from typing import NoReturn
 from ddaepp_jax.base import board, ending
 from ddaepp_jax.base.ending import end_process, end_together, end_without_peers, lost_peer
 from ddaepp_jax.base.errors import InputError, NonFiniteError, SaveError, Stopped, first_line
+from ddaepp_jax.base.paths import user_cache
 from ddaepp_jax.base.stop import SIGNALS, Signals
 from ddaepp_jax.cli.huge_pages import restart_with_huge_pages
 
@@ -69,8 +70,7 @@ def start_backend(
         jax.config.update("jax_enable_compilation_cache", False)
     elif "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         with contextlib.suppress(OSError, RuntimeError):  # no home, or none that can be written
-            caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-            directory = caches / "ddaepp_jax" / "xla"
+            directory = user_cache() / "xla"
             directory.mkdir(parents=True, exist_ok=True)
             if os.access(directory, os.W_OK):
                 jax.config.update("jax_compilation_cache_dir", str(directory))

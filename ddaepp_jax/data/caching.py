@@ -190,7 +190,7 @@ def _write_header(job: Job, directory: Path) -> Header:
     count = 2 * len(job.data) * height * width
     mean, square = np.sum([fact["sums"] for fact in facts], axis=0) / count
     std = np.sqrt(np.maximum(square - np.square(mean), 1e-12))
-    measured = Normalisation(tuple(mean.tolist()), tuple((1 / std).tolist()))
+    measured = Normalisation.of(mean, std)
     header = Header(
         images=len(job.data),
         shard_images=SHARD_IMAGES,

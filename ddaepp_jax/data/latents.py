@@ -93,11 +93,6 @@ class Header:
         origin = {"autoencoder": dict(self.autoencoder), "source": dict(self.source)}
         return Encoding(self.latent_shape, self.has_variances, self.normalisation, origin)
 
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of the images that were encoded."""
-        return tuple(self.source["image_shape"])
-
 
 def shard_file(directory: Path, number: int) -> Path:
     """Returns the file of a shard."""

@@ -23,6 +23,11 @@ class Normalisation:
     scale: tuple[float, ...]
 
     @classmethod
+    def of(cls, mean: np.ndarray, std: np.ndarray) -> "Normalisation":
+        """Normalises latents of these means and deviations (C,)."""
+        return cls(tuple(mean.tolist()), tuple((1 / std).tolist()))
+
+    @classmethod
     def from_dict(cls, facts: Mapping[str, Any]) -> "Normalisation":
         """Reads what ``to_dict`` gives.
 

@@ -24,6 +24,7 @@ import numpy as np
 from ddaepp_jax.base.dispatch import progress_bar
 from ddaepp_jax.base.errors import InputError, first_line
 from ddaepp_jax.base.files import replacing
+from ddaepp_jax.base.paths import user_cache
 from ddaepp_jax.data.images import SUFFIXES
 
 MOST_CLASSES = 10**6
@@ -117,8 +118,7 @@ def _cache_file(shards: Sequence[Path]) -> Path:
         for each, stat in zip(shards, stats, strict=True)
     ]
     name = hashlib.sha256(json.dumps([_FORMAT, facts]).encode()).hexdigest()[:32]
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return caches / "ddaepp_jax" / "tars" / f"{name}.npz"
+    return user_cache() / "tars" / f"{name}.npz"
 
 
 class _Member(NamedTuple):

@@ -19,18 +19,6 @@ from ddaepp_jax.released.reference import FAMILIES, load_reference
 from ddaepp_jax.released.tensors import numbers
 
 
-def check_free(directory: Path) -> None:
-    """Checks that a directory holds no autoencoder.
-
-    Raises:
-      InputError: it holds one.
-    """
-    if stored.SHELF.exists(directory):
-        raise InputError(
-            f"--workdir: {directory} holds an autoencoder already; give another, or remove it"
-        )
-
-
 def fetched(kind: str, directory: Path) -> Path:
     """Downloads the weights of a kind into a directory, and returns their file.
 
@@ -60,7 +48,7 @@ def convert_autoencoder(
       kind: one of ``released.AUTOENCODERS``.
       file: file of the weights; where it is one of TAESD's encoder, that of the decoder lies
         beside it.
-      directory: directory to write, which ``check_free`` has checked.
+      directory: directory to write, which ``SHELF.check_free`` has checked.
       prefix: text before the network's names in the file; found by default.
       options: arguments of the reference's class that its tensors do not tell.
       statistics: file of the tensors ``mean`` and ``std`` of latents, by channel.
@@ -102,12 +90,8 @@ def _halves(file: Path) -> dict[str, Any]:
             f"--checkpoint: {file} has no decoder, and there is no file of one beside it "
             f"({other.name}); give the encoder's file, NAME_encoder, with NAME_decoder beside it"
         )
-    halves = {"encoder": tensors, "decoder": read(other)}
-    return {
-        f"{half}.{name}": tensor
-        for half, content in halves.items()
-        for name, tensor in content.items()
-    }
+    encoder = {f"encoder.{name}": tensor for name, tensor in tensors.items()}
+    return encoder | {f"decoder.{name}": tensor for name, tensor in read(other).items()}
 
 
 def _measured(file: Path, channels: int) -> Normalisation:
@@ -121,4 +105,4 @@ def _measured(file: Path, channels: int) -> Normalisation:
             f"--statistics: {file} has {len(mean)} means and {len(std)} deviations, and latents "
             f"have {channels} channels with positive deviations; give another file"
         )
-    return Normalisation(tuple(mean.tolist()), tuple((1 / std).tolist()))
+    return Normalisation.of(mean, std)

@@ -11,24 +11,12 @@ from ddaepp_jax.released.reference import load_reference
 from ddaepp_jax.scoring import extractors
 
 
-def check_free(directory: Path) -> None:
-    """Checks that a directory holds no extractor.
-
-    Raises:
-      InputError: it holds one.
-    """
-    if extractors.exists(directory):
-        raise InputError(
-            f"--workdir: {directory} holds an extractor already; give another, or remove it"
-        )
-
-
 def convert_inception(file: Path, directory: Path) -> str:
     """Writes pytorch-fid's Inception as an extractor.
 
     Args:
       file: file of the weights.
-      directory: directory to write, which ``check_free`` has checked.
+      directory: directory to write, which ``SHELF.check_free`` has checked.
 
     Returns:
       The hash of the weights.

@@ -16,7 +16,7 @@ import fsspec
 from ddaepp_jax.base.errors import InputError, first_line
 from ddaepp_jax.base.files import replace
 from ddaepp_jax.base.lock import locked
-from ddaepp_jax.base.paths import local_path
+from ddaepp_jax.base.paths import local_path, user_cache
 from ddaepp_jax.run.weights import chosen_step
 from ddaepp_jax.training.saving import CHECKSUMS
 
@@ -48,9 +48,8 @@ def local_copy(place: str, step: int | str | None, snapshots: bool) -> Path:
     """
     if "://" not in place:
         place = str(local_path(place, "workdir").absolute())
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = place.rstrip("/").rpartition("/")[2].removesuffix(".zip")
-    copy = caches / "ddaepp_jax" / "runs" / hashlib.sha256(place.encode()).hexdigest()[:16] / name
+    copy = user_cache() / "runs" / hashlib.sha256(place.encode()).hexdigest()[:16] / name
     with _one_line(place):
         zipped = place.endswith(".zip")
         system, root = fsspec.url_to_fs(f"zip://::{place}" if zipped else place)

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from ddaepp_jax.autoencoders import stored
 from ddaepp_jax.autoencoders.stored import Autoencoder
 from ddaepp_jax.base.errors import InputError
+from ddaepp_jax.base.processes import from_first
 from ddaepp_jax.data.normalisation import Normalisation
 
 Shape = tuple[int, int, int]
@@ -61,7 +62,7 @@ class Pictures:
                 "data.autoencoder: this run does not name its autoencoder; set it to a name or a "
                 "directory, or do without pictures (decode=False, evals.samples.every=0)"
             )
-        if stored.hash_of(self._name) is None:
+        if from_first(lambda: stored.hash_of(self._name)) is None:
             raise InputError(
                 f"data.autoencoder: {self._name} is not on this machine; convert its weights "
                 "(ddaepp_jax.convert), or do without pictures (decode=False, evals.samples.every=0)"
